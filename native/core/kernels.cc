@@ -1,0 +1,90 @@
+#include "core/kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "core/cpu.h"
+
+namespace lowbit {
+namespace {
+
+[[maybe_unused]] bool always() { return true; }
+[[maybe_unused]] bool has_avx2() { return cpu_features().avx2; }
+[[maybe_unused]] bool has_avx512() { return cpu_features().avx512; }
+[[maybe_unused]] bool has_neon() { return cpu_features().neon; }
+
+#define LOWBIT_TABLE(isa, description, supported) \
+  constexpr Kernels isa##_table { #isa, description, supported, &isa::kCast, &isa::kAffine, &isa::kCompare }
+
+LOWBIT_TABLE(scalar, "portable C++", always);
+#if LOWBIT_HAVE_AVX2
+LOWBIT_TABLE(avx2, "AVX2, FMA, F16C", has_avx2);
+#endif
+#if LOWBIT_HAVE_AVX512
+LOWBIT_TABLE(avx512, "AVX-512 F, BW, VL, DQ", has_avx512);
+#endif
+#if LOWBIT_HAVE_NEON
+LOWBIT_TABLE(neon, "AArch64 Advanced SIMD", has_neon);
+#endif
+
+struct Choice {
+  const Kernels* table;
+  std::string error;
+};
+
+Choice choose() {
+  const char* wanted = std::getenv("LOWBIT_ISA");
+  if (wanted != nullptr && *wanted != '\0') {
+    const Kernels* table = find_kernels(wanted);
+    if (table != nullptr && table->supported()) return {table, ""};
+    std::string available;
+    for (std::size_t i = 0; i < kAllKernelsCount; i++) {
+      if (!kAllKernels[i]->supported()) continue;
+      if (!available.empty()) available += ", ";
+      available += kAllKernels[i]->name;
+    }
+    const std::string why = table == nullptr ? "this build has no such instruction set"
+                                             : "this processor does not support " + std::string(table->description);
+    return {&scalar_table,
+            "Expected LOWBIT_ISA to be one of " + available + " but received \"" + wanted + "\": " + why + "."};
+  }
+  for (std::size_t i = 0; i < kAllKernelsCount; i++) {
+    if (kAllKernels[i]->supported()) return {kAllKernels[i], ""};
+  }
+  return {&scalar_table, ""};
+}
+
+const Choice& choice() {
+  static const Choice chosen = choose();
+  return chosen;
+}
+
+}  // namespace
+
+const Kernels* const kAllKernels[] = {
+#if LOWBIT_HAVE_AVX512
+    &avx512_table,
+#endif
+#if LOWBIT_HAVE_AVX2
+    &avx2_table,
+#endif
+#if LOWBIT_HAVE_NEON
+    &neon_table,
+#endif
+    &scalar_table,
+};
+const std::size_t kAllKernelsCount = sizeof(kAllKernels) / sizeof(kAllKernels[0]);
+
+const Kernels* find_kernels(const char* name) {
+  for (std::size_t i = 0; i < kAllKernelsCount; i++) {
+    if (std::strcmp(kAllKernels[i]->name, name) == 0) return kAllKernels[i];
+  }
+  return nullptr;
+}
+
+const Kernels& kernels() { return *choice().table; }
+
+const char* kernels_error() { return choice().error.empty() ? nullptr : choice().error.c_str(); }
+
+}  // namespace lowbit

@@ -1,0 +1,188 @@
+#pragma once
+
+// The vector vocabulary on AVX-512 F, BW, VL, DQ: sixteen lanes are one 512-bit register. See README.md.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "core/dtype.h"
+#include "core/macros.h"
+
+#define LOWBIT_ISA avx512
+
+namespace lowbit::LOWBIT_ISA {
+namespace {
+
+constexpr std::size_t kLanes = 16;
+
+struct F32x16 {
+  __m512 v;
+};
+struct I32x16 {
+  __m512i v;
+};
+
+LOWBIT_INLINE F32x16 broadcast(float x) { return {_mm512_set1_ps(x)}; }
+LOWBIT_INLINE I32x16 broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+
+LOWBIT_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+LOWBIT_INLINE F32x16 fused_negative(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+
+LOWBIT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+
+LOWBIT_INLINE I32x16 as_bits(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
+LOWBIT_INLINE F32x16 as_floats(I32x16 x) { return {_mm512_castsi512_ps(x.v)}; }
+LOWBIT_INLINE I32x16 magnitude_bits(F32x16 x) {
+  return {_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff))};
+}
+LOWBIT_INLINE I32x16 round_to_int(F32x16 x) { return {_mm512_cvtps_epi32(x.v)}; }
+LOWBIT_INLINE F32x16 to_float(I32x16 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+
+LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_EQ_OQ), otherwise.v, if_zero.v)};
+}
+
+LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) { return _mm512_reduce_max_epi32(v.v); }
+LOWBIT_INLINE float horizontal_max(F32x16 v) { return _mm512_reduce_max_ps(v.v); }
+LOWBIT_INLINE float horizontal_min(F32x16 v) { return _mm512_reduce_min_ps(v.v); }
+
+LOWBIT_INLINE void store_lanes(float* out, F32x16 v) { _mm512_storeu_ps(out, v.v); }
+LOWBIT_INLINE void store_lanes(std::int32_t* out, I32x16 v) { _mm512_storeu_si512(out, v.v); }
+LOWBIT_INLINE I32x16 load_lanes(const std::int32_t* in) { return {_mm512_loadu_si512(in)}; }
+
+template <FloatType Type>
+LOWBIT_INLINE F32x16 load(const Storage<Type>* in) {
+  if constexpr (Type == FloatType::kFloat32) {
+    return {_mm512_loadu_ps(in)};
+  } else {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+    if constexpr (Type == FloatType::kFloat16) {
+      return {_mm512_cvtph_ps(halves)};
+    } else {
+      return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+    }
+  }
+}
+
+// Sixteen 16-bit patterns, in order. VCVTNEPS2BF16 is not used: it flushes subnormals to zero.
+template <FloatType Type>
+LOWBIT_INLINE __m256i narrow(F32x16 x) {
+  if constexpr (Type == FloatType::kFloat16) {
+    return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT);
+  } else {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i upper = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, quiet));
+  }
+}
+
+// 128-bit streaming stores: buffers from JavaScript are aligned to 16 bytes, seldom to 64, and the write-combining
+// buffers join the parts.
+constexpr std::size_t kStreamAlignment = 16;
+
+template <FloatType Type, bool Stream>
+LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
+  if constexpr (Type == FloatType::kFloat32) {
+    if constexpr (Stream) {
+      _mm_stream_ps(out, _mm512_castps512_ps128(x.v));
+      _mm_stream_ps(out + 4, _mm512_extractf32x4_ps(x.v, 1));
+      _mm_stream_ps(out + 8, _mm512_extractf32x4_ps(x.v, 2));
+      _mm_stream_ps(out + 12, _mm512_extractf32x4_ps(x.v, 3));
+    } else {
+      _mm512_storeu_ps(out, x.v);
+    }
+  } else {
+    const __m256i packed = narrow<Type>(x);
+    if constexpr (Stream) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + 8), _mm256_extracti128_si256(packed, 1));
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), packed);
+    }
+  }
+}
+
+LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
+
+template <int Bits>
+LOWBIT_INLINE __m512i code_shifts() {
+  const __m256i eight = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
+  return _mm512_broadcast_i64x4(eight);
+}
+
+template <int Bits>
+LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
+  if constexpr (Bits == 8) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)))};
+  } else {
+    // Eight codes are `Bits` bytes: one 32-bit word for the lower and one for the upper eight lanes, shifted by the
+    // lane's own amount.
+    std::uint32_t low = 0, high = 0;
+    std::memcpy(&low, in, Bits);
+    std::memcpy(&high, in + Bits, Bits);
+    const __m512i words =
+        _mm512_mask_set1_epi32(_mm512_set1_epi32(static_cast<int>(low)), 0xff00, static_cast<int>(high));
+    return {_mm512_and_si512(_mm512_srlv_epi32(words, code_shifts<Bits>()), _mm512_set1_epi32((1 << Bits) - 1))};
+  }
+}
+
+template <int Bits>
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I32x16 x) {
+  if constexpr (Bits == 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x.v));
+  } else if constexpr (Bits == 4) {
+    const __m128i bytes = _mm_and_si128(_mm512_cvtepi32_epi8(x.v), _mm_set1_epi8(0x0f));
+    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));  // first + 16·second
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_cvtepi16_epi8(pairs));
+  } else {
+    // Each code moves to its place in a 32-bit word; the lanes of eight are then or-ed together.
+    const __m512i masked = _mm512_and_si512(x.v, _mm512_set1_epi32((1 << Bits) - 1));
+    const __m512i placed = _mm512_sllv_epi32(masked, code_shifts<Bits>());
+    const std::uint32_t low = static_cast<std::uint32_t>(_mm512_mask_reduce_or_epi32(0x00ff, placed));
+    const std::uint32_t high = static_cast<std::uint32_t>(_mm512_mask_reduce_or_epi32(0xff00, placed));
+    std::memcpy(out, &low, Bits);
+    std::memcpy(out + Bits, &high, Bits);
+  }
+}
+
+// Eight float64 lanes, for sums that must not lose bits.
+struct F64x8 {
+  __m512d v;
+};
+LOWBIT_INLINE F64x8 broadcast(double x) { return {_mm512_set1_pd(x)}; }
+LOWBIT_INLINE F64x8 widen_low(F32x16 x) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(x.v))}; }
+LOWBIT_INLINE F64x8 widen_high(F32x16 x) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1))}; }
+LOWBIT_INLINE F64x8 add(F64x8 a, F64x8 b) { return {_mm512_add_pd(a.v, b.v)}; }
+LOWBIT_INLINE F64x8 sub(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
+LOWBIT_INLINE F64x8 mul(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+LOWBIT_INLINE F64x8 max(F64x8 a, F64x8 b) { return {_mm512_max_pd(a.v, b.v)}; }
+LOWBIT_INLINE F64x8 fused(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+LOWBIT_INLINE F64x8 magnitude(F64x8 x) { return {_mm512_abs_pd(x.v)}; }
+LOWBIT_INLINE double pairwise_sum(F64x8 x) {
+  const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1));
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+LOWBIT_INLINE double horizontal_max(F64x8 x) { return _mm512_reduce_max_pd(x.v); }
+
+}  // namespace
+}  // namespace lowbit::LOWBIT_ISA
+
+#include "core/simd/tail.h"

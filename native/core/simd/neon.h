@@ -1,0 +1,274 @@
+#pragma once
+
+// The vector vocabulary on AArch64 Advanced SIMD: sixteen lanes are four 128-bit registers. See README.md.
+
+#include <arm_neon.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "core/dtype.h"
+#include "core/macros.h"
+
+#define LOWBIT_ISA neon
+
+namespace lowbit::LOWBIT_ISA {
+namespace {
+
+constexpr std::size_t kLanes = 16;
+
+struct F32x16 {
+  float32x4_t a, b, c, d;
+};
+struct I32x16 {
+  int32x4_t a, b, c, d;
+};
+
+LOWBIT_INLINE F32x16 broadcast(float x) {
+  const float32x4_t v = vdupq_n_f32(x);
+  return {v, v, v, v};
+}
+LOWBIT_INLINE I32x16 broadcast(std::int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {v, v, v, v};
+}
+
+LOWBIT_INLINE F32x16 add(F32x16 x, F32x16 y) {
+  return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b), vaddq_f32(x.c, y.c), vaddq_f32(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 sub(F32x16 x, F32x16 y) {
+  return {vsubq_f32(x.a, y.a), vsubq_f32(x.b, y.b), vsubq_f32(x.c, y.c), vsubq_f32(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 mul(F32x16 x, F32x16 y) {
+  return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b), vmulq_f32(x.c, y.c), vmulq_f32(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 div(F32x16 x, F32x16 y) {
+  return {vdivq_f32(x.a, y.a), vdivq_f32(x.b, y.b), vdivq_f32(x.c, y.c), vdivq_f32(x.d, y.d)};
+}
+// Compare and select, so that a NaN gives the second operand as on x86: FMIN and FMAX would give the NaN.
+LOWBIT_INLINE float32x4_t lesser(float32x4_t x, float32x4_t y) { return vbslq_f32(vcltq_f32(x, y), x, y); }
+LOWBIT_INLINE float32x4_t greater(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+LOWBIT_INLINE F32x16 min(F32x16 x, F32x16 y) {
+  return {lesser(x.a, y.a), lesser(x.b, y.b), lesser(x.c, y.c), lesser(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 max(F32x16 x, F32x16 y) {
+  return {greater(x.a, y.a), greater(x.b, y.b), greater(x.c, y.c), greater(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 fused(F32x16 x, F32x16 y, F32x16 z) {
+  return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c), vfmaq_f32(z.d, x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 fused_negative(F32x16 x, F32x16 y, F32x16 z) {
+  return {vfmsq_f32(z.a, x.a, y.a), vfmsq_f32(z.b, x.b, y.b), vfmsq_f32(z.c, x.c, y.c), vfmsq_f32(z.d, x.d, y.d)};
+}
+
+LOWBIT_INLINE I32x16 add(I32x16 x, I32x16 y) {
+  return {vaddq_s32(x.a, y.a), vaddq_s32(x.b, y.b), vaddq_s32(x.c, y.c), vaddq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 sub(I32x16 x, I32x16 y) {
+  return {vsubq_s32(x.a, y.a), vsubq_s32(x.b, y.b), vsubq_s32(x.c, y.c), vsubq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 max(I32x16 x, I32x16 y) {
+  return {vmaxq_s32(x.a, y.a), vmaxq_s32(x.b, y.b), vmaxq_s32(x.c, y.c), vmaxq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 bit_xor(I32x16 x, I32x16 y) {
+  return {veorq_s32(x.a, y.a), veorq_s32(x.b, y.b), veorq_s32(x.c, y.c), veorq_s32(x.d, y.d)};
+}
+
+LOWBIT_INLINE I32x16 as_bits(F32x16 x) {
+  return {vreinterpretq_s32_f32(x.a), vreinterpretq_s32_f32(x.b), vreinterpretq_s32_f32(x.c),
+          vreinterpretq_s32_f32(x.d)};
+}
+LOWBIT_INLINE F32x16 as_floats(I32x16 x) {
+  return {vreinterpretq_f32_s32(x.a), vreinterpretq_f32_s32(x.b), vreinterpretq_f32_s32(x.c),
+          vreinterpretq_f32_s32(x.d)};
+}
+LOWBIT_INLINE I32x16 magnitude_bits(F32x16 x) {
+  return as_bits({vabsq_f32(x.a), vabsq_f32(x.b), vabsq_f32(x.c), vabsq_f32(x.d)});
+}
+LOWBIT_INLINE I32x16 round_to_int(F32x16 x) {
+  return {vcvtnq_s32_f32(x.a), vcvtnq_s32_f32(x.b), vcvtnq_s32_f32(x.c), vcvtnq_s32_f32(x.d)};
+}
+LOWBIT_INLINE F32x16 to_float(I32x16 x) {
+  return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b), vcvtq_f32_s32(x.c), vcvtq_f32_s32(x.d)};
+}
+
+LOWBIT_INLINE float32x4_t select_zero(float32x4_t x, float32x4_t if_zero, float32x4_t otherwise) {
+  return vbslq_f32(vceqzq_f32(x), if_zero, otherwise);
+}
+LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
+  return {select_zero(x.a, if_zero.a, otherwise.a), select_zero(x.b, if_zero.b, otherwise.b),
+          select_zero(x.c, if_zero.c, otherwise.c), select_zero(x.d, if_zero.d, otherwise.d)};
+}
+
+LOWBIT_INLINE std::int32_t horizontal_max(I32x16 x) {
+  return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)));
+}
+LOWBIT_INLINE float horizontal_max(F32x16 x) { return vmaxvq_f32(greater(greater(x.a, x.b), greater(x.c, x.d))); }
+LOWBIT_INLINE float horizontal_min(F32x16 x) { return vminvq_f32(lesser(lesser(x.a, x.b), lesser(x.c, x.d))); }
+
+LOWBIT_INLINE void store_lanes(float* out, F32x16 x) {
+  vst1q_f32(out, x.a);
+  vst1q_f32(out + 4, x.b);
+  vst1q_f32(out + 8, x.c);
+  vst1q_f32(out + 12, x.d);
+}
+LOWBIT_INLINE void store_lanes(std::int32_t* out, I32x16 x) {
+  vst1q_s32(out, x.a);
+  vst1q_s32(out + 4, x.b);
+  vst1q_s32(out + 8, x.c);
+  vst1q_s32(out + 12, x.d);
+}
+LOWBIT_INLINE I32x16 load_lanes(const std::int32_t* in) {
+  return {vld1q_s32(in), vld1q_s32(in + 4), vld1q_s32(in + 8), vld1q_s32(in + 12)};
+}
+
+LOWBIT_INLINE float32x4_t widen_bfloat16(uint16x4_t x) { return vreinterpretq_f32_u32(vshll_n_u16(x, 16)); }
+
+template <FloatType Type>
+LOWBIT_INLINE F32x16 load(const Storage<Type>* in) {
+  if constexpr (Type == FloatType::kFloat32) {
+    return {vld1q_f32(in), vld1q_f32(in + 4), vld1q_f32(in + 8), vld1q_f32(in + 12)};
+  } else {
+    const uint16x8_t low = vld1q_u16(in), high = vld1q_u16(in + 8);
+    if constexpr (Type == FloatType::kFloat16) {
+      const float16x8_t l = vreinterpretq_f16_u16(low), h = vreinterpretq_f16_u16(high);
+      return {vcvt_f32_f16(vget_low_f16(l)), vcvt_high_f32_f16(l), vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)};
+    } else {
+      return {widen_bfloat16(vget_low_u16(low)), widen_bfloat16(vget_high_u16(low)), widen_bfloat16(vget_low_u16(high)),
+              widen_bfloat16(vget_high_u16(high))};
+    }
+  }
+}
+
+LOWBIT_INLINE uint16x4_t narrow_bfloat16(float32x4_t x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+  return vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16);
+}
+
+template <FloatType Type>
+LOWBIT_INLINE uint16x8_t narrow(float32x4_t low, float32x4_t high) {
+  if constexpr (Type == FloatType::kFloat16) {
+    return vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(low), high));
+  } else {
+    return vcombine_u16(narrow_bfloat16(low), narrow_bfloat16(high));
+  }
+}
+
+// Advanced SIMD has no portable streaming store; the plain one is used.
+constexpr std::size_t kStreamAlignment = 1;
+
+template <FloatType Type, bool Stream>
+LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
+  if constexpr (Type == FloatType::kFloat32) {
+    store_lanes(out, x);
+  } else {
+    vst1q_u16(out, narrow<Type>(x.a, x.b));
+    vst1q_u16(out + 8, narrow<Type>(x.c, x.d));
+  }
+}
+
+LOWBIT_INLINE void stream_fence() {}
+
+template <int Bits>
+LOWBIT_INLINE int32x4_t spread_codes(std::uint32_t word, int first) {
+  const int32_t amounts[4] = {-first * Bits, -(first + 1) * Bits, -(first + 2) * Bits, -(first + 3) * Bits};
+  const uint32x4_t shifted = vshlq_u32(vdupq_n_u32(word), vld1q_s32(amounts));
+  return vreinterpretq_s32_u32(vandq_u32(shifted, vdupq_n_u32((1U << Bits) - 1)));
+}
+
+template <int Bits>
+LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
+  if constexpr (Bits == 8 || Bits == 4) {
+    uint8x16_t bytes;
+    if constexpr (Bits == 8) {
+      bytes = vld1q_u8(in);
+    } else {
+      const uint8x8_t pairs = vld1_u8(in);
+      const uint8x8_t first = vand_u8(pairs, vdup_n_u8(0x0f)), second = vshr_n_u8(pairs, 4);
+      bytes = vcombine_u8(vzip1_u8(first, second), vzip2_u8(first, second));
+    }
+    const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
+    return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_high_u16(low)),
+            vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_high_u16(high))};
+  } else {
+    // Eight codes are `Bits` bytes: the same 32-bit word in every lane, shifted by the lane's own amount.
+    std::uint32_t low = 0, high = 0;
+    std::memcpy(&low, in, Bits);
+    std::memcpy(&high, in + Bits, Bits);
+    return {spread_codes<Bits>(low, 0), spread_codes<Bits>(low, 4), spread_codes<Bits>(high, 0),
+            spread_codes<Bits>(high, 4)};
+  }
+}
+
+template <int Bits>
+LOWBIT_INLINE std::uint32_t join_codes(int32x4_t low, int32x4_t high) {
+  const uint32x4_t mask = vdupq_n_u32((1U << Bits) - 1);
+  const int32_t low_amounts[4] = {0, Bits, 2 * Bits, 3 * Bits};
+  const int32_t high_amounts[4] = {4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits};
+  const uint32x4_t l = vshlq_u32(vandq_u32(vreinterpretq_u32_s32(low), mask), vld1q_s32(low_amounts));
+  const uint32x4_t h = vshlq_u32(vandq_u32(vreinterpretq_u32_s32(high), mask), vld1q_s32(high_amounts));
+  return vaddvq_u32(vorrq_u32(l, h));  // the places do not overlap: adding is or-ing
+}
+
+template <int Bits>
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I32x16 x) {
+  if constexpr (Bits == 8 || Bits == 4) {
+    const int16x8_t low = vmovn_high_s32(vmovn_s32(x.a), x.b), high = vmovn_high_s32(vmovn_s32(x.c), x.d);
+    const uint8x16_t bytes = vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(low), high));
+    if constexpr (Bits == 8) {
+      vst1q_u8(out, bytes);
+    } else {
+      const uint8x8_t first = vget_low_u8(vuzp1q_u8(bytes, bytes)), second = vget_low_u8(vuzp2q_u8(bytes, bytes));
+      vst1_u8(out, vsli_n_u8(vand_u8(first, vdup_n_u8(0x0f)), second, 4));
+    }
+  } else {
+    const std::uint32_t low = join_codes<Bits>(x.a, x.b), high = join_codes<Bits>(x.c, x.d);
+    std::memcpy(out, &low, Bits);
+    std::memcpy(out + Bits, &high, Bits);
+  }
+}
+
+// Eight float64 lanes, for sums that must not lose bits.
+struct F64x8 {
+  float64x2_t a, b, c, d;
+};
+LOWBIT_INLINE F64x8 broadcast(double x) {
+  const float64x2_t v = vdupq_n_f64(x);
+  return {v, v, v, v};
+}
+LOWBIT_INLINE F64x8 widen_low(F32x16 x) {
+  return {vcvt_f64_f32(vget_low_f32(x.a)), vcvt_high_f64_f32(x.a), vcvt_f64_f32(vget_low_f32(x.b)),
+          vcvt_high_f64_f32(x.b)};
+}
+LOWBIT_INLINE F64x8 widen_high(F32x16 x) {
+  return {vcvt_f64_f32(vget_low_f32(x.c)), vcvt_high_f64_f32(x.c), vcvt_f64_f32(vget_low_f32(x.d)),
+          vcvt_high_f64_f32(x.d)};
+}
+LOWBIT_INLINE F64x8 add(F64x8 x, F64x8 y) {
+  return {vaddq_f64(x.a, y.a), vaddq_f64(x.b, y.b), vaddq_f64(x.c, y.c), vaddq_f64(x.d, y.d)};
+}
+LOWBIT_INLINE F64x8 sub(F64x8 x, F64x8 y) {
+  return {vsubq_f64(x.a, y.a), vsubq_f64(x.b, y.b), vsubq_f64(x.c, y.c), vsubq_f64(x.d, y.d)};
+}
+LOWBIT_INLINE F64x8 mul(F64x8 x, F64x8 y) {
+  return {vmulq_f64(x.a, y.a), vmulq_f64(x.b, y.b), vmulq_f64(x.c, y.c), vmulq_f64(x.d, y.d)};
+}
+LOWBIT_INLINE float64x2_t greater(float64x2_t x, float64x2_t y) { return vbslq_f64(vcgtq_f64(x, y), x, y); }
+LOWBIT_INLINE F64x8 max(F64x8 x, F64x8 y) {
+  return {greater(x.a, y.a), greater(x.b, y.b), greater(x.c, y.c), greater(x.d, y.d)};
+}
+LOWBIT_INLINE F64x8 fused(F64x8 x, F64x8 y, F64x8 z) {
+  return {vfmaq_f64(z.a, x.a, y.a), vfmaq_f64(z.b, x.b, y.b), vfmaq_f64(z.c, x.c, y.c), vfmaq_f64(z.d, x.d, y.d)};
+}
+LOWBIT_INLINE F64x8 magnitude(F64x8 x) { return {vabsq_f64(x.a), vabsq_f64(x.b), vabsq_f64(x.c), vabsq_f64(x.d)}; }
+LOWBIT_INLINE double pairwise_sum(F64x8 x) { return vaddvq_f64(vaddq_f64(vaddq_f64(x.a, x.c), vaddq_f64(x.b, x.d))); }
+LOWBIT_INLINE double horizontal_max(F64x8 x) { return vmaxvq_f64(greater(greater(x.a, x.b), greater(x.c, x.d))); }
+
+}  // namespace
+}  // namespace lowbit::LOWBIT_ISA
+
+#include "core/simd/tail.h"

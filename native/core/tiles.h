@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstddef>
+
+namespace lowbit {
+
+// Work is divided into tiles of about this many elements: big enough that handing one out costs nothing, small enough
+// that its float32 values stay in the second-level cache between two passes. The division never depends on the number
+// of threads, so that neither do sums over tiles.
+constexpr std::size_t kTileElements = 32768;
+
+// Outputs of at least this many bytes are written around the caches: they would not stay there.
+constexpr std::size_t kStreamBytes = std::size_t{8} << 20;
+
+constexpr std::size_t ceil_div(std::size_t a, std::size_t b) { return a / b + (a % b != 0 ? 1 : 0); }
+
+}  // namespace lowbit

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/status.h"
+
+namespace lowbit::node {
+
+// A view of a JavaScript typed array. The memory is JavaScript's: it must not be kept past the call unless a reference
+// to the array is held and nothing can detach its buffer.
+struct Bytes {
+  std::uint8_t* data = nullptr;
+  std::size_t size = 0;
+
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+  bool overlaps(const Bytes& other) const {
+    return size != 0 && other.size != 0 && data < other.data + other.size && other.data < data + size;
+  }
+};
+
+// Reads and checks the arguments of one call from lib/addon.ts. TypeScript has checked them already, with better words;
+// this is the line of defence that keeps a mistake there, or an array that changed in between, from touching memory.
+// Throws a JavaScript Error with the code INVALID_ARGUMENT.
+class Arguments {
+ public:
+  explicit Arguments(const Napi::CallbackInfo& info) : info_(info) {}
+
+  // A typed array of this element type.
+  Bytes array(std::size_t i, const char* name, napi_typedarray_type type) const;
+  // Float elements: a Float32Array for float32, else a Uint16Array.
+  Bytes floats(std::size_t i, const char* name, FloatType type) const;
+  bool is_null(std::size_t i) const { return info_[i].IsNull(); }
+  // An integer in [lowest, highest].
+  std::int64_t integer(std::size_t i, const char* name, std::int64_t lowest, std::int64_t highest) const;
+  std::size_t size(std::size_t i, const char* name) const;
+  double number(std::size_t i, const char* name) const;
+  bool flag(std::size_t i, const char* name) const;
+  FloatType float_type(std::size_t i, const char* name) const;
+  Napi::Function function(std::size_t i, const char* name) const;
+
+  Napi::Env env() const { return info_.Env(); }
+  const Napi::CallbackInfo& info() const { return info_; }
+
+  [[noreturn]] void fail(const std::string& message) const;
+  void check(bool condition, const char* what) const;
+
+ private:
+  const Napi::CallbackInfo& info_;
+};
+
+// a · b, or an error if it does not fit.
+std::size_t checked_product(const Arguments& arguments, std::size_t a, std::size_t b);
+
+// The JavaScript error for an outcome other than kOk: its code says which, `index` where.
+Napi::Error error_of(Napi::Env env, const Outcome& outcome);
+
+Napi::Error error_with_code(Napi::Env env, const char* code, const std::string& message);
+
+}  // namespace lowbit::node

@@ -1,0 +1,211 @@
+// The operations on tensors: arguments in, work out. The order of the arguments is that of lib/addon.ts.
+
+#include <cmath>
+#include <limits>
+
+#include "node/arguments.h"
+#include "node/calls.h"
+#include "ops/affine/affine.h"
+#include "ops/cast/cast.h"
+#include "ops/compare/compare.h"
+
+namespace lowbit::node {
+namespace {
+
+constexpr std::int64_t kMaxIndex = (std::int64_t{1} << 53) - 1;
+
+// cast(input, from, output, to)
+Work prepare_cast(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const FloatType from = a.float_type(1, "from"), to = a.float_type(3, "to");
+  const Bytes input = a.floats(0, "input", from), output = a.floats(2, "out", to);
+  const std::size_t count = input.size / size_of(from);
+  a.check(output.size / size_of(to) == count, "Expected out to have as many elements as the input.");
+  a.check(!input.overlaps(output), "Expected out not to overlap the input.");
+  return [=](const CancelFlag* cancel) { return cast(input.data, from, output.data, to, count, cancel); };
+}
+
+struct Codes {
+  CodeType type;
+  AffineLayout layout;
+  std::size_t count, rows;
+};
+
+// Six numbers: blocks, block size, group size, shared, columns, code bits; and whether codes are signed.
+Codes codes_at(const Arguments& a, std::size_t i) {
+  Codes codes{};
+  codes.layout.blocks = a.size(i, "blocks");
+  codes.layout.block_size = a.size(i + 1, "blockSize");
+  codes.layout.group_size = static_cast<std::size_t>(a.integer(i + 2, "groupSize", 1, kMaxIndex));
+  codes.layout.shared = a.flag(i + 3, "shared");
+  codes.layout.columns = a.size(i + 4, "columns");
+  const std::int64_t bits = a.integer(i + 5, "bits", 2, 8);
+  a.check(bits <= 4 || bits == 8, "Expected codes of 2, 3, 4 or 8 bits.");
+  codes.type = {static_cast<std::uint8_t>(bits), a.flag(i + 6, "signed")};
+  codes.count = checked_product(a, codes.layout.blocks, codes.layout.block_size);
+  if (codes.count == 0) return codes;
+  a.check(codes.layout.columns != 0 && codes.count % codes.layout.columns == 0, "Expected whole rows.");
+  codes.rows = codes.count / codes.layout.columns;
+  checked_product(a, codes.count, 8);
+  return codes;
+}
+
+std::size_t code_bytes(const Codes& codes) { return codes.rows * codes.type.packed_bytes(codes.layout.columns); }
+
+Bytes zero_points_at(const Arguments& a, std::size_t i, std::size_t count) {
+  if (a.is_null(i)) return {};
+  const Bytes zero_points = a.array(i, "zeroPoints", napi_int32_array);
+  a.check(zero_points.size == 4 * count, "Expected as many zero points as scales.");
+  return zero_points;
+}
+
+void check_scales(const Arguments& a, const float* scales, std::size_t count, bool positive) {
+  for (std::size_t i = 0; i < count; i++) {
+    if (!std::isfinite(scales[i]) || (positive && !(scales[i] > 0.0F))) {
+      a.fail(std::string("Expected scales to be finite") + (positive ? " and greater than 0" : "") + " but received " +
+             std::to_string(scales[i]) + " at index " + std::to_string(i) + ".");
+    }
+  }
+}
+
+void check_zero_points(const Arguments& a, const std::int32_t* zero_points, std::size_t count, int lowest,
+                       int highest) {
+  if (zero_points == nullptr) return;
+  for (std::size_t i = 0; i < count; i++) {
+    if (zero_points[i] < lowest || zero_points[i] > highest) {
+      a.fail("Expected zeroPoints to lie in [" + std::to_string(lowest) + ", " + std::to_string(highest) +
+             "] but received " + std::to_string(zero_points[i]) + " at index " + std::to_string(i) + ".");
+    }
+  }
+}
+
+// quantizeAffine(input, inputType, blocks, blockSize, groupSize, shared, columns, bits, signed, symmetric, lowest,
+//                highest, scaleType, rangeMethod, percentile, saturate, scales, zeroPoints | null, codes)
+Work prepare_quantize(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const FloatType type = a.float_type(1, "inputDtype");
+  const Bytes input = a.floats(0, "input", type);
+  const Codes codes = codes_at(a, 2);
+  AffineScheme scheme{};
+  scheme.code = codes.type;
+  scheme.symmetric = a.flag(9, "symmetric");
+  scheme.lowest = static_cast<int>(a.integer(10, "lowest", codes.type.lowest(), codes.type.highest()));
+  scheme.highest = static_cast<int>(a.integer(11, "highest", scheme.lowest, codes.type.highest()));
+  scheme.scale_type = a.float_type(12, "scaleDtype");
+  const RangeChoice range{static_cast<RangeChoice::Method>(a.integer(13, "range", 0, 3)), a.number(14, "percentile")};
+  a.check(range.percentile > 50.0 && range.percentile <= 100.0, "Expected a percentile in (50, 100].");
+  const NonFinite non_finite = a.flag(15, "nonFinite") ? NonFinite::kSaturate : NonFinite::kThrow;
+  const std::size_t parameters = codes.layout.parameter_count();
+  const Bytes scales = a.array(16, "scales", napi_float32_array);
+  const Bytes zero_points = zero_points_at(a, 17, parameters);
+  const Bytes out = a.array(18, "out", napi_uint8_array);
+  const bool given = range.method == RangeChoice::Method::kGiven;
+  a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
+  a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
+  a.check(given || scheme.symmetric || !a.is_null(17), "Expected zeroPoints for an asymmetric scheme.");
+  a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(!out.overlaps(input) && !out.overlaps(scales) && !out.overlaps(zero_points) && !scales.overlaps(input) &&
+              !zero_points.overlaps(input) && !scales.overlaps(zero_points),
+          "Expected input, data, scales and zeroPoints not to overlap.");
+  if (given) {
+    check_scales(a, scales.as<const float>(), parameters, true);
+    check_zero_points(a, zero_points.as<const std::int32_t>(), parameters, codes.type.lowest(), codes.type.highest());
+  }
+  return [=](const CancelFlag* cancel) {
+    return quantize_affine(input.data, type, codes.layout, scheme, range, non_finite, scales.as<float>(),
+                           zero_points.as<std::int32_t>(), out.data, cancel);
+  };
+}
+
+// dequantizeAffine(codes, blocks, blockSize, groupSize, shared, columns, bits, signed, scales, zeroPoints | null,
+// output,
+//                  outputType)
+Work prepare_dequantize(const Napi::CallbackInfo& info) {
+  // Far past any dtype's range, and small enough that code − zero point is exact in float32.
+  constexpr int kZeroPointLimit = 1 << 20;
+  const Arguments a(info);
+  const Bytes data = a.array(0, "data", napi_uint8_array);
+  const Codes codes = codes_at(a, 1);
+  const std::size_t parameters = codes.layout.parameter_count();
+  const Bytes scales = a.array(8, "scales", napi_float32_array);
+  const Bytes zero_points = zero_points_at(a, 9, parameters);
+  const FloatType type = a.float_type(11, "dtype");
+  const Bytes output = a.floats(10, "out", type);
+  a.check(data.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
+  a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
+  a.check(!output.overlaps(data) && !output.overlaps(scales) && !output.overlaps(zero_points),
+          "Expected out not to overlap data, scales or zeroPoints.");
+  check_scales(a, scales.as<const float>(), parameters, false);
+  check_zero_points(a, zero_points.as<const std::int32_t>(), parameters, -kZeroPointLimit, kZeroPointLimit);
+  return [=](const CancelFlag* cancel) {
+    return dequantize_affine(data.data, codes.type, codes.layout, scales.as<const float>(),
+                             zero_points.as<const std::int32_t>(), output.data, type, cancel);
+  };
+}
+
+// unpackCodes(data, bits, signed, rows, columns, output)
+Work prepare_unpack(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes data = a.array(0, "data", napi_uint8_array);
+  const CodeType type{static_cast<std::uint8_t>(a.integer(1, "bits", 2, 8)), a.flag(2, "signed")};
+  const std::size_t rows = a.size(3, "rows"), columns = a.size(4, "columns");
+  const Bytes output = a.array(5, "out", type.is_signed ? napi_int8_array : napi_uint8_array);
+  checked_product(a, checked_product(a, rows, columns), 8);
+  a.check(data.size == rows * type.packed_bytes(columns), "Expected data to be as long as the packed codes.");
+  a.check(output.size == rows * columns, "Expected out to have as many elements as the tensor.");
+  a.check(!output.overlaps(data), "Expected out not to overlap data.");
+  return [=](const CancelFlag*) {
+    unpack_codes(data.data, type, rows, columns, output.data);
+    return Outcome{};
+  };
+}
+
+// compare(reference, other, sums): sums is a Float64Array of five that receives Σr², Σo², Σr·o, Σ(r−o)², max|r−o|.
+Work prepare_compare(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes reference = a.array(0, "reference", napi_float32_array), other = a.array(1, "other", napi_float32_array);
+  const Bytes sums = a.array(2, "sums", napi_float64_array);
+  a.check(reference.size == other.size, "Expected both tensors to have as many elements.");
+  a.check(sums.size == 5 * sizeof(double), "Expected room for five sums.");
+  return [=](const CancelFlag* cancel) {
+    CompareSums result;
+    const Outcome outcome =
+        compare(reference.as<const float>(), other.as<const float>(), reference.size / 4, result, cancel);
+    const double values[] = {result.reference_power, result.other_power, result.product, result.error_power,
+                             result.largest_error};
+    for (std::size_t i = 0; i < 5; i++) sums.as<double>()[i] = values[i];
+    return outcome;
+  };
+}
+
+template <Prepare prepare>
+Napi::Value run_now(const Napi::CallbackInfo& info) {
+  const Outcome outcome = prepare(info)(nullptr);
+  if (outcome.status != Status::kOk) throw error_of(info.Env(), outcome);
+  return info.Env().Undefined();
+}
+
+template <Prepare prepare>
+Napi::Value run_later(const Napi::CallbackInfo& info) {
+  const Napi::Function done = Arguments(info).function(info.Length() - 1, "done");
+  return start_job(info, done, prepare(info));
+}
+
+template <Prepare prepare>
+void register_call(Napi::Env env, Napi::Object exports, const std::string& name) {
+  exports.Set(name, Napi::Function::New<run_now<prepare>>(env, name.c_str()));
+  exports.Set(name + "Async", Napi::Function::New<run_later<prepare>>(env, (name + "Async").c_str()));
+}
+
+}  // namespace
+
+void register_tensor_calls(Napi::Env env, Napi::Object exports) {
+  register_call<prepare_cast>(env, exports, "cast");
+  register_call<prepare_quantize>(env, exports, "quantizeAffine");
+  register_call<prepare_dequantize>(env, exports, "dequantizeAffine");
+  register_call<prepare_unpack>(env, exports, "unpackCodes");
+  register_call<prepare_compare>(env, exports, "compare");
+}
+
+}  // namespace lowbit::node

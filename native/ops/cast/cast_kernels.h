@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lowbit {
+
+// Conversion between float storage types, element by element; defined by core/float_bits.h.
+//
+// `stream` asks for stores that go around the caches, for outputs far larger than the last-level cache. It is a hint:
+// the bytes are the same. `in` and `out` must not overlap.
+struct CastKernels {
+  void (*float32_to_float16)(const float* in, std::uint16_t* out, std::size_t count, bool stream);
+  void (*float32_to_bfloat16)(const float* in, std::uint16_t* out, std::size_t count, bool stream);
+  void (*float16_to_float32)(const std::uint16_t* in, float* out, std::size_t count, bool stream);
+  void (*bfloat16_to_float32)(const std::uint16_t* in, float* out, std::size_t count, bool stream);
+  void (*float16_to_bfloat16)(const std::uint16_t* in, std::uint16_t* out, std::size_t count, bool stream);
+  void (*bfloat16_to_float16)(const std::uint16_t* in, std::uint16_t* out, std::size_t count, bool stream);
+};
+
+namespace scalar {
+extern const CastKernels kCast;
+}
+namespace avx2 {
+extern const CastKernels kCast;
+}
+namespace avx512 {
+extern const CastKernels kCast;
+}
+namespace neon {
+extern const CastKernels kCast;
+}
+
+}  // namespace lowbit

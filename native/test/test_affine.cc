@@ -1,0 +1,269 @@
+// The affine kernels: the scalar file against arithmetic in float64, and every instruction set against the scalar file,
+// bit for bit, on random and on adversarial data.
+
+#include <cfenv>
+#include <cmath>
+
+#include "ops/affine/affine_kernels.h"
+#include "ops/affine/affine_math.h"
+#include "test/check.h"
+
+namespace lowbit::test {
+namespace {
+
+constexpr FloatType kFloatTypes[] = {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16};
+constexpr CodeType kCodeTypes[] = {{8, true}, {8, false}, {4, true}, {4, false},
+                                   {3, true}, {3, false}, {2, true}, {2, false}};
+constexpr std::size_t kGroupSizes[] = {1, 2, 3, 5, 7, 8, 15, 16, 17, 24, 32, 33, 64, 100, 128, 256, 100000};
+
+const char* name_of(FloatType type) {
+  return type == FloatType::kFloat32 ? "float32" : type == FloatType::kFloat16 ? "float16" : "bfloat16";
+}
+std::string name_of(CodeType code) { return (code.is_signed ? "int" : "uint") + std::to_string(code.bits); }
+
+// What the values of a run look like.
+enum class Data { kNormal, kZeros, kTies, kTiny, kHuge, kMixed, kNonFinite };
+constexpr Data kAllData[] = {Data::kNormal, Data::kZeros, Data::kTies,     Data::kTiny,
+                             Data::kHuge,   Data::kMixed, Data::kNonFinite};
+
+float value_of(Data data, Random& random) {
+  switch (data) {
+    case Data::kNormal:
+      return random.normal();
+    case Data::kZeros:
+      return random.below(2) == 0 ? 0.0F : -0.0F;
+    case Data::kTies:  // multiples of a half: with power-of-two scales every second one is a tie
+      return static_cast<float>(static_cast<int>(random.below(600)) - 300) * 0.5F;
+    case Data::kTiny:  // subnormals and their neighbours
+      return float_of(random.bits32() & 0x80ffffffU);
+    case Data::kHuge:
+      return float_of((random.bits32() & 0x80ffffffU) | 0x7e000000U);
+    case Data::kMixed: {  // every exponent
+      const float v = float_of(random.bits32());
+      return is_finite(v) ? v : 1.0F;
+    }
+    case Data::kNonFinite: {
+      const std::size_t kind = random.below(8);
+      return kind == 0 ? NAN : kind == 1 ? INFINITY : kind == 2 ? -INFINITY : random.normal();
+    }
+  }
+  return 0.0F;
+}
+
+// A run of one float type, kept as bytes.
+struct Values {
+  Buffer<std::uint8_t> bytes;
+  Values(FloatType type, std::size_t count, std::size_t misalignment, Data data, Random& random)
+      : bytes(count * size_of(type), misalignment * size_of(type)) {
+    for (std::size_t i = 0; i < count; i++) {
+      const float v = value_of(data, random);
+      if (type == FloatType::kFloat32) {
+        std::memcpy(bytes.data() + 4 * i, &v, 4);
+      } else {
+        // Values past the range of float16 become infinite; only Data::kNonFinite may.
+        std::uint16_t half = type == FloatType::kFloat16 ? float16_of(v) : bfloat16_of(v);
+        const float back = type == FloatType::kFloat16 ? float_of_float16(half) : float_of_bfloat16(half);
+        if (is_finite(v) && !is_finite(back)) half = 0x7bff;
+        std::memcpy(bytes.data() + 2 * i, &half, 2);
+      }
+    }
+  }
+};
+
+TEST("affine: one element equals float64 arithmetic with round-half-to-even and exact float32 division") {
+  Random random(10);
+  for (int i = 0; i < 2000000; i++) {
+    const float scale = std::fabs(value_of(i % 2 == 0 ? Data::kMixed : Data::kNormal, random)) + 0x1p-149F;
+    const float x =
+        i % 3 == 0 ? scale * (static_cast<float>(random.below(300)) + 0.5F) : value_of(Data::kMixed, random);
+    const int zero_point = static_cast<int>(random.below(256)) - 128;
+    const volatile float quotient = x / scale;  // rounded once to float32
+    const double steps = std::nearbyint(static_cast<double>(quotient)) + zero_point;
+    const int expected = static_cast<int>(std::fmin(std::fmax(steps, -128.0), 127.0));
+    const int got = quantize_one(x, scale, zero_point, -128, 127);
+    CHECK(got == expected, "x %a, scale %a, zero point %d: %d, expected %d", static_cast<double>(x),
+          static_cast<double>(scale), zero_point, got, expected);
+  }
+}
+
+TEST("affine: the worked examples of the literature") {
+  const float x[] = {0.1F, 0.2F, 1.2F, 3.0F, 2.1F, -2.1F, -3.5F};
+  const int symmetric[] = {0, 0, 2, 6, 4, -4, -7}, asymmetric[] = {8, 8, 11, 15, 13, 3, 0};
+  const float s = symmetric_scale(3.5F, 7, FloatType::kFloat32);
+  CHECK(s == 0.5F, "symmetric scale %g", static_cast<double>(s));
+  const float a = asymmetric_scale(-3.5F, 3.0F, 0, 15, FloatType::kFloat32);
+  CHECK(a == 6.5F / 15.0F && zero_point_of(-3.5F, a, 0, 15) == 8, "asymmetric parameters");
+  for (int i = 0; i < 7; i++) {
+    CHECK(quantize_one(x[i], s, 0, -7, 7) == symmetric[i], "symmetric element %d", i);
+    CHECK(quantize_one(x[i], a, 8, 0, 15) == asymmetric[i], "asymmetric element %d", i);
+  }
+}
+
+TEST("affine: ranges, every instruction set equals the scalar file") {
+  Random random(11);
+  for (const Kernels* k : supported_kernels()) {
+    for (const FloatType type : kFloatTypes) {
+      for (const Data data : kAllData) {
+        for (const std::size_t n : ragged_lengths()) {
+          const std::size_t group = kGroupSizes[random.below(std::size(kGroupSizes))];
+          const Values x(type, n, n % 7, data, random);
+          const std::size_t groups = (n + group - 1) / group;
+          Buffer<float> got(groups), expected(groups), got_low(groups), expected_low(groups);
+          const bool finite = scalar::kAffine.absmax(x.bytes.data(), type, n, group, expected.data());
+          CHECK(k->affine->absmax(x.bytes.data(), type, n, group, got.data()) == finite, "absmax finite");
+          CHECK(!finite || first_difference(got, expected) == groups, "%s absmax %s n %zu group %zu", k->name,
+                name_of(type), n, group);
+          scalar::kAffine.minmax(x.bytes.data(), type, n, group, expected_low.data(), expected.data());
+          CHECK(k->affine->minmax(x.bytes.data(), type, n, group, got_low.data(), got.data()) == finite,
+                "minmax finite");
+          for (std::size_t g = 0; finite && g < groups; g++) {  // −0 and +0 are the same range
+            CHECK(got[g] == expected[g] && got_low[g] == expected_low[g], "%s minmax %s n %zu group %zu", k->name,
+                  name_of(type), n, group);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST("affine: parameters, every instruction set equals the scalar file") {
+  Random random(12);
+  for (const Kernels* k : supported_kernels()) {
+    for (const FloatType scale_type : kFloatTypes) {
+      for (const Data data : {Data::kNormal, Data::kZeros, Data::kTies, Data::kTiny, Data::kHuge, Data::kMixed}) {
+        for (std::size_t n = 0; n < 70; n++) {
+          Buffer<float> low(n), high(n);
+          for (std::size_t i = 0; i < n; i++) {
+            high[i] = std::fabs(value_of(data, random));
+            low[i] = -std::fabs(value_of(data, random));
+          }
+          for (const CodeType code : kCodeTypes) {
+            Buffer<float> got(n), expected(n);
+            Buffer<std::int32_t> got_zero(n), expected_zero(n);
+            const int highest = (1 << (code.bits - 1)) - 1;
+            const bool ok = scalar::kAffine.symmetric_scales(high.data(), n, highest, scale_type, expected.data());
+            CHECK(k->affine->symmetric_scales(high.data(), n, highest, scale_type, got.data()) == ok, "status");
+            CHECK(first_difference(got, expected) == n, "%s symmetric, %s scales", k->name, name_of(scale_type));
+            const bool ok2 =
+                scalar::kAffine.asymmetric_parameters(low.data(), high.data(), n, code.lowest(), code.highest(),
+                                                      scale_type, expected.data(), expected_zero.data());
+            CHECK(k->affine->asymmetric_parameters(low.data(), high.data(), n, code.lowest(), code.highest(),
+                                                   scale_type, got.data(), got_zero.data()) == ok2,
+                  "status");
+            const std::size_t i = first_difference(got, expected);
+            CHECK(i == n, "%s asymmetric, %s scales: [%a, %a] gives %a, expected %a", k->name, name_of(scale_type),
+                  static_cast<double>(low[i]), static_cast<double>(high[i]), static_cast<double>(got[i]),
+                  static_cast<double>(expected[i]));
+            CHECK(first_difference(got_zero, expected_zero) == n, "%s zero points", k->name);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST("affine: scales are positive and keep the range, whatever the range and type") {
+  Random random(13);
+  for (int i = 0; i < 300000; i++) {
+    const float high = std::fabs(value_of(Data::kMixed, random)), low = -std::fabs(value_of(Data::kMixed, random));
+    const float s = symmetric_scale(high, 127, FloatType::kFloat32);
+    CHECK(s > 0.0F && is_finite(s), "symmetric scale %a of %a", static_cast<double>(s), static_cast<double>(high));
+    const float a = asymmetric_scale(low, high, -128, 127, FloatType::kFloat32);
+    CHECK(a > 0.0F && is_finite(a), "asymmetric scale %a", static_cast<double>(a));
+    // The extremes round to codes in range up to half a step beyond, which clamping takes.
+    CHECK(std::fabs(static_cast<double>(high) / static_cast<double>(s)) <= 127.0 * (1.0 + 0x1p-23) || high < 0x1p-120F,
+          "range of %a", static_cast<double>(high));
+  }
+}
+
+TEST("affine: codes, every instruction set equals the scalar file for every type, group size, length and alignment") {
+  Random random(14);
+  for (const Kernels* k : supported_kernels()) {
+    for (const FloatType type : kFloatTypes) {
+      for (const CodeType code : kCodeTypes) {
+        for (const Data data : kAllData) {
+          for (const std::size_t n : ragged_lengths()) {
+            const std::size_t group = kGroupSizes[random.below(std::size(kGroupSizes))];
+            const std::size_t groups = (n + group - 1) / group;
+            const Values x(type, n, n % 16, data, random);
+            Buffer<float> scales(groups);
+            Buffer<std::int32_t> zero_points(groups);
+            for (std::size_t g = 0; g < groups; g++) {
+              // Scales that match the data, powers of two (ties), and any others, down to subnormal.
+              const float any = std::fabs(value_of(Data::kMixed, random)) + 0x1p-149F;
+              scales[g] = random.below(4) == 0
+                              ? any
+                              : std::ldexp(random.below(2) == 0 ? 1.0F : 0.7F, -static_cast<int>(random.below(5)));
+              zero_points[g] = code.lowest() + static_cast<int>(random.below(std::size_t{1} << code.bits));
+            }
+            const std::int32_t* zeros = random.below(3) == 0 ? nullptr : zero_points.data();
+            const int lowest = code.is_signed && zeros == nullptr ? code.lowest() + 1 : code.lowest();
+            const std::size_t bytes = code.packed_bytes(n);
+            Buffer<std::uint8_t> got(bytes, n % 3), expected(bytes);
+            scalar::kAffine.quantize(x.bytes.data(), type, n, group, scales.data(), zeros, code, lowest, code.highest(),
+                                     expected.data());
+            k->affine->quantize(x.bytes.data(), type, n, group, scales.data(), zeros, code, lowest, code.highest(),
+                                got.data());
+            CHECK(first_difference(got, expected) == bytes, "%s %s → %s, n %zu, group %zu, data %d", k->name,
+                  name_of(type), name_of(code).c_str(), n, group, static_cast<int>(data));
+
+            for (const bool stream : {false, true}) {
+              Buffer<std::uint8_t> back(n * size_of(type), (n % 5) * size_of(type)), same(n * size_of(type));
+              scalar::kAffine.dequantize(expected.data(), code, n, group, scales.data(), zeros, type, same.data(),
+                                         false);
+              k->affine->dequantize(expected.data(), code, n, group, scales.data(), zeros, type, back.data(), stream);
+              CHECK(first_difference(back, same) == back.size(), "%s %s → %s, n %zu, group %zu", k->name,
+                    name_of(code).c_str(), name_of(type), n, group);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST("affine: division by way of the reciprocal is exact: random pairs, ties and quotients next to ties") {
+  Random random(15);
+  constexpr std::size_t kCount = 4096;
+  Buffer<float> x(kCount);
+  Buffer<std::uint8_t> got(kCount), expected(kCount);
+  for (const Kernels* k : supported_kernels()) {
+    if (k->affine == &scalar::kAffine) continue;
+    for (int round = 0; round < (quick() ? 60 : 1500); round++) {
+      // A random scale; elements at (m + ½)·scale and up to three units in the last place from it, where a quotient
+      // that is off by one unit rounds to another integer.
+      const float scale = float_of(0x20000000U + (random.bits32() & 0x3fffffffU));
+      for (std::size_t i = 0; i < kCount; i++) {
+        const float near_tie = (static_cast<float>(random.below(256)) - 127.5F) * scale;
+        x[i] = float_of(bits_of(near_tie) + static_cast<std::uint32_t>(random.below(7)) - 3U);
+      }
+      scalar::kAffine.quantize(x.data(), FloatType::kFloat32, kCount, kCount, &scale, nullptr, {8, true}, -128, 127,
+                               expected.data());
+      k->affine->quantize(x.data(), FloatType::kFloat32, kCount, kCount, &scale, nullptr, {8, true}, -128, 127,
+                          got.data());
+      const std::size_t i = first_difference(got, expected);
+      CHECK(i == kCount, "%s: %a / %a", k->name, static_cast<double>(x[i]), static_cast<double>(scale));
+    }
+  }
+}
+
+TEST("affine: squared error, every instruction set equals the scalar file bit for bit") {
+  Random random(16);
+  for (const Kernels* k : supported_kernels()) {
+    for (const Data data : {Data::kNormal, Data::kZeros, Data::kTies, Data::kTiny, Data::kMixed}) {
+      for (const std::size_t n : ragged_lengths()) {
+        const Values x(FloatType::kFloat32, n, n % 3, data, random);
+        const auto* floats = reinterpret_cast<const float*>(x.bytes.data());
+        const float scale = random.below(5) == 0 ? 0x1p-120F : 0.01F + random.uniform();
+        const int zero_point = static_cast<int>(random.below(16)) - 8;
+        const double expected = scalar::kAffine.squared_error(floats, n, scale, zero_point, -8, 7);
+        const double got = k->affine->squared_error(floats, n, scale, zero_point, -8, 7);
+        CHECK(std::memcmp(&got, &expected, sizeof got) == 0, "%s n %zu: %.17g, expected %.17g", k->name, n, got,
+              expected);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lowbit::test
