@@ -36,8 +36,7 @@ Bytes Arguments::array(std::size_t i, const char* name, napi_typedarray_type typ
   napi_typedarray_type actual{};
   std::size_t length = 0;
   void* data = nullptr;
-  if (!info_[i].IsTypedArray() ||
-      napi_get_typedarray_info(info_.Env(), info_[i], &actual, &length, &data, nullptr, nullptr) != napi_ok ||
+  if (napi_get_typedarray_info(info_.Env(), info_[i], &actual, &length, &data, nullptr, nullptr) != napi_ok ||
       actual != type) {
     fail(std::string("Expected a typed array of the right kind for ") + name + ".");
   }
@@ -53,8 +52,11 @@ Bytes Arguments::floats(std::size_t i, const char* name, FloatType type) const {
 }
 
 double Arguments::number(std::size_t i, const char* name) const {
-  if (!info_[i].IsNumber()) fail(std::string("Expected a number for ") + name + ".");
-  return info_[i].As<Napi::Number>().DoubleValue();
+  double value = 0.0;
+  if (napi_get_value_double(info_.Env(), info_[i], &value) != napi_ok) {
+    fail(std::string("Expected a number for ") + name + ".");
+  }
+  return value;
 }
 
 std::int64_t Arguments::integer(std::size_t i, const char* name, std::int64_t lowest, std::int64_t highest) const {
@@ -70,8 +72,11 @@ std::size_t Arguments::size(std::size_t i, const char* name) const {
 }
 
 bool Arguments::flag(std::size_t i, const char* name) const {
-  if (!info_[i].IsBoolean()) fail(std::string("Expected a boolean for ") + name + ".");
-  return info_[i].As<Napi::Boolean>();
+  bool value = false;
+  if (napi_get_value_bool(info_.Env(), info_[i], &value) != napi_ok) {
+    fail(std::string("Expected a boolean for ") + name + ".");
+  }
+  return value;
 }
 
 FloatType Arguments::float_type(std::size_t i, const char* name) const {

@@ -31,17 +31,46 @@ struct Codes {
   std::size_t count, rows;
 };
 
-// Six numbers: blocks, block size, group size, shared, columns, code bits; and whether codes are signed.
-Codes codes_at(const Arguments& a, std::size_t i) {
+// Calls with many numbers pass them in one Float64Array: reading seventeen arguments one by one costs more than
+// quantizing a row.
+class Record {
+ public:
+  Record(const Arguments& a, std::size_t i, std::size_t length)
+      : a_(a), numbers_(a.array(i, "record", napi_float64_array)) {
+    a.check(numbers_.size == length * sizeof(double), "Expected a record of the right length.");
+  }
+
+  double number() { return numbers_.as<const double>()[next_++]; }
+  std::int64_t integer(std::int64_t lowest, std::int64_t highest) {
+    const double value = number();
+    a_.check(
+        value >= static_cast<double>(lowest) && value <= static_cast<double>(highest) && value == std::floor(value),
+        "Expected an integer in range.");
+    return static_cast<std::int64_t>(value);
+  }
+  std::size_t size(std::int64_t lowest = 0) { return static_cast<std::size_t>(integer(lowest, kMaxIndex)); }
+  bool flag() { return integer(0, 1) == 1; }
+  FloatType float_type() { return static_cast<FloatType>(integer(0, 2)); }
+
+ private:
+  const Arguments& a_;
+  Bytes numbers_;
+  std::size_t next_ = 0;
+};
+
+// blocks, blockSize, groupSize, shared, columns, bits, signed
+constexpr std::size_t kCodesNumbers = 7;
+
+Codes read_codes(const Arguments& a, Record& record) {
   Codes codes{};
-  codes.layout.blocks = a.size(i, "blocks");
-  codes.layout.block_size = a.size(i + 1, "blockSize");
-  codes.layout.group_size = static_cast<std::size_t>(a.integer(i + 2, "groupSize", 1, kMaxIndex));
-  codes.layout.shared = a.flag(i + 3, "shared");
-  codes.layout.columns = a.size(i + 4, "columns");
-  const std::int64_t bits = a.integer(i + 5, "bits", 2, 8);
+  codes.layout.blocks = record.size();
+  codes.layout.block_size = record.size();
+  codes.layout.group_size = record.size(1);
+  codes.layout.shared = record.flag();
+  codes.layout.columns = record.size();
+  const std::int64_t bits = record.integer(2, 8);
   a.check(bits <= 4 || bits == 8, "Expected codes of 2, 3, 4 or 8 bits.");
-  codes.type = {static_cast<std::uint8_t>(bits), a.flag(i + 6, "signed")};
+  codes.type = {static_cast<std::uint8_t>(bits), record.flag()};
   codes.count = checked_product(a, codes.layout.blocks, codes.layout.block_size);
   if (codes.count == 0) return codes;
   a.check(codes.layout.columns != 0 && codes.count % codes.layout.columns == 0, "Expected whole rows.");
@@ -79,30 +108,32 @@ void check_zero_points(const Arguments& a, const std::int32_t* zero_points, std:
   }
 }
 
-// quantizeAffine(input, inputType, blocks, blockSize, groupSize, shared, columns, bits, signed, symmetric, lowest,
-//                highest, scaleType, rangeMethod, percentile, saturate, scales, zeroPoints | null, codes)
+// quantizeAffine(record, input, scales, zeroPoints | null, codes), where the record holds the numbers of Codes, then
+// inputType, symmetric, lowest, highest, scaleType, rangeMethod, percentile, saturate.
 Work prepare_quantize(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  const FloatType type = a.float_type(1, "inputDtype");
-  const Bytes input = a.floats(0, "input", type);
-  const Codes codes = codes_at(a, 2);
+  Record record(a, 0, kCodesNumbers + 8);
+  const Codes codes = read_codes(a, record);
+  const FloatType type = record.float_type();
   AffineScheme scheme{};
   scheme.code = codes.type;
-  scheme.symmetric = a.flag(9, "symmetric");
-  scheme.lowest = static_cast<int>(a.integer(10, "lowest", codes.type.lowest(), codes.type.highest()));
-  scheme.highest = static_cast<int>(a.integer(11, "highest", scheme.lowest, codes.type.highest()));
-  scheme.scale_type = a.float_type(12, "scaleDtype");
-  const RangeChoice range{static_cast<RangeChoice::Method>(a.integer(13, "range", 0, 3)), a.number(14, "percentile")};
+  scheme.symmetric = record.flag();
+  scheme.lowest = static_cast<int>(record.integer(codes.type.lowest(), codes.type.highest()));
+  scheme.highest = static_cast<int>(record.integer(scheme.lowest, codes.type.highest()));
+  scheme.scale_type = record.float_type();
+  const auto method = static_cast<RangeChoice::Method>(record.integer(0, 3));
+  const RangeChoice range{method, record.number()};
   a.check(range.percentile > 50.0 && range.percentile <= 100.0, "Expected a percentile in (50, 100].");
-  const NonFinite non_finite = a.flag(15, "nonFinite") ? NonFinite::kSaturate : NonFinite::kThrow;
+  const NonFinite non_finite = record.flag() ? NonFinite::kSaturate : NonFinite::kThrow;
   const std::size_t parameters = codes.layout.parameter_count();
-  const Bytes scales = a.array(16, "scales", napi_float32_array);
-  const Bytes zero_points = zero_points_at(a, 17, parameters);
-  const Bytes out = a.array(18, "out", napi_uint8_array);
+  const Bytes input = a.floats(1, "input", type);
+  const Bytes scales = a.array(2, "scales", napi_float32_array);
+  const Bytes zero_points = zero_points_at(a, 3, parameters);
+  const Bytes out = a.array(4, "out", napi_uint8_array);
   const bool given = range.method == RangeChoice::Method::kGiven;
   a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
-  a.check(given || scheme.symmetric || !a.is_null(17), "Expected zeroPoints for an asymmetric scheme.");
+  a.check(given || scheme.symmetric || zero_points.data != nullptr, "Expected zeroPoints for an asymmetric scheme.");
   a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
   a.check(!out.overlaps(input) && !out.overlaps(scales) && !out.overlaps(zero_points) && !scales.overlaps(input) &&
               !zero_points.overlaps(input) && !scales.overlaps(zero_points),
@@ -117,20 +148,20 @@ Work prepare_quantize(const Napi::CallbackInfo& info) {
   };
 }
 
-// dequantizeAffine(codes, blocks, blockSize, groupSize, shared, columns, bits, signed, scales, zeroPoints | null,
-// output,
-//                  outputType)
+// dequantizeAffine(record, codes, scales, zeroPoints | null, output), where the record holds the numbers of Codes, then
+// outputType.
 Work prepare_dequantize(const Napi::CallbackInfo& info) {
   // Far past any dtype's range, and small enough that code − zero point is exact in float32.
   constexpr int kZeroPointLimit = 1 << 20;
   const Arguments a(info);
-  const Bytes data = a.array(0, "data", napi_uint8_array);
-  const Codes codes = codes_at(a, 1);
+  Record record(a, 0, kCodesNumbers + 1);
+  const Codes codes = read_codes(a, record);
+  const FloatType type = record.float_type();
   const std::size_t parameters = codes.layout.parameter_count();
-  const Bytes scales = a.array(8, "scales", napi_float32_array);
-  const Bytes zero_points = zero_points_at(a, 9, parameters);
-  const FloatType type = a.float_type(11, "dtype");
-  const Bytes output = a.floats(10, "out", type);
+  const Bytes data = a.array(1, "data", napi_uint8_array);
+  const Bytes scales = a.array(2, "scales", napi_float32_array);
+  const Bytes zero_points = zero_points_at(a, 3, parameters);
+  const Bytes output = a.floats(4, "out", type);
   a.check(data.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
   a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");

@@ -1,0 +1,151 @@
+/**
+ * Opening a checkpoint: a safetensors file, or a Hugging Face folder with one or several of them.
+ *
+ * @module
+ */
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { CheckpointError } from '../errors.js';
+import { readError, SafetensorsFile, type SafetensorsTensor } from './safetensors.js';
+
+/** A tensor and the file that it is in. */
+export interface CheckpointTensor extends SafetensorsTensor {
+  readonly file: SafetensorsFile;
+}
+
+/** A JSON object, as read. */
+export type Json = Record<string, unknown>;
+
+/** An open checkpoint. */
+export interface Checkpoint {
+  readonly path: string;
+  /** The folder, or null for a single file. */
+  readonly folder: string | null;
+  readonly files: readonly SafetensorsFile[];
+  /** By name, file after file in the order of their data. */
+  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  /** config.json of the folder, if there is one. */
+  readonly config: Json | null;
+  close(): Promise<void>;
+}
+
+const INDEX_NAME = 'model.safetensors.index.json';
+
+async function readJson(path: string, code: 'INDEX_INVALID' | 'CONFIG_INVALID'): Promise<Json> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    throw readError(path, cause);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new CheckpointError(code, `${path} is not valid JSON: ${(cause as Error).message}.`, { path, cause });
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new CheckpointError(code, `Expected ${path} to hold a JSON object.`, { path });
+  }
+  return value as Json;
+}
+
+/** The weight map of an index: tensor name → file name. */
+function weightMapOf(index: Json, path: string): Map<string, string> {
+  const { weight_map: map } = index;
+  if (typeof map !== 'object' || map === null || Array.isArray(map)) {
+    throw new CheckpointError('INDEX_INVALID', `Expected ${path} to have an object "weight_map".`, { path });
+  }
+  const result = new Map<string, string>();
+  for (const [tensor, file] of Object.entries(map)) {
+    // A plain name: an index must not reach files outside its folder.
+    if (typeof file !== 'string' || file === '' || basename(file) !== file || file === '..' || file.includes('\\')) {
+      const message = `Expected "weight_map" of ${path} to map ${JSON.stringify(tensor)} to a file name in the same folder.`;
+      throw new CheckpointError('INDEX_INVALID', message, { path, tensor });
+    }
+    result.set(tensor, file);
+  }
+  return result;
+}
+
+async function fileNamesOf(folder: string): Promise<{ names: string[]; weightMap: Map<string, string> | null }> {
+  let entries: string[];
+  try {
+    entries = await readdir(folder);
+  } catch (cause) {
+    throw readError(folder, cause);
+  }
+  if (entries.includes(INDEX_NAME)) {
+    const path = join(folder, INDEX_NAME);
+    const weightMap = weightMapOf(await readJson(path, 'INDEX_INVALID'), path);
+    const names = [...new Set(weightMap.values())].sort();
+    for (const name of names) {
+      if (!entries.includes(name)) {
+        const message = `${path} names ${name}, which is not in the folder: the checkpoint was not copied completely.`;
+        throw new CheckpointError('INDEX_MISSING_SHARD', message, { path: join(folder, name) });
+      }
+    }
+    return { names, weightMap };
+  }
+  const names = entries.filter((name) => name.endsWith('.safetensors'));
+  if (names.includes('model.safetensors')) return { names: ['model.safetensors'], weightMap: null };
+  if (names.length === 1) return { names, weightMap: null };
+  const found = names.length === 0 ? 'no safetensors file' : `${names.length} safetensors files but no ${INDEX_NAME}`;
+  const message = `${folder} holds ${found}. Expected a Hugging Face folder with model.safetensors, or shards and their index.`;
+  throw new CheckpointError('NOT_A_CHECKPOINT', message, { path: folder });
+}
+
+/**
+ * Opens a checkpoint and checks the headers of all its files.
+ *
+ * @param path - A `.safetensors` file, or a folder with `model.safetensors` or with shards and
+ *   `model.safetensors.index.json`.
+ * @throws {@link CheckpointError} with a code for each way in which it can be wrong.
+ */
+export async function openCheckpoint(path: string): Promise<Checkpoint> {
+  let isFolder: boolean;
+  try {
+    isFolder = (await stat(path)).isDirectory();
+  } catch (cause) {
+    throw readError(path, cause);
+  }
+  const folder = isFolder ? path : dirname(path);
+  const { names, weightMap } = isFolder ? await fileNamesOf(path) : { names: [basename(path)], weightMap: null };
+  const files: SafetensorsFile[] = [];
+  const close = async () => {
+    await Promise.all(files.map((file) => file.close()));
+  };
+  try {
+    const tensors = new Map<string, CheckpointTensor>();
+    for (const name of names) {
+      const file = await SafetensorsFile.open(join(folder, name));
+      files.push(file);
+      for (const tensor of file.tensors.values()) {
+        const other = tensors.get(tensor.name);
+        if (other !== undefined) {
+          const message = `Tensor ${JSON.stringify(tensor.name)} is both in ${other.file.path} and in ${file.path}.`;
+          throw new CheckpointError('INDEX_DUPLICATE_TENSOR', message, { path: file.path, tensor: tensor.name });
+        }
+        tensors.set(tensor.name, { ...tensor, file });
+      }
+    }
+    for (const [tensor, name] of weightMap ?? []) {
+      if (tensors.get(tensor)?.file.path !== join(folder, name)) {
+        const message = `${INDEX_NAME} says that ${JSON.stringify(tensor)} is in ${name}, but it is not.`;
+        throw new CheckpointError('INDEX_MISSING_TENSOR', message, { path: join(folder, name), tensor });
+      }
+    }
+    let config: Json | null = null;
+    if (isFolder) {
+      const configPath = join(folder, 'config.json');
+      config = await readJson(configPath, 'CONFIG_INVALID').catch((error: CheckpointError) => {
+        if (error.code === 'FILE_NOT_FOUND') return null;
+        throw error;
+      });
+    }
+    return { path, folder: isFolder ? path : null, files, tensors, config, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

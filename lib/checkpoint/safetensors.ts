@@ -1,0 +1,200 @@
+/**
+ * Reading safetensors files. The header is checked completely before anything is allocated from what it claims; tensor
+ * data is read on demand.
+ *
+ * @module
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+import { addon } from '../addon.js';
+import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
+
+/** Element types, as the format names them; the position is their number in the addon. */
+export const SAFETENSORS_DTYPES = [
+  'BOOL',
+  'F4',
+  'F6_E2M3',
+  'F6_E3M2',
+  'U8',
+  'I8',
+  'F8_E5M2',
+  'F8_E4M3',
+  'F8_E8M0',
+  'F8_E4M3FNUZ',
+  'F8_E5M2FNUZ',
+  'I16',
+  'U16',
+  'F16',
+  'BF16',
+  'I32',
+  'U32',
+  'F32',
+  'C64',
+  'F64',
+  'I64',
+  'U64',
+] as const;
+
+export type SafetensorsDtype = (typeof SAFETENSORS_DTYPES)[number];
+
+/** A tensor in a file. */
+export interface SafetensorsTensor {
+  readonly name: string;
+  readonly dtype: SafetensorsDtype;
+  readonly shape: readonly number[];
+  /** Position of its first byte in the file. */
+  readonly position: number;
+  readonly bytes: number;
+}
+
+/** The most bytes that a header may have: the reference reader's limit. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/** SafetensorsFault in native/parse/safetensors_header.h, in its order, in the words of a message. */
+const FAULTS: readonly (readonly [CheckpointErrorCode, string])[] = [
+  ['SAFETENSORS_INVALID_JSON', ''],
+  ['SAFETENSORS_HEADER_START', 'its header does not begin with {'],
+  ['SAFETENSORS_INVALID_UTF8', 'its header is not valid UTF-8'],
+  ['SAFETENSORS_INVALID_JSON', 'its header is not valid JSON'],
+  ['SAFETENSORS_DUPLICATE_KEY', 'a name or field comes twice in its header, and readers would disagree on which counts'],
+  ['SAFETENSORS_MISSING_FIELD', 'a tensor lacks dtype, shape or data_offsets'],
+  ['SAFETENSORS_UNKNOWN_DTYPE', 'a tensor has a dtype that the format does not know'],
+  ['SAFETENSORS_INVALID_SHAPE', 'a shape is not an array of non-negative integers'],
+  ['SAFETENSORS_INVALID_OFFSETS', 'data_offsets are not two non-negative integers'],
+  ['SAFETENSORS_INVALID_METADATA', '__metadata__ is not an object of strings'],
+  ['SAFETENSORS_REVERSED_OFFSETS', 'a tensor ends before it begins'],
+  ['SAFETENSORS_HOLE', 'there are bytes before a tensor that belong to none'],
+  ['SAFETENSORS_OVERLAP', 'a tensor begins inside another one'],
+  ['SAFETENSORS_SIZE_OVERFLOW', 'a shape or offset is too large to be true'],
+  ['SAFETENSORS_MISALIGNED', 'the elements of a tensor do not fill whole bytes'],
+  ['SAFETENSORS_SIZE_MISMATCH', 'data_offsets disagree with dtype and shape'],
+  ['SAFETENSORS_TRUNCATED', 'the file ends before the last tensor does: it was not copied or downloaded completely'],
+  ['SAFETENSORS_TRAILING_DATA', 'there are bytes after the last tensor'],
+];
+
+/** The error of a failed system call on an input. */
+export function readError(path: string, cause: unknown): CheckpointError {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  if (code === 'ENOENT') return new CheckpointError('FILE_NOT_FOUND', `${path} does not exist.`, { path, cause });
+  return new CheckpointError('READ_FAILED', `${path} can't be read: ${message}.`, { path, cause });
+}
+
+/** An open safetensors file. */
+export class SafetensorsFile {
+  /** Close with {@link SafetensorsFile.close}. */
+  private constructor(
+    readonly path: string,
+    /** By name, in the order of their data. */
+    readonly tensors: ReadonlyMap<string, SafetensorsTensor>,
+    readonly metadata: ReadonlyMap<string, string>,
+    private readonly handle: FileHandle,
+  ) {}
+
+  /**
+   * Opens a file and checks its header.
+   *
+   * @throws {@link CheckpointError} with a code for each way in which the file can be wrong.
+   */
+  static async open(path: string): Promise<SafetensorsFile> {
+    let handle: FileHandle;
+    try {
+      handle = await open(path, 'r');
+    } catch (cause) {
+      throw readError(path, cause);
+    }
+    try {
+      const { tensors, metadata } = await readHeader(path, handle);
+      return new SafetensorsFile(path, tensors, metadata, handle);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  /** Reads bytes `begin` … `begin + into.length` of a tensor. */
+  async read(tensor: SafetensorsTensor, begin: number, into: Uint8Array): Promise<void> {
+    await readFully(this.path, this.handle, tensor.position + begin, into, tensor.name);
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close();
+  }
+}
+
+async function readFully(
+  path: string,
+  handle: FileHandle,
+  position: number,
+  into: Uint8Array,
+  tensor?: string,
+): Promise<void> {
+  let done = 0;
+  while (done < into.length) {
+    let bytesRead: number;
+    try {
+      ({ bytesRead } = await handle.read(into, done, into.length - done, position + done));
+    } catch (cause) {
+      throw readError(path, cause);
+    }
+    if (bytesRead === 0) {
+      const message = `${path} became shorter while it was read: it ends before byte ${position + into.length}.`;
+      throw new CheckpointError('FILE_TRUNCATED', message, { path, tensor });
+    }
+    done += bytesRead;
+  }
+}
+
+async function readHeader(
+  path: string,
+  handle: FileHandle,
+): Promise<{ tensors: Map<string, SafetensorsTensor>; metadata: Map<string, string> }> {
+  const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
+    const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;
+    throw new CheckpointError(code, `${path} is not a valid safetensors file: ${what}${about}.`, { path, tensor });
+  };
+  let fileBytes: number;
+  try {
+    const status = await handle.stat();
+    if (status.isDirectory()) refuse('SAFETENSORS_TOO_SMALL', 'it is a folder');
+    fileBytes = status.size;
+  } catch (cause) {
+    throw cause instanceof CheckpointError ? cause : readError(path, cause);
+  }
+  if (fileBytes < 8) refuse('SAFETENSORS_TOO_SMALL', `it has ${fileBytes} bytes, fewer than the 8 of the length`);
+  const prefix = new Uint8Array(8);
+  await readFully(path, handle, 0, prefix);
+  const claimed = new DataView(prefix.buffer).getBigUint64(0, true);
+  if (claimed > BigInt(MAX_HEADER_BYTES)) {
+    refuse('SAFETENSORS_HEADER_TOO_LARGE', `it claims a header of ${claimed} bytes; the limit is ${MAX_HEADER_BYTES}`);
+  }
+  const headerBytes = Number(claimed);
+  if (8 + headerBytes > fileBytes) {
+    refuse('SAFETENSORS_HEADER_LENGTH', `it claims a header of ${headerBytes} bytes but has only ${fileBytes - 8} more`);
+  }
+  const text = new Uint8Array(headerBytes);
+  await readFully(path, handle, 8, text);
+  const header = addon.parseSafetensorsHeader(text, fileBytes - 8 - headerBytes);
+  if (!('names' in header)) {
+    const [code, what] = FAULTS[header.fault] ?? ['SAFETENSORS_INVALID_JSON', 'its header is not valid'];
+    const where = code === 'SAFETENSORS_INVALID_JSON' ? ` at byte ${header.position} of the header` : '';
+    return refuse(code, what + where, header.tensor);
+  }
+  const tensors = new Map<string, SafetensorsTensor>();
+  let dim = 0;
+  header.names.forEach((name, i) => {
+    const rank = header.ranks[i] as number;
+    const begin = header.offsets[2 * i] as number;
+    tensors.set(name, {
+      name,
+      dtype: SAFETENSORS_DTYPES[header.dtypes[i] as number] as SafetensorsDtype,
+      shape: Array.from(header.dims.subarray(dim, dim + rank)),
+      position: 8 + headerBytes + begin,
+      bytes: (header.offsets[2 * i + 1] as number) - begin,
+    });
+    dim += rank;
+  });
+  const metadata = new Map<string, string>();
+  for (let i = 0; i < header.metadata.length; i += 2) {
+    metadata.set(header.metadata[i] as string, header.metadata[i + 1] as string);
+  }
+  return { tensors, metadata };
+}

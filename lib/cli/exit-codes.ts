@@ -1,0 +1,33 @@
+/**
+ * What the process ends with, for scripts.
+ *
+ * @module
+ */
+import { CheckpointError, InvalidArgumentError, LowbitError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
+
+export const EXIT = {
+  success: 0,
+  /** A fault of lowbit itself. */
+  internal: 1,
+  /** Wrong arguments. */
+  usage: 2,
+  /** The input can't be read, or can't be quantized as asked. */
+  input: 3,
+  /** The output can't be written. */
+  output: 4,
+  /** Ctrl-C. */
+  interrupted: 130,
+} as const;
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof InvalidArgumentError) return EXIT.usage;
+  if (error instanceof CheckpointError || error instanceof NonFiniteError || error instanceof ScaleOverflowError) return EXIT.input;
+  if (error instanceof OutputError) return EXIT.output;
+  return EXIT.internal;
+}
+
+/** What the person at the terminal reads: a sentence for errors of ours, everything for others. */
+export function messageOf(error: unknown): string {
+  if (error instanceof LowbitError) return `${error.message} [${error.code}]`;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env node
+/**
+ * The command line: `lowbit <command>`.
+ *
+ * @module
+ */
+import { Command, CommanderError } from 'commander';
+import { capabilities } from '../runtime.js';
+import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { quantizeCommand } from './quantize.js';
+
+async function main(): Promise<number> {
+  const program = new Command('lowbit')
+    .description('Low-bit quantization at native speed.')
+    .version(capabilities().version)
+    .addCommand(quantizeCommand())
+    .configureHelp({ showGlobalOptions: true });
+  for (const command of [program, ...program.commands]) command.exitOverride().showHelpAfterError('(--help shows the options)');
+  try {
+    await program.parseAsync();
+    return EXIT.success;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
+    if (error instanceof Error && error.name === 'AbortError') {
+      console.error('Interrupted. Nothing was written.');
+      return EXIT.interrupted;
+    }
+    console.error(`lowbit: ${messageOf(error)}`);
+    return exitCodeOf(error);
+  }
+}
+
+main().then((code) => {
+  process.exitCode = code;
+});

@@ -1,0 +1,186 @@
+/**
+ * The errors that lowbit throws. Every one is a {@link LowbitError} with a stable `code`; the message says what was
+ * expected, what came, and where there is one, the remedy.
+ *
+ * @module
+ */
+
+/** Codes of {@link InvalidArgumentError}. */
+export type ArgumentErrorCode = 'INVALID_ARGUMENT';
+
+/** Codes of {@link CheckpointError}: one for each way in which a file can be wrong. */
+export type CheckpointErrorCode =
+  | 'SAFETENSORS_TOO_SMALL'
+  | 'SAFETENSORS_HEADER_TOO_LARGE'
+  | 'SAFETENSORS_HEADER_LENGTH'
+  | 'SAFETENSORS_HEADER_START'
+  | 'SAFETENSORS_INVALID_UTF8'
+  | 'SAFETENSORS_INVALID_JSON'
+  | 'SAFETENSORS_DUPLICATE_KEY'
+  | 'SAFETENSORS_MISSING_FIELD'
+  | 'SAFETENSORS_UNKNOWN_DTYPE'
+  | 'SAFETENSORS_INVALID_SHAPE'
+  | 'SAFETENSORS_INVALID_OFFSETS'
+  | 'SAFETENSORS_INVALID_METADATA'
+  | 'SAFETENSORS_REVERSED_OFFSETS'
+  | 'SAFETENSORS_HOLE'
+  | 'SAFETENSORS_OVERLAP'
+  | 'SAFETENSORS_SIZE_OVERFLOW'
+  | 'SAFETENSORS_MISALIGNED'
+  | 'SAFETENSORS_SIZE_MISMATCH'
+  | 'SAFETENSORS_TRUNCATED'
+  | 'SAFETENSORS_TRAILING_DATA'
+  | 'INDEX_INVALID'
+  | 'INDEX_MISSING_SHARD'
+  | 'INDEX_MISSING_TENSOR'
+  | 'INDEX_DUPLICATE_TENSOR'
+  | 'CONFIG_INVALID'
+  | 'NOT_A_CHECKPOINT'
+  | 'ALREADY_QUANTIZED'
+  | 'NOTHING_TO_QUANTIZE'
+  | 'UNSUPPORTED_PLAN'
+  | 'FILE_NOT_FOUND'
+  | 'FILE_TRUNCATED'
+  | 'READ_FAILED';
+
+/** Codes of {@link OutputError}. */
+export type OutputErrorCode = 'OUTPUT_EXISTS' | 'DISK_FULL' | 'PERMISSION_DENIED' | 'WRITE_FAILED';
+
+/** Codes of {@link AddonError}. */
+export type AddonErrorCode = 'ADDON_NOT_FOUND' | 'INVALID_ENVIRONMENT' | 'INTERNAL';
+
+/** Every code that a {@link LowbitError} can carry. */
+export type ErrorCode =
+  | ArgumentErrorCode
+  | 'NON_FINITE'
+  | 'SCALE_OVERFLOW'
+  | CheckpointErrorCode
+  | OutputErrorCode
+  | AddonErrorCode;
+
+/** The base of every error that lowbit throws on purpose. */
+export class LowbitError extends Error {
+  /** Stable across versions; compare with this rather than with the message. */
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+/** An argument or option has the wrong type, value or size, or does not go with another one. */
+export class InvalidArgumentError extends LowbitError {
+  /** The argument or option concerned. */
+  readonly argument: string;
+
+  constructor(argument: string, message: string, options?: { cause?: unknown }) {
+    super('INVALID_ARGUMENT', message, options);
+    this.argument = argument;
+  }
+}
+
+/** A tensor holds NaN or infinity where finite numbers are needed. */
+export class NonFiniteError extends LowbitError {
+  /** Position of the first such element in row-major order. */
+  readonly index: number;
+  /** What stands there: NaN, Infinity or -Infinity. */
+  readonly value: number;
+  /** Name of the tensor, where it has one. */
+  readonly tensor: string | undefined;
+
+  constructor(message: string, index: number, value: number, tensor?: string) {
+    super('NON_FINITE', message);
+    this.index = index;
+    this.value = value;
+    this.tensor = tensor;
+  }
+}
+
+/** A scale is too large for the requested `scaleDtype`. */
+export class ScaleOverflowError extends LowbitError {
+  /** Position of the first such scale in `scales`. */
+  readonly index: number;
+  /** Name of the tensor, where it has one. */
+  readonly tensor: string | undefined;
+
+  constructor(message: string, index: number, tensor?: string) {
+    super('SCALE_OVERFLOW', message);
+    this.index = index;
+    this.tensor = tensor;
+  }
+}
+
+/** A checkpoint can't be read, or can't be quantized as asked. */
+export class CheckpointError extends LowbitError {
+  declare readonly code: CheckpointErrorCode;
+  /** The file or folder concerned. */
+  readonly path: string;
+  /** The tensor concerned, where there is one. */
+  readonly tensor: string | undefined;
+
+  constructor(
+    code: CheckpointErrorCode,
+    message: string,
+    details: { path: string; tensor?: string | undefined; cause?: unknown },
+  ) {
+    super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.path = details.path;
+    this.tensor = details.tensor;
+  }
+}
+
+/** A result can't be written. Nothing is left under its final name. */
+export class OutputError extends LowbitError {
+  declare readonly code: OutputErrorCode;
+  /** The file or folder concerned. */
+  readonly path: string;
+
+  constructor(code: OutputErrorCode, message: string, details: { path: string; cause?: unknown }) {
+    super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.path = details.path;
+  }
+}
+
+/** The native addon is missing, can't be loaded, or reports a state that should not occur. */
+export class AddonError extends LowbitError {
+  declare readonly code: AddonErrorCode;
+}
+
+/** A value as a message shows it: short, and telling strings from numbers. */
+export function describe(value: unknown): string {
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}…` : value);
+    case 'bigint':
+      return `${value}n`;
+    case 'function':
+      return 'a function';
+    case 'symbol':
+      return 'a symbol';
+    case 'object':
+      return value === null ? 'null' : describeObject(value);
+    default:
+      return String(value);
+  }
+}
+
+function describeObject(value: object): string {
+  try {
+    const name = Object.prototype.toString.call(value).slice(8, -1);
+    const article = /^[AEIO]/.test(name) ? 'an' : 'a';
+    if (ArrayBuffer.isView(value) || Array.isArray(value)) {
+      const { length } = value as { length?: number };
+      if (length !== undefined) return `${article} ${name} of length ${length}`;
+    }
+    return name === 'Object' ? 'an object' : `${article} ${name}`;
+  } catch {
+    return 'an object'; // a revoked proxy, or one whose traps throw
+  }
+}
+
+/** `Expected … for … but received …` */
+export function invalidArgument(argument: string, expected: string, received: unknown): InvalidArgumentError {
+  return new InvalidArgumentError(argument, `Expected ${expected} for ${argument} but received ${describe(received)}.`);
+}

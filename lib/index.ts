@@ -1,0 +1,59 @@
+/**
+ * lowbit: low-bit quantization for Node.js at native speed.
+ *
+ * @packageDocumentation
+ */
+export type { Float16ArrayLike, FloatDtype, IntDtype, QuantDtype, SignedIntDtype, UnsignedIntDtype } from './dtype.js';
+export {
+  AddonError,
+  type AddonErrorCode,
+  type ArgumentErrorCode,
+  CheckpointError,
+  type CheckpointErrorCode,
+  type ErrorCode,
+  InvalidArgumentError,
+  LowbitError,
+  NonFiniteError,
+  OutputError,
+  type OutputErrorCode,
+  ScaleOverflowError,
+} from './errors.js';
+export type { QuantizationSpec } from './pipeline/plan.js';
+export {
+  type Progress,
+  type QuantizationReport,
+  type QuantizeCheckpointOptions,
+  quantizeCheckpoint,
+  type TensorReport,
+} from './pipeline/quantize-checkpoint.js';
+export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
+export {
+  type CastAsyncOptions,
+  type CastOptions,
+  castTensor,
+  castTensorAsync,
+  type FloatArrayOf,
+  type FloatInputOf,
+} from './tensor/cast.js';
+export { type Comparison, compareTensors, compareTensorsAsync } from './tensor/compare.js';
+export {
+  type DequantizeAsyncOptions,
+  type DequantizeOptions,
+  dequantizeTensor,
+  dequantizeTensorAsync,
+} from './tensor/dequantize.js';
+export {
+  type QuantizeAsyncOptions,
+  type QuantizeInput,
+  type QuantizeOptions,
+  quantizeTensor,
+  quantizeTensorAsync,
+} from './tensor/quantize.js';
+export {
+  type Granularity,
+  type QuantizedTensor,
+  type Scheme,
+  sizeOf,
+  type TensorSize,
+  unpackCodes,
+} from './tensor/quantized-tensor.js';

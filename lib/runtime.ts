@@ -1,0 +1,59 @@
+/**
+ * What this machine offers, and how much of it to use.
+ *
+ * @module
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { addon, configuration, packageRoot } from './addon.js';
+import * as validate from './validate.js';
+
+/** The result of {@link capabilities}. */
+export interface Capabilities {
+  /** Version of this package. */
+  readonly version: string;
+  /** The instruction set in use: the best one supported, or what the environment variable LOWBIT_ISA names. */
+  readonly isa: string;
+  /** Those that this build and this processor support, best first; the last is `'scalar'`. */
+  readonly isas: readonly string[];
+  /** How many threads work on one call. */
+  readonly threads: number;
+  readonly cuda: {
+    readonly available: boolean;
+    /** Why not, if not. */
+    readonly reason?: string;
+    readonly devices: readonly { readonly name: string }[];
+  };
+}
+
+const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
+
+/**
+ * What this build can do on this machine.
+ *
+ * @example
+ * ```ts
+ * capabilities(); // { version: '0.1.0', isa: 'avx2', isas: ['avx2', 'scalar'], threads: 8, cuda: { available: false, … } }
+ * ```
+ */
+export function capabilities(): Capabilities {
+  return {
+    version,
+    isa: configuration.isa,
+    isas: [...configuration.isas],
+    threads: addon.threads(),
+    cuda: { available: false, reason: 'This build of lowbit has no CUDA module.', devices: [] },
+  };
+}
+
+/**
+ * Sets how many threads work on one call, the calling one included. The default is the number of processors that the
+ * process may use (its affinity mask and its control group's CPU quota), or the environment variable LOWBIT_NUM_THREADS.
+ * It holds for the whole process, worker threads included. Results do not depend on it.
+ *
+ * @param n - An integer from 1 to 1024.
+ * @throws {@link InvalidArgumentError} for anything else.
+ */
+export function setNumThreads(n: number): void {
+  addon.setThreads(validate.integer('n', n, 1, 1024));
+}

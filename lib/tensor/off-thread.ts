@@ -1,0 +1,51 @@
+/**
+ * What an asynchronous call may touch while JavaScript goes on. A buffer that can be transferred away would take its memory
+ * with it under the hands of the worker, so such arrays are copied; a SharedArrayBuffer can't be transferred and is used in
+ * place.
+ *
+ * @module
+ */
+import type { RawFloats } from '../addon.js';
+import { InvalidArgumentError } from '../errors.js';
+import type { QuantizedTensor } from './quantized-tensor.js';
+
+type AnyArray = RawFloats | Uint8Array | Int32Array;
+
+function isShared(array: AnyArray): boolean {
+  return array.buffer instanceof SharedArrayBuffer;
+}
+
+function input<T extends AnyArray>(array: T): T {
+  return isShared(array) ? array : (array.slice() as T);
+}
+
+/** Room for a result: the caller's array if that is safe, else a private one that {@link copyBack} copies from. */
+function output<T extends AnyArray>(array: T): T {
+  if (isShared(array)) return array;
+  return new (array.constructor as new (length: number) => T)(array.length);
+}
+
+function copyBack<T extends AnyArray>(argument: string, from: T, to: T): void {
+  if (from === to) return;
+  if (to.length !== from.length) {
+    throw new InvalidArgumentError(argument, `Expected ${argument} to stay attached, and as long, until the call ends.`);
+  }
+  to.set(from as never);
+}
+
+function tensor(out: QuantizedTensor): QuantizedTensor {
+  return {
+    ...out,
+    data: output(out.data),
+    scales: output(out.scales),
+    zeroPoints: out.zeroPoints === null ? null : output(out.zeroPoints),
+  };
+}
+
+function copyTensor(from: QuantizedTensor, to: QuantizedTensor): void {
+  copyBack('out.data', from.data, to.data);
+  copyBack('out.scales', from.scales, to.scales);
+  if (from.zeroPoints !== null && to.zeroPoints !== null) copyBack('out.zeroPoints', from.zeroPoints, to.zeroPoints);
+}
+
+export const detachedFromCaller = { input, output, copyBack, tensor, copyTensor };

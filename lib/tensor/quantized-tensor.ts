@@ -1,0 +1,228 @@
+/**
+ * The result of affine quantization, as plain data.
+ *
+ * @module
+ */
+import { addon } from '../addon.js';
+import { type CodeType, type IntDtype, codeTypeOf, packedRowBytes, type SignedIntDtype, type UnsignedIntDtype } from '../dtype.js';
+import { invalidArgument } from '../errors.js';
+import * as validate from '../validate.js';
+
+/** `symmetric`: zero point 0 (unsigned dtypes: 2^(b−1)). `asymmetric`: a zero point for each parameter set. */
+export type Scheme = 'symmetric' | 'asymmetric';
+
+/** How many elements share a scale: all of them, those of one channel, or a group along the last axis. */
+export type Granularity = 'per-tensor' | 'per-channel' | 'per-group';
+
+/**
+ * A quantized tensor: `x ≈ scale · (code − zeroPoint)`.
+ *
+ * Plain data without methods: it survives `structuredClone`, `postMessage` and a database.
+ */
+export interface QuantizedTensor<D extends IntDtype = IntDtype> {
+  readonly dtype: D;
+  /** Row-major. */
+  readonly shape: readonly number[];
+  readonly scheme: Scheme;
+  readonly granularity: Granularity;
+  /** The axis of the channels; per-channel only. */
+  readonly axis?: number;
+  /** Elements along the last axis that share a scale (the last group may be shorter); per-group only. */
+  readonly groupSize?: number;
+  /**
+   * The codes. Those of fewer than 8 bits are packed along the last axis, the first in the low bits, each row starting on
+   * a byte; signed ones are in two's complement.
+   */
+  readonly data: Uint8Array;
+  /** One per tensor, per channel, or per group (row-major [rows, groups]). */
+  readonly scales: Float32Array;
+  /**
+   * As many as scales, within the dtype's range. Null for a symmetric scheme means what the scheme says: 0, or 2^(b−1) for
+   * an unsigned dtype.
+   */
+  readonly zeroPoints: Int32Array | null;
+}
+
+/** @internal How a tensor of this shape is divided, for the addon and for the sizes of its arrays. */
+export interface Layout {
+  readonly code: CodeType;
+  readonly shape: readonly number[];
+  readonly granularity: Granularity;
+  readonly axis: number | undefined;
+  readonly groupSize: number | undefined;
+  readonly elementCount: number;
+  readonly rows: number;
+  readonly columns: number;
+  readonly parameterCount: number;
+  readonly dataBytes: number;
+  /** Where parameters change: AffineLayout in native/ops/affine/affine.h. */
+  readonly blocks: number;
+  readonly blockSize: number;
+  readonly groupLength: number;
+  readonly shared: boolean;
+}
+
+/** @internal `axis` and `groupSize` are read only where the granularity has a use for them. */
+export function layoutOf(
+  dtype: unknown,
+  shape: readonly number[],
+  granularity: Granularity,
+  axis: unknown,
+  groupSize: unknown,
+): Layout {
+  const code = codeTypeOf('dtype', dtype);
+  const elementCount = validate.product(shape);
+  const columns = shape.length === 0 ? 1 : (shape[shape.length - 1] as number);
+  const rows = shape.length === 0 ? 1 : validate.product(shape, 0, shape.length - 1);
+  let blocks = 1;
+  let blockSize = elementCount;
+  let groupLength = Math.max(1, elementCount);
+  let parameterCount = 1;
+  let shared = false;
+  let channelAxis: number | undefined;
+  let groups: number | undefined;
+  if (granularity === 'per-channel') {
+    if (shape.length === 0) throw invalidArgument('shape', 'at least one axis for per-channel granularity', shape);
+    channelAxis = validate.integer('axis', axis === undefined ? 0 : axis, -shape.length, shape.length - 1);
+    if (channelAxis < 0) channelAxis += shape.length;
+    blocks = validate.product(shape, 0, channelAxis);
+    groupLength = Math.max(1, validate.product(shape, channelAxis + 1));
+    parameterCount = shape[channelAxis] as number;
+    blockSize = parameterCount * groupLength;
+    shared = blocks > 1;
+  } else if (granularity === 'per-group') {
+    groups = validate.integer('groupSize', groupSize === undefined ? 128 : groupSize, 1);
+    blocks = rows;
+    blockSize = columns;
+    groupLength = Math.max(1, Math.min(groups, columns));
+    parameterCount = rows * Math.ceil(columns / groupLength);
+  }
+  return {
+    code,
+    shape,
+    granularity,
+    axis: channelAxis,
+    groupSize: groups,
+    elementCount,
+    rows,
+    columns,
+    parameterCount,
+    dataBytes: rows * packedRowBytes(columns, code.bits),
+    blocks,
+    blockSize,
+    groupLength,
+    shared,
+  };
+}
+
+/** @internal Writes the numbers with which every affine record of the addon begins; returns how many. */
+export function writeLayout(record: Float64Array, layout: Layout): number {
+  record[0] = layout.blocks;
+  record[1] = layout.blockSize;
+  record[2] = layout.groupLength;
+  record[3] = layout.shared ? 1 : 0;
+  record[4] = layout.columns;
+  record[5] = layout.code.bits;
+  record[6] = layout.code.signed ? 1 : 0;
+  return 7;
+}
+
+const FIELDS = ['dtype', 'shape', 'scheme', 'granularity', 'axis', 'groupSize', 'data', 'scales', 'zeroPoints'];
+
+/** @internal Checks a tensor that came from outside: every field, and that the arrays fit the shape. */
+export function checkQuantizedTensor(argument: string, value: unknown): { tensor: QuantizedTensor; layout: Layout } {
+  if (typeof value !== 'object' || value === null) throw invalidArgument(argument, 'a QuantizedTensor', value);
+  const given = value as Partial<Record<(typeof FIELDS)[number], unknown>>;
+  const { dtype, axis, groupSize } = given;
+  codeTypeOf(`${argument}.dtype`, dtype);
+  const shape = validate.shape(`${argument}.shape`, given['shape']);
+  const scheme = validate.oneOf(`${argument}.scheme`, given['scheme'], ['symmetric', 'asymmetric']);
+  const granularity = validate.oneOf(`${argument}.granularity`, given['granularity'], [
+    'per-tensor',
+    'per-channel',
+    'per-group',
+  ]);
+  const layout = layoutOf(dtype, shape, granularity, axis, groupSize);
+  const data = validate.uint8Array(`${argument}.data`, given['data'], layout.dataBytes);
+  const scales = validate.float32Array(`${argument}.scales`, given['scales'], layout.parameterCount);
+  let zeroPoints: Int32Array | null = null;
+  if (given['zeroPoints'] !== null) {
+    zeroPoints = validate.int32Array(`${argument}.zeroPoints`, given['zeroPoints'], layout.parameterCount);
+  } else if (scheme === 'asymmetric') {
+    throw invalidArgument(`${argument}.zeroPoints`, 'an Int32Array, as the scheme is asymmetric,', null);
+  } else if (!layout.code.signed) {
+    zeroPoints = symmetricZeroPoints(layout);
+  }
+  return { tensor: tensorOf(layout, dtype as IntDtype, scheme, data, scales, zeroPoints), layout };
+}
+
+/** @internal What an unsigned dtype has in a symmetric scheme. */
+export function symmetricZeroPoints(layout: Layout): Int32Array {
+  return new Int32Array(layout.parameterCount).fill(2 ** (layout.code.bits - 1));
+}
+
+/** @internal */
+export function tensorOf(
+  layout: Layout,
+  dtype: IntDtype,
+  scheme: Scheme,
+  data: Uint8Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+): QuantizedTensor {
+  const { shape, granularity, axis, groupSize } = layout;
+  if (granularity === 'per-channel') return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints };
+  if (granularity === 'per-group') {
+    return { dtype, shape, scheme, granularity, groupSize: groupSize as number, data, scales, zeroPoints };
+  }
+  return { dtype, shape, scheme, granularity, data, scales, zeroPoints };
+}
+
+/**
+ * The codes of a quantized tensor, one per element in row-major order.
+ *
+ * @returns An Int8Array for signed dtypes, a Uint8Array for unsigned ones.
+ * @throws {@link InvalidArgumentError} if a field is missing or its size does not fit the shape.
+ *
+ * @example
+ * ```ts
+ * const q = quantizeTensor(new Float32Array([0.5, -1, 3.5]), { dtype: 'int4' });
+ * unpackCodes(q); // Int8Array [1, -2, 7]
+ * ```
+ */
+export function unpackCodes(q: QuantizedTensor<SignedIntDtype>): Int8Array;
+export function unpackCodes(q: QuantizedTensor<UnsignedIntDtype>): Uint8Array;
+export function unpackCodes(q: QuantizedTensor): Int8Array | Uint8Array;
+export function unpackCodes(q: QuantizedTensor): Int8Array | Uint8Array {
+  const { tensor, layout } = checkQuantizedTensor('q', q);
+  const { bits, signed } = layout.code;
+  const out = signed ? new Int8Array(layout.elementCount) : new Uint8Array(layout.elementCount);
+  if (layout.elementCount > 0) addon.unpackCodes(tensor.data, bits, signed, layout.rows, layout.columns, out);
+  return out;
+}
+
+/** What a quantized tensor takes in memory. */
+export interface TensorSize {
+  /** Bytes of `data`, `scales` and `zeroPoints` together. */
+  readonly bytes: number;
+  /** Eight times that, divided by the number of elements; 0 for an empty tensor. */
+  readonly bitsPerWeight: number;
+}
+
+/**
+ * The size of a quantized tensor in memory, parameters included. (Files keep scales in fewer bytes: see the table that
+ * `lowbit quantize` prints.)
+ *
+ * @throws {@link InvalidArgumentError} if a field is missing or its size does not fit the shape.
+ *
+ * @example
+ * ```ts
+ * const q = quantizeTensor(new Float32Array(4096), { dtype: 'int4', granularity: 'per-group', groupSize: 32 });
+ * sizeOf(q); // { bytes: 2560, bitsPerWeight: 5 }
+ * ```
+ */
+export function sizeOf(q: QuantizedTensor): TensorSize {
+  const { tensor, layout } = checkQuantizedTensor('q', q);
+  const bytes = tensor.data.byteLength + tensor.scales.byteLength + (tensor.zeroPoints?.byteLength ?? 0);
+  return { bytes, bitsPerWeight: layout.elementCount === 0 ? 0 : (8 * bytes) / layout.elementCount };
+}
