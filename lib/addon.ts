@@ -50,7 +50,15 @@ export interface RawError extends Error {
 
 /** The result of parseSafetensorsHeader: a fault, or the tensors in the order of their data. */
 export type RawSafetensorsHeader =
-  | { fault: 0; names: string[]; dtypes: Uint8Array; ranks: Uint32Array; dims: Float64Array; offsets: Float64Array; metadata: string[] }
+  | {
+      fault: 0;
+      names: string[];
+      dtypes: Uint8Array;
+      ranks: Uint32Array;
+      dims: Float64Array;
+      offsets: Float64Array;
+      metadata: string[];
+    }
   | { fault: number; tensor: string; position: number };
 
 /** The functions that native/node exports. An `…Async` twin returns the number of its job. */

@@ -4,9 +4,10 @@
  *
  * @module
  */
-import { type Float16ArrayLike, floatCodeOf } from './dtype.js';
+
 import type { RawFloats } from './addon.js';
-import { InvalidArgumentError, describe, invalidArgument } from './errors.js';
+import { type Float16ArrayLike, floatCodeOf } from './dtype.js';
+import { describe, InvalidArgumentError, invalidArgument } from './errors.js';
 
 /** An options object with no unknown names: a misspelled option must not be silently without effect. */
 export function options<T extends object>(argument: string, value: unknown, known: ReadonlySet<string>): Partial<T> {
@@ -135,7 +136,11 @@ export function uint8Array(argument: string, value: unknown, count: number): Uin
   return lengthOf(argument, value, count);
 }
 
-function lengthOf<T extends ArrayBufferView & { readonly length: number }>(argument: string, value: T, count: number): T {
+function lengthOf<T extends ArrayBufferView & { readonly length: number }>(
+  argument: string,
+  value: T,
+  count: number,
+): T {
   if (value.length !== count) {
     attached(argument, value);
     throw invalidArgument(argument, `length ${count}`, value);

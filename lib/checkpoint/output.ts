@@ -14,13 +14,20 @@ export function outputError(path: string, cause: unknown): OutputError {
   if (cause instanceof OutputError) return cause;
   const { code, message } = cause as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, { path, cause });
-  }
-  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
-    return new OutputError('PERMISSION_DENIED', `${path} can't be written: ${message}. Choose a folder you may write to.`, {
+    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, {
       path,
       cause,
     });
+  }
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
+    return new OutputError(
+      'PERMISSION_DENIED',
+      `${path} can't be written: ${message}. Choose a folder you may write to.`,
+      {
+        path,
+        cause,
+      },
+    );
   }
   return new OutputError('WRITE_FAILED', `${path} can't be written: ${message}.`, { path, cause });
 }
@@ -78,12 +85,13 @@ export class OutputFolder {
     const temporary = join(parent, `.${basename(target)}.partial-${randomBytes(4).toString('hex')}`);
     try {
       await mkdir(parent, { recursive: true });
-      const { bavail, bsize } = await statfs(parent);
+      await mkdir(temporary);
+      const { bavail, bsize } = await statfs(temporary);
       if (bavail * bsize < bytes) {
+        await rm(temporary, { recursive: true });
         const message = `${path} needs ${bytes} bytes but its disk has only ${bavail * bsize} left.`;
         throw new OutputError('DISK_FULL', message, { path });
       }
-      await mkdir(temporary);
     } catch (cause) {
       throw outputError(path, cause);
     }

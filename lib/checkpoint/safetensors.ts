@@ -55,7 +55,10 @@ const FAULTS: readonly (readonly [CheckpointErrorCode, string])[] = [
   ['SAFETENSORS_HEADER_START', 'its header does not begin with {'],
   ['SAFETENSORS_INVALID_UTF8', 'its header is not valid UTF-8'],
   ['SAFETENSORS_INVALID_JSON', 'its header is not valid JSON'],
-  ['SAFETENSORS_DUPLICATE_KEY', 'a name or field comes twice in its header, and readers would disagree on which counts'],
+  [
+    'SAFETENSORS_DUPLICATE_KEY',
+    'a name or field comes twice in its header, and readers would disagree on which counts',
+  ],
   ['SAFETENSORS_MISSING_FIELD', 'a tensor lacks dtype, shape or data_offsets'],
   ['SAFETENSORS_UNKNOWN_DTYPE', 'a tensor has a dtype that the format does not know'],
   ['SAFETENSORS_INVALID_SHAPE', 'a shape is not an array of non-negative integers'],
@@ -168,7 +171,10 @@ async function readHeader(
   }
   const headerBytes = Number(claimed);
   if (8 + headerBytes > fileBytes) {
-    refuse('SAFETENSORS_HEADER_LENGTH', `it claims a header of ${headerBytes} bytes but has only ${fileBytes - 8} more`);
+    refuse(
+      'SAFETENSORS_HEADER_LENGTH',
+      `it claims a header of ${headerBytes} bytes but has only ${fileBytes - 8} more`,
+    );
   }
   const text = new Uint8Array(headerBytes);
   await readFully(path, handle, 8, text);

@@ -3,7 +3,14 @@
  *
  * @module
  */
-import { CheckpointError, InvalidArgumentError, LowbitError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
+import {
+  CheckpointError,
+  InvalidArgumentError,
+  LowbitError,
+  NonFiniteError,
+  OutputError,
+  ScaleOverflowError,
+} from '../errors.js';
 
 export const EXIT = {
   success: 0,
@@ -21,7 +28,8 @@ export const EXIT = {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof InvalidArgumentError) return EXIT.usage;
-  if (error instanceof CheckpointError || error instanceof NonFiniteError || error instanceof ScaleOverflowError) return EXIT.input;
+  if (error instanceof CheckpointError || error instanceof NonFiniteError || error instanceof ScaleOverflowError)
+    return EXIT.input;
   if (error instanceof OutputError) return EXIT.output;
   return EXIT.internal;
 }

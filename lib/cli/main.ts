@@ -15,7 +15,8 @@ async function main(): Promise<number> {
     .version(capabilities().version)
     .addCommand(quantizeCommand())
     .configureHelp({ showGlobalOptions: true });
-  for (const command of [program, ...program.commands]) command.exitOverride().showHelpAfterError('(--help shows the options)');
+  for (const command of [program, ...program.commands])
+    command.exitOverride().showHelpAfterError('(--help shows the options)');
   try {
     await program.parseAsync();
     return EXIT.success;

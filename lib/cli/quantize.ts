@@ -6,7 +6,7 @@
 import { Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { type Plan, planQuantization, type QuantizationSpec } from '../pipeline/plan.js';
-import { quantizeCheckpoint, type QuantizationReport } from '../pipeline/quantize-checkpoint.js';
+import { type QuantizationReport, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import { setNumThreads } from '../runtime.js';
 import { progressDisplay } from './progress.js';
 import { planTable, reportTable } from './table.js';
@@ -47,7 +47,9 @@ function rangeMethod(text: string): NonNullable<QuantizationSpec['range']> {
   if (percentile !== undefined && Number(percentile) > 50 && Number(percentile) <= 100) {
     return { percentile: Number(percentile) };
   }
-  throw new InvalidOption('Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.');
+  throw new InvalidOption(
+    'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
+  );
 }
 
 /** JSON has no Infinity: a layer without error has no SQNR. */
@@ -129,9 +131,13 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
 
 export function quantizeCommand(): Command {
   return new Command('quantize')
-    .description('Quantize the linear layers of a checkpoint to int4 or int8, and write a Hugging Face folder that vLLM and transformers load (compressed-tensors layout).')
+    .description(
+      'Quantize the linear layers of a checkpoint to int4 or int8, and write a Hugging Face folder that vLLM and transformers load (compressed-tensors layout).',
+    )
     .argument('<input>', 'a .safetensors file, or a folder with one or several of them (float32, float16, bfloat16)')
-    .addOption(new Option('-d, --dtype <dtype>', 'code type of the weights').choices(['int4', 'int8']).makeOptionMandatory())
+    .addOption(
+      new Option('-d, --dtype <dtype>', 'code type of the weights').choices(['int4', 'int8']).makeOptionMandatory(),
+    )
     .option('-o, --output <folder>', 'folder to create')
     .addOption(
       new Option('--granularity <granularity>', 'what shares a scale: a group of inputs, or an output channel')
@@ -144,7 +150,12 @@ export function quantizeCommand(): Command {
         .choices(['symmetric', 'asymmetric'])
         .default('symmetric'),
     )
-    .option('--range <method>', 'how the range is chosen: minmax, mse, or percentile:<p>', rangeMethod, 'minmax' as const)
+    .option(
+      '--range <method>',
+      'how the range is chosen: minmax, mse, or percentile:<p>',
+      rangeMethod,
+      'minmax' as const,
+    )
     .option('--include <regex>', 'quantize only the weights whose name matches', regularExpression)
     .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
     .option('--threads <n>', 'threads to use (default: all processors)', positiveInteger)

@@ -40,7 +40,10 @@ export function reportTable(report: QuantizationReport): string {
   summary.push(
     ['tensors', `${tensors.length} quantized, ${report.copied.length} copied`],
     ['bits per weight', report.bitsPerWeight.toFixed(3)],
-    ['size', `${bytes(report.inputBytes)} → ${bytes(report.outputBytes)} (${((100 * report.outputBytes) / report.inputBytes).toFixed(1)} %)`],
+    [
+      'size',
+      `${bytes(report.inputBytes)} → ${bytes(report.outputBytes)} (${((100 * report.outputBytes) / report.inputBytes).toFixed(1)} %)`,
+    ],
     ['SQNR', `worst ${decibels(worst?.sqnrDb ?? Number.POSITIVE_INFINITY)} in ${report.worstTensor}`],
     ['time', `${report.seconds.toFixed(2)} s, ${(report.inputBytes / report.seconds / 1e9).toFixed(2)} GB/s read`],
     ['written to', report.output],
@@ -55,7 +58,13 @@ export function planTable(plan: Plan): string {
   const entries = plan.files.flatMap((file) => file.quantized);
   for (const entry of entries) {
     const { name, shape, bytes: before } = entry.tensor;
-    rows.push([name.replace(/\.weight$/, ''), shape.join(' × '), entry.inputDtype, bytes(before), bytes(entry.outputBytes)]);
+    rows.push([
+      name.replace(/\.weight$/, ''),
+      shape.join(' × '),
+      entry.inputDtype,
+      bytes(before),
+      bytes(entry.outputBytes),
+    ]);
   }
   const copied = plan.files.reduce((sum, file) => sum + file.copied.length, 0);
   return (

@@ -5,7 +5,7 @@
  */
 import type { Checkpoint, CheckpointTensor, Json } from '../checkpoint/checkpoint.js';
 import { type PackedScheme, packedTensors, quantizationConfig } from '../checkpoint/compressed-tensors.js';
-import { safetensorsFileBytes, tensorBytes, type TensorSpec } from '../checkpoint/safetensors-writer.js';
+import { safetensorsFileBytes, type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import type { FloatDtype } from '../dtype.js';
 import { CheckpointError } from '../errors.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
@@ -60,13 +60,18 @@ export interface Plan {
   readonly fileBytes: number;
 }
 
-const FLOAT_DTYPES: Readonly<Partial<Record<string, FloatDtype>>> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' };
+const FLOAT_DTYPES: Readonly<Partial<Record<string, FloatDtype>>> = {
+  F32: 'float32',
+  F16: 'float16',
+  BF16: 'bfloat16',
+};
 
 /**
  * Matrices that are no linear layers: embeddings (token, position, …) and routers; and the output head, which every engine
  * keeps in float by default.
  */
-const NOT_LINEAR = /(^|\.)(embed[^.]*|[^.]*embeddings?|wte|wpe|shared|[^.]*norm[^.]*|ln_[^.]*|gate\.weight$|router)(\.|$)/i;
+const NOT_LINEAR =
+  /(^|\.)(embed[^.]*|[^.]*embeddings?|wte|wpe|shared|[^.]*norm[^.]*|ln_[^.]*|gate\.weight$|router)(\.|$)/i;
 const OUTPUT_HEAD = /(^|\.)(lm_head|output|score|classifier|embed_out)\.weight$/;
 
 function isMatrix(tensor: CheckpointTensor): boolean {
@@ -128,14 +133,22 @@ export function planQuantization(checkpoint: Checkpoint, spec: QuantizationSpec)
     const quantized = own.filter((tensor) => isQuantized.has(tensor)).map((tensor) => quantizedEntry(tensor, scheme));
     const copied = own.filter((tensor) => !isQuantized.has(tensor));
     return {
-      name: checkpoint.folder === null ? 'model.safetensors' : file.path.slice(checkpoint.folder.length).replace(/^[\\/]+/, ''),
+      name:
+        checkpoint.folder === null
+          ? 'model.safetensors'
+          : file.path.slice(checkpoint.folder.length).replace(/^[\\/]+/, ''),
       metadata: new Map([['format', 'pt'], ...file.metadata]),
-      outputs: [...quantized.flatMap((entry) => entry.outputs), ...copied.map(({ name, dtype, shape }) => ({ name, dtype, shape }))],
+      outputs: [
+        ...quantized.flatMap((entry) => entry.outputs),
+        ...copied.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
+      ],
       quantized,
       copied,
     };
   });
-  const ignore = all.filter((tensor) => isLinear(tensor) && !isQuantized.has(tensor)).map(({ name }) => name.slice(0, -'.weight'.length));
+  const ignore = all
+    .filter((tensor) => isLinear(tensor) && !isQuantized.has(tensor))
+    .map(({ name }) => name.slice(0, -'.weight'.length));
   const outputs = files.flatMap((file) => file.outputs);
   checkNames(outputs, path);
   return {

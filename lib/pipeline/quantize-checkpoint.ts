@@ -12,7 +12,14 @@ import { OutputFolder, outputError } from '../checkpoint/output.js';
 import { SafetensorsWriter, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import { InvalidArgumentError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
 import { castTensorAsync } from '../tensor/cast.js';
-import { addSums, type Comparison, type ComparisonSums, comparisonOf, compareSumsAsync, noSums } from '../tensor/compare.js';
+import {
+  addSums,
+  type Comparison,
+  type ComparisonSums,
+  compareSumsAsync,
+  comparisonOf,
+  noSums,
+} from '../tensor/compare.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import { quantizeTensorAsync } from '../tensor/quantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
@@ -93,7 +100,18 @@ const BLOCK_ELEMENTS = 1 << 20;
 const SLOTS = 2;
 
 /** Weights in formats that the result would contradict. */
-const OTHER_WEIGHTS = new Set(['.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.h5', '.msgpack', '.gguf', '.onnx', '.ot']);
+const OTHER_WEIGHTS = new Set([
+  '.safetensors',
+  '.bin',
+  '.pt',
+  '.pth',
+  '.ckpt',
+  '.h5',
+  '.msgpack',
+  '.gguf',
+  '.onnx',
+  '.ot',
+]);
 
 /** Rows `begin` … `end` of a tensor, or the bytes of a copied one. */
 interface Block {
@@ -249,7 +267,15 @@ class Run {
         ? { ...common, granularity: 'per-channel', axis: 0 }
         : { ...common, granularity: 'per-group', groupSize: scheme.groupSize };
     const { axis, groupSize, granularity } = out;
-    const options = { dtype: out.dtype, shape: out.shape, scheme: out.scheme, range, scaleDtype: inputDtype, out, signal };
+    const options = {
+      dtype: out.dtype,
+      shape: out.shape,
+      scheme: out.scheme,
+      range,
+      scaleDtype: inputDtype,
+      out,
+      signal,
+    };
     const where = granularity === 'per-group' ? { granularity, groupSize } : { granularity, axis };
     try {
       // The combination is checked at run time: TypeScript can't follow it through the spread.
@@ -284,7 +310,12 @@ class Run {
     const reference =
       input instanceof Float32Array
         ? input
-        : await castTensorAsync(input, { from: inputDtype, to: 'float32', out: slot.floats('reference', input.length), signal });
+        : await castTensorAsync(input, {
+            from: inputDtype,
+            to: 'float32',
+            out: slot.floats('reference', input.length),
+            signal,
+          });
     return compareSumsAsync(reference, back, signal);
   }
 
@@ -297,7 +328,10 @@ class Run {
     }
     const total = noSums();
     for (const part of sums) addSums(total, part);
-    const weightBytes = outputs.reduce((sum, output) => sum + (output.name === names.shape ? 0 : tensorBytes(output)), 0);
+    const weightBytes = outputs.reduce(
+      (sum, output) => sum + (output.name === names.shape ? 0 : tensorBytes(output)),
+      0,
+    );
     this.reports.set(entry, {
       name: tensor.name,
       shape: [rows, columns],
@@ -375,7 +409,8 @@ export function checkSpec(optionsValue: unknown): QuantizeCheckpointOptions {
   }
   validate.oneOf('dtype', given['dtype'], ['int4', 'int8']);
   if (given['scheme'] !== undefined) validate.oneOf('scheme', given['scheme'], ['symmetric', 'asymmetric']);
-  if (given['groupSize'] !== undefined && given['groupSize'] !== null) validate.integer('groupSize', given['groupSize'], 1);
+  if (given['groupSize'] !== undefined && given['groupSize'] !== null)
+    validate.integer('groupSize', given['groupSize'], 1);
   validate.boolean('overwrite', given['overwrite'], false);
   for (const name of ['include', 'exclude'] as const) {
     const pattern = given[name];
@@ -410,7 +445,10 @@ export function checkSpec(optionsValue: unknown): QuantizeCheckpointOptions {
  * console.log(report.bitsPerWeight, report.worstTensor);
  * ```
  */
-export async function quantizeCheckpoint(input: string, options: QuantizeCheckpointOptions): Promise<QuantizationReport> {
+export async function quantizeCheckpoint(
+  input: string,
+  options: QuantizeCheckpointOptions,
+): Promise<QuantizationReport> {
   if (typeof input !== 'string') throw new InvalidArgumentError('input', 'Expected input to be a path.');
   const checked = checkSpec(options);
   const start = performance.now();

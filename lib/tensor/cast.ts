@@ -4,7 +4,7 @@
  * @module
  */
 import { addon, type RawError, type RawFloats, runJob } from '../addon.js';
-import { type Float16ArrayLike, floatCodeOf, type FloatDtype } from '../dtype.js';
+import { type Float16ArrayLike, type FloatDtype, floatCodeOf } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
@@ -13,9 +13,7 @@ import { detachedFromCaller } from './off-thread.js';
 export type FloatArrayOf<D extends FloatDtype> = D extends 'float32' ? Float32Array : Uint16Array;
 
 /** What {@link castTensor} reads for a float dtype. */
-export type FloatInputOf<D extends FloatDtype> =
-  | FloatArrayOf<D>
-  | (D extends 'float16' ? Float16ArrayLike : never);
+export type FloatInputOf<D extends FloatDtype> = FloatArrayOf<D> | (D extends 'float16' ? Float16ArrayLike : never);
 
 /** Options of {@link castTensor}. */
 export interface CastOptions<From extends FloatDtype = FloatDtype, To extends FloatDtype = FloatDtype> {
@@ -85,10 +83,11 @@ function explained(error: unknown): unknown {
  * half[0].toString(2); // '100011001000000'
  * ```
  */
-export function castTensor<From extends FloatDtype, To extends FloatDtype, Out extends FloatInputOf<To> = FloatArrayOf<To>>(
-  input: FloatInputOf<From>,
-  options: CastOptions<From, To> & { out?: Out },
-): Out {
+export function castTensor<
+  From extends FloatDtype,
+  To extends FloatDtype,
+  Out extends FloatInputOf<To> = FloatArrayOf<To>,
+>(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out {
   const p = prepare(input, options, OPTIONS);
   try {
     addon.cast(p.input, p.from, p.out, p.to);

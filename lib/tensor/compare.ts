@@ -48,7 +48,7 @@ export function addSums(total: ComparisonSums, part: ComparisonSums): void {
 /** @internal */
 export function comparisonOf(sums: ComparisonSums): Comparison {
   const { count, referencePower, otherPower, product, errorPower, maxAbs } = sums;
-  const norms = Math.sqrt(referencePower) * Math.sqrt(otherPower);
+  const norms = Math.sqrt(referencePower * otherPower); // squares of float32 sums: far from float64's limits
   return {
     sqnrDb: errorPower === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(referencePower / errorPower),
     cosine: norms > 0 ? Math.min(1, product / norms) : referencePower === otherPower ? 1 : 0,
@@ -74,7 +74,11 @@ function explained(error: unknown, reference: Float32Array, other: Float32Array)
   const inReference = !Number.isFinite(reference[index]);
   const value = (inReference ? reference : other)[index] as number;
   const name = inReference ? 'reference' : 'other';
-  return new NonFiniteError(`Expected finite numbers but received ${value} at index ${index} of ${name}.`, index, value);
+  return new NonFiniteError(
+    `Expected finite numbers but received ${value} at index ${index} of ${name}.`,
+    index,
+    value,
+  );
 }
 
 /** @internal {@link compareTensorsAsync} before the division. */

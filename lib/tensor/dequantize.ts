@@ -80,8 +80,14 @@ function explained(error: unknown): unknown {
  * ```
  */
 export function dequantizeTensor(q: QuantizedTensor, options?: { dtype?: 'float32'; out?: Float32Array }): Float32Array;
-export function dequantizeTensor(q: QuantizedTensor, options: { dtype: 'float16' | 'bfloat16'; out?: Uint16Array }): Uint16Array;
-export function dequantizeTensor<T extends Float16ArrayLike>(q: QuantizedTensor, options: { dtype?: 'float16'; out: T }): T;
+export function dequantizeTensor(
+  q: QuantizedTensor,
+  options: { dtype: 'float16' | 'bfloat16'; out?: Uint16Array },
+): Uint16Array;
+export function dequantizeTensor<T extends Float16ArrayLike>(
+  q: QuantizedTensor,
+  options: { dtype?: 'float16'; out: T },
+): T;
 export function dequantizeTensor(q: QuantizedTensor, options?: DequantizeOptions): Float32Array | Uint16Array;
 export function dequantizeTensor(q: QuantizedTensor, options: DequantizeOptions = {}): unknown {
   const p = prepare(q, options, OPTIONS);
@@ -117,7 +123,10 @@ export function dequantizeTensorAsync(
   q: QuantizedTensor,
   options?: DequantizeAsyncOptions,
 ): Promise<Float32Array | Uint16Array>;
-export async function dequantizeTensorAsync(q: QuantizedTensor, options: DequantizeAsyncOptions = {}): Promise<unknown> {
+export async function dequantizeTensorAsync(
+  q: QuantizedTensor,
+  options: DequantizeAsyncOptions = {},
+): Promise<unknown> {
   const p = prepare(q, options, ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();

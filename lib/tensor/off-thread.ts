@@ -28,7 +28,10 @@ function output<T extends AnyArray>(array: T): T {
 function copyBack<T extends AnyArray>(argument: string, from: T, to: T): void {
   if (from === to) return;
   if (to.length !== from.length) {
-    throw new InvalidArgumentError(argument, `Expected ${argument} to stay attached, and as long, until the call ends.`);
+    throw new InvalidArgumentError(
+      argument,
+      `Expected ${argument} to stay attached, and as long, until the call ends.`,
+    );
   }
   to.set(from as never);
 }

@@ -6,8 +6,8 @@
 import { addon, type RawError, type RawFloats, runJob } from '../addon.js';
 import {
   type Float16ArrayLike,
-  floatCodeOf,
   type FloatDtype,
+  floatCodeOf,
   type IntDtype,
   type QuantDtype,
   type SignedIntDtype,
@@ -16,7 +16,15 @@ import { InvalidArgumentError, invalidArgument, NonFiniteError, ScaleOverflowErr
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
 import { detachedFromCaller } from './off-thread.js';
-import { type Layout, layoutOf, type QuantizedTensor, tensorOf, writeLayout } from './quantized-tensor.js';
+import {
+  type Granularity,
+  type Layout,
+  layoutOf,
+  type QuantizedTensor,
+  type Scheme,
+  tensorOf,
+  writeLayout,
+} from './quantized-tensor.js';
 
 /** The element type of the input follows from its array; a Uint16Array can hold two. */
 export type QuantizeInput = Float32Array | Uint16Array | Float16ArrayLike;
@@ -29,14 +37,15 @@ type InputDtype<I> = I extends Uint16Array
       ? { inputDtype?: 'float16' }
       : { inputDtype?: FloatDtype };
 
+// The first member of each union lets a variable stand for any of the names.
 type GranularityOptions =
-  | { granularity?: 'per-tensor'; axis?: never; groupSize?: never }
+  | { granularity?: Granularity; axis?: never; groupSize?: never }
   | { granularity: 'per-channel'; axis?: number; groupSize?: never }
   | { granularity: 'per-group'; axis?: never; groupSize?: number };
 
 type SchemeOptions<D> =
-  | { scheme?: 'symmetric'; narrowRange?: D extends SignedIntDtype ? boolean : never }
-  | { scheme: 'asymmetric'; narrowRange?: never };
+  | { scheme?: Scheme; narrowRange?: never }
+  | { scheme?: 'symmetric'; narrowRange?: D extends SignedIntDtype ? boolean : never };
 
 type RangeOptions =
   | { range?: 'minmax' | 'mse' | { percentile: number }; scales?: never; zeroPoints?: never }
@@ -136,9 +145,7 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
   const scaleType = floatCodeOf('scaleDtype', scaleDtype);
   const { rangeCode, percentile } = rangeFrom(given, parameters !== undefined);
   const nonFinite =
-    given['nonFinite'] === undefined
-      ? 'throw'
-      : validate.oneOf('nonFinite', given['nonFinite'], ['throw', 'saturate']);
+    given['nonFinite'] === undefined ? 'throw' : validate.oneOf('nonFinite', given['nonFinite'], ['throw', 'saturate']);
   const needsZeroPoints = !(symmetric && signed);
   const result =
     given['out'] === undefined
@@ -201,7 +208,8 @@ function givenParameters(
 ): { scales: Float32Array; zeroPoints: Int32Array | null } | undefined {
   const { scales, zeroPoints, range } = given;
   if (scales === undefined) {
-    if (zeroPoints !== undefined) throw new InvalidArgumentError('zeroPoints', 'Expected scales together with zeroPoints.');
+    if (zeroPoints !== undefined)
+      throw new InvalidArgumentError('zeroPoints', 'Expected scales together with zeroPoints.');
     return undefined;
   }
   if (range !== undefined) {
@@ -246,7 +254,11 @@ function reused(
       throw invalidArgument(`out.${field}`, String(expected[field]), out[field]);
     }
   }
-  if (!Array.isArray(out.shape) || out.shape.length !== layout.shape.length || out.shape.some((d, i) => d !== layout.shape[i])) {
+  if (
+    !Array.isArray(out.shape) ||
+    out.shape.length !== layout.shape.length ||
+    out.shape.some((d, i) => d !== layout.shape[i])
+  ) {
     throw new InvalidArgumentError('out.shape', `Expected out to have the shape [${layout.shape.join(', ')}].`);
   }
   validate.uint8Array('out.data', out.data, layout.dataBytes);

@@ -4,7 +4,14 @@
  * @module
  */
 import { addon } from '../addon.js';
-import { type CodeType, type IntDtype, codeTypeOf, packedRowBytes, type SignedIntDtype, type UnsignedIntDtype } from '../dtype.js';
+import {
+  type CodeType,
+  codeTypeOf,
+  type IntDtype,
+  packedRowBytes,
+  type SignedIntDtype,
+  type UnsignedIntDtype,
+} from '../dtype.js';
 import { invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 
@@ -171,7 +178,8 @@ export function tensorOf(
   zeroPoints: Int32Array | null,
 ): QuantizedTensor {
   const { shape, granularity, axis, groupSize } = layout;
-  if (granularity === 'per-channel') return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints };
+  if (granularity === 'per-channel')
+    return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints };
   if (granularity === 'per-group') {
     return { dtype, shape, scheme, granularity, groupSize: groupSize as number, data, scales, zeroPoints };
   }

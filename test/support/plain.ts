@@ -24,7 +24,10 @@ export function symmetricScale(values: Iterable<number>, bits: number): number {
   return largest === 0 ? 1 : Math.fround(largest / (2 ** (bits - 1) - 1));
 }
 
-export function asymmetricParameters(values: Iterable<number>, { lowest, highest }: Code): { scale: number; zeroPoint: number } {
+export function asymmetricParameters(
+  values: Iterable<number>,
+  { lowest, highest }: Code,
+): { scale: number; zeroPoint: number } {
   let min = 0;
   let max = 0;
   for (const v of values) {

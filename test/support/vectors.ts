@@ -37,9 +37,9 @@ export function numbers({ dtype, shape, b64 }: EncodedArray): number[] {
       return dtype === 'int4' && nibble > 7 ? nibble - 16 : nibble;
     });
   }
-  const constructor = CONSTRUCTORS[dtype as keyof typeof CONSTRUCTORS];
-  if (constructor === undefined) throw new Error(`unknown dtype ${dtype}`);
-  return Array.from(new constructor(bytes) as ArrayLike<number | bigint>, Number);
+  const ArrayType = CONSTRUCTORS[dtype as keyof typeof CONSTRUCTORS];
+  if (ArrayType === undefined) throw new Error(`unknown dtype ${dtype}`);
+  return Array.from(new ArrayType(bytes) as ArrayLike<number | bigint>, Number);
 }
 
 export function float32(array: EncodedArray): Float32Array {

@@ -153,7 +153,9 @@ describe('golden vectors', () => {
     const back = dequantizeTensor({ ...q, data: Uint8Array.from(expected) });
     if (!perChannel) return expect(back).toEqual(float32(c.dq));
     // PyTorch keeps per-channel scales in float64; rounded to float32 they move the product by a unit in the last place.
-    float32(c.dq).forEach((v, i) => expect(Math.abs((back[i] as number) - v)).toBeLessThanOrEqual(Math.abs(v) * 2 ** -23));
+    float32(c.dq).forEach((v, i) =>
+      expect(Math.abs((back[i] as number) - v)).toBeLessThanOrEqual(Math.abs(v) * 2 ** -23),
+    );
   });
 });
 
@@ -170,7 +172,11 @@ describe('parameters and codes by definition', () => {
     ['per-channel, axis 0', { granularity: 'per-channel', axis: 0 }, channelOf[0]],
     ['per-channel, axis 1', { granularity: 'per-channel', axis: 1 }, channelOf[1]],
     ['per-channel, axis -1', { granularity: 'per-channel', axis: -1 }, channelOf[2]],
-    ['per-group of 4', { granularity: 'per-group', groupSize: 4 }, (i: number) => Math.floor(i / 14) * 4 + Math.floor((i % 14) / 4)],
+    [
+      'per-group of 4',
+      { granularity: 'per-group', groupSize: 4 },
+      (i: number) => Math.floor(i / 14) * 4 + Math.floor((i % 14) / 4),
+    ],
     ['per-group of 100', { granularity: 'per-group', groupSize: 100 }, (i: number) => Math.floor(i / 14)],
   ] as [string, { granularity: 'per-channel'; axis: number }, (i: number) => number][];
 
@@ -181,7 +187,8 @@ describe('parameters and codes by definition', () => {
         const members: number[][] = [];
         x.forEach((v, i) => {
           const p = parameterOf(i);
-          (members[p] ??= []).push(v);
+          members[p] ??= [];
+          members[p].push(v);
         });
         expect(q.scales).toHaveLength(members.length);
         const signed = code.lowest < 0;
@@ -209,7 +216,12 @@ describe('parameters and codes by definition', () => {
 
   it('packs codes along the last axis, the first in the low bits, each row starting on a byte', () => {
     const scales = new Float32Array([1]);
-    const four = quantizeTensor(new Float32Array([1, -2, 7, 3, -8, 0]), { dtype: 'int4', shape: [2, 3], scales, narrowRange: false });
+    const four = quantizeTensor(new Float32Array([1, -2, 7, 3, -8, 0]), {
+      dtype: 'int4',
+      shape: [2, 3],
+      scales,
+      narrowRange: false,
+    });
     expect(four.data).toEqual(new Uint8Array([0xe1, 0x07, 0x83, 0x00]));
     const three = quantizeTensor(new Float32Array([1, 2, 3, 4, 5, 6, 7, 0, 1]), { dtype: 'uint3', scales });
     expect(Buffer.from(three.data).readUIntLE(0, 3).toString(8)).toBe('07654321'.replace(/^0/, ''));
@@ -222,8 +234,12 @@ describe('parameters and codes by definition', () => {
     const x = new Float32Array([-10, 10]);
     const scales = new Float32Array([1]);
     expect(unpackCodes(quantizeTensor(x, { dtype: 'int4', scales }))).toEqual(new Int8Array([-7, 7]));
-    expect(unpackCodes(quantizeTensor(x, { dtype: 'int4', scales, narrowRange: false }))).toEqual(new Int8Array([-8, 7]));
-    expect(unpackCodes(quantizeTensor(x, { dtype: 'uint4', scheme: 'symmetric', scales }))).toEqual(new Uint8Array([0, 15]));
+    expect(unpackCodes(quantizeTensor(x, { dtype: 'int4', scales, narrowRange: false }))).toEqual(
+      new Int8Array([-8, 7]),
+    );
+    expect(unpackCodes(quantizeTensor(x, { dtype: 'uint4', scheme: 'symmetric', scales }))).toEqual(
+      new Uint8Array([0, 15]),
+    );
   });
 
   it('gives a group of zeros the scale 1 and the zero point as codes', () => {
@@ -243,14 +259,22 @@ describe('parameters and codes by definition', () => {
     const x = normal(300, 3);
     for (const scaleDtype of ['float16', 'bfloat16'] as const) {
       const q = quantizeTensor(x, { dtype: 'int8', granularity: 'per-group', groupSize: 32, scaleDtype });
-      const rounded = castTensor(castTensor(q.scales, { from: 'float32', to: scaleDtype }), { from: scaleDtype, to: 'float32' });
+      const rounded = castTensor(castTensor(q.scales, { from: 'float32', to: scaleDtype }), {
+        from: scaleDtype,
+        to: 'float32',
+      });
       expect(q.scales).toEqual(rounded);
       const exact = quantizeTensor(x, { dtype: 'int8', granularity: 'per-group', groupSize: 32 });
-      const expected = castTensor(castTensor(exact.scales, { from: 'float32', to: scaleDtype }), { from: scaleDtype, to: 'float32' });
+      const expected = castTensor(castTensor(exact.scales, { from: 'float32', to: scaleDtype }), {
+        from: scaleDtype,
+        to: 'float32',
+      });
       expect(q.scales).toEqual(expected);
       const codes = unpackCodes(q);
       x.forEach((v, i) => {
-        expect(codes[i]).toBe(quantizeOne(v, q.scales[Math.floor(i / 32)] as number, 0, { lowest: -127, highest: 127 }));
+        expect(codes[i]).toBe(
+          quantizeOne(v, q.scales[Math.floor(i / 32)] as number, 0, { lowest: -127, highest: 127 }),
+        );
       });
     }
   });
@@ -273,14 +297,17 @@ describe('range search', () => {
   }
   const { inputs, cases } = readJson<Percentiles>('range', 'percentile.json');
 
-  it.each(cases.map((c) => [c.n, c.percentile, c] as const))('percentile of %i elements at %d equals numpy', (n, percentile, c) => {
-    const x = float32({ dtype: 'float32', shape: [n], b64: inputs[n] as string });
-    const symmetric = quantizeTensor(x, { dtype: 'int8', range: { percentile } });
-    expect(symmetric.scales[0]).toBe(c.absolute === 0 ? 1 : Math.fround(Math.fround(c.absolute) / 127));
-    const asymmetric = quantizeTensor(x, { dtype: 'uint8', range: { percentile } });
-    const [high, low] = [Math.max(0, Math.fround(c.high)), Math.min(0, Math.fround(c.low))];
-    expect(asymmetric.scales[0]).toBe(Math.fround(Math.fround(high - low) / 255));
-  });
+  it.each(cases.map((c) => [c.n, c.percentile, c] as const))(
+    'percentile of %i elements at %d equals numpy',
+    (n, percentile, c) => {
+      const x = float32({ dtype: 'float32', shape: [n], b64: inputs[n] as string });
+      const symmetric = quantizeTensor(x, { dtype: 'int8', range: { percentile } });
+      expect(symmetric.scales[0]).toBe(c.absolute === 0 ? 1 : Math.fround(Math.fround(c.absolute) / 127));
+      const asymmetric = quantizeTensor(x, { dtype: 'uint8', range: { percentile } });
+      const [high, low] = [Math.max(0, Math.fround(c.high)), Math.min(0, Math.fround(c.low))];
+      expect(asymmetric.scales[0]).toBe(Math.fround(Math.fround(high - low) / 255));
+    },
+  );
 
   it('mse finds the shrunk range with the least squared error, in float64', () => {
     const x = normal(512, 5).map((v) => v * v * v);
@@ -297,8 +324,13 @@ describe('range search', () => {
           ] as const;
           const absmax = Math.fround(Math.max(...group.map(Math.abs)) * factor);
           const { scale, zeroPoint } =
-            scheme === 'symmetric' ? { scale: symmetricScale([absmax], 3), zeroPoint: 0 } : asymmetricParameters(shrunk, code);
-          const error = group.reduce((sum, v) => sum + (v - scale * (quantizeOne(v, scale, zeroPoint, code) - zeroPoint)) ** 2, 0);
+            scheme === 'symmetric'
+              ? { scale: symmetricScale([absmax], 3), zeroPoint: 0 }
+              : asymmetricParameters(shrunk, code);
+          const error = group.reduce(
+            (sum, v) => sum + (v - scale * (quantizeOne(v, scale, zeroPoint, code) - zeroPoint)) ** 2,
+            0,
+          );
           return { scale, error };
         });
         const least = Math.min(...candidates.map(({ error }) => error));
@@ -313,7 +345,10 @@ describe('range search', () => {
     for (const groupSize of [16, 100, 1000]) {
       const x = normal(5000, groupSize).map((v) => v * v * v);
       const quality = (range: 'minmax' | 'mse') =>
-        compareTensors(x, dequantizeTensor(quantizeTensor(x, { dtype: 'int4', granularity: 'per-group', groupSize, range }))).mse;
+        compareTensors(
+          x,
+          dequantizeTensor(quantizeTensor(x, { dtype: 'int4', granularity: 'per-group', groupSize, range })),
+        ).mse;
       expect(quality('mse')).toBeLessThanOrEqual(quality('minmax'));
     }
   });
@@ -328,7 +363,9 @@ describe('non-finite input', () => {
     expect(run).toThrow(NonFiniteError);
     expect(run).toThrow(expect.objectContaining({ code: 'NON_FINITE', index: 777, value: Number.NEGATIVE_INFINITY }));
     const half = castTensor(x, { from: 'float32', to: 'bfloat16' });
-    expect(() => quantizeTensor(half, { dtype: 'int4', inputDtype: 'bfloat16' })).toThrow(expect.objectContaining({ index: 777 }));
+    expect(() => quantizeTensor(half, { dtype: 'int4', inputDtype: 'bfloat16' })).toThrow(
+      expect.objectContaining({ index: 777 }),
+    );
   });
 
   it('saturates on request', () => {
@@ -357,7 +394,9 @@ describe('non-finite input', () => {
       const x = Float32Array.from({ length: 64 }, (_, i) => ((i - 32) / 32) * magnitude);
       for (const scheme of ['symmetric', 'asymmetric'] as const) {
         const back = dequantizeTensor(quantizeTensor(x, { dtype: 'int8', scheme }));
-        back.forEach((v, i) => expect(Math.abs(v - (x[i] as number))).toBeLessThanOrEqual(Math.max(magnitude / 64, 1.5e-45)));
+        back.forEach((v, i) =>
+          expect(Math.abs(v - (x[i] as number))).toBeLessThanOrEqual(Math.max(magnitude / 64, 1.5e-45)),
+        );
       }
     }
   });
