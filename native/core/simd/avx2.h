@@ -10,6 +10,7 @@
 
 #include "core/dtype.h"
 #include "core/macros.h"
+#include "core/simd/words.h"
 
 #define LOWBIT_ISA avx2
 
@@ -53,6 +54,13 @@ LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) {
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) {
   return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
 }
+LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) {
+  return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+}
+LOWBIT_INLINE bool is_zero(I32x16 x) {
+  const __m256i any = _mm256_or_si256(x.low, x.high);
+  return _mm256_testz_si256(any, any) != 0;
+}
 
 LOWBIT_INLINE I32x16 as_bits(F32x16 x) { return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }
 LOWBIT_INLINE F32x16 as_floats(I32x16 x) { return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
@@ -75,6 +83,16 @@ LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) {
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
   return _mm_cvtsi128_si32(four);
+}
+// The largest lane of each of four vectors.
+LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
+  const __m256i a8 = _mm256_max_epi32(a.low, a.high), b8 = _mm256_max_epi32(b.low, b.high);
+  const __m256i c8 = _mm256_max_epi32(c.low, c.high), d8 = _mm256_max_epi32(d.low, d.high);
+  const __m256i ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a8, b8), _mm256_unpackhi_epi32(a8, b8));
+  const __m256i cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c8, d8), _mm256_unpackhi_epi32(c8, d8));
+  const __m256i abcd = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  const __m128i maxima = _mm_max_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+  _mm_storeu_ps(out, _mm_castsi128_ps(maxima));
 }
 LOWBIT_INLINE float horizontal_max(F32x16 v) {
   const __m256 eight = _mm256_max_ps(v.low, v.high);
@@ -120,16 +138,15 @@ LOWBIT_INLINE F32x16 load(const Storage<Type>* in) {
   }
 }
 
-// Eight bfloat16 patterns, each in the low half of its lane.
-LOWBIT_INLINE __m256i bfloat16_lanes(__m256 x) {
+// Eight bfloat16 patterns, each in the low half of its lane. NaN is wrong: see quiet_nan().
+LOWBIT_INLINE __m256i rounded_bfloat16(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
-  const __m256i upper = _mm256_srli_epi32(bits, 16);
-  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(rounded, quiet, is_nan);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+LOWBIT_INLINE __m256i quiet_nan(__m256 x, __m256i rounded) {
+  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(x), 16), _mm256_set1_epi32(0x40));
+  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
 }
 
 // Sixteen 16-bit patterns, in order.
@@ -140,9 +157,13 @@ LOWBIT_INLINE __m256i narrow(F32x16 v) {
     const __m128i high = _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT);
     return _mm256_set_m128i(high, low);
   } else {
+    __m256i low = rounded_bfloat16(v.low), high = rounded_bfloat16(v.high);
+    if (_mm256_movemask_ps(_mm256_cmp_ps(v.low, v.high, _CMP_UNORD_Q)) != 0) {  // a NaN in either
+      low = quiet_nan(v.low, low);
+      high = quiet_nan(v.high, high);
+    }
     // packus works within 128-bit halves: [0-3, 8-11 | 4-7, 12-15]; the permutation restores the order.
-    const __m256i mixed = _mm256_packus_epi32(bfloat16_lanes(v.low), bfloat16_lanes(v.high));
-    return _mm256_permute4x64_epi64(mixed, 0xd8);
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
   }
 }
 
@@ -175,50 +196,87 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 v) {
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
 
+// Sixteen 16-bit lanes in the order that packing leaves: [0-3, 8-11 | 4-7, 12-15].
+struct I16x16 {
+  __m256i v;
+};
+LOWBIT_INLINE I16x16 broadcast16(int x) { return {_mm256_set1_epi16(static_cast<short>(x))}; }
+LOWBIT_INLINE I16x16 narrow(I32x16 x) { return {_mm256_packs_epi32(x.low, x.high)}; }
+LOWBIT_INLINE I16x16 add(I16x16 a, I16x16 b) { return {_mm256_adds_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I16x16 min(I16x16 a, I16x16 b) { return {_mm256_min_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I16x16 max(I16x16 a, I16x16 b) { return {_mm256_max_epi16(a.v, b.v)}; }
+
+// Eight codes from one 32-bit word: the word in every lane, shifted by the lane's own amount.
+template <int Bits>
+LOWBIT_INLINE __m256i spread_codes(std::uint32_t word, int first_shift) {
+  const __m256i shifts =
+      _mm256_add_epi32(_mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits),
+                       _mm256_set1_epi32(first_shift));
+  const __m256i mask = _mm256_set1_epi32((1 << Bits) - 1);
+  return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts), mask);
+}
+
 template <int Bits>
 LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   if constexpr (Bits == 8) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
-    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in))),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + 8)))};
+  } else if constexpr (Bits == 4) {
+    return {spread_codes<4>(load_u32(in), 0), spread_codes<4>(load_u32(in + 4), 0)};
+  } else if constexpr (Bits == 3) {
+    return {spread_codes<3>(load_u32(in), 0), spread_codes<3>(load_u32(in + 2), 8)};
   } else {
-    // Eight codes are `Bits` bytes: the same 32-bit word in every lane, shifted by the lane's own amount.
-    std::uint32_t low = 0, high = 0;
-    std::memcpy(&low, in, Bits);
-    std::memcpy(&high, in + Bits, Bits);
-    const __m256i shifts = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
-    const __m256i mask = _mm256_set1_epi32((1 << Bits) - 1);
-    return {_mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(low)), shifts), mask),
-            _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(high)), shifts), mask)};
+    const std::uint32_t word = load_u32(in);
+    return {spread_codes<2>(word, 0), spread_codes<2>(word, 16)};
   }
 }
 
 template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I32x16 v) {
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
   if constexpr (Bits == 8 || Bits == 4) {
-    const __m256i low_byte = _mm256_set1_epi32(Bits == 8 ? 0xff : 0x0f);
-    const __m256i words = _mm256_packus_epi32(_mm256_and_si256(v.low, low_byte), _mm256_and_si256(v.high, low_byte));
-    const __m256i mixed = _mm256_packus_epi16(words, words);  // dwords [0-3, 8-11, … | 4-7, 12-15, …]
+    const __m256i mixed = _mm256_packus_epi16(x.v, x.v);  // dwords [0-3, 8-11, … | 4-7, 12-15, …]
     const __m128i bytes =
         _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
+    const __m128i flips = _mm_set1_epi64x(static_cast<std::int64_t>(flip));
     if constexpr (Bits == 8) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, flips));
     } else {
       const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));  // first + 16·second
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packus_epi16(pairs, pairs));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm_packus_epi16(pairs, pairs), flips));
     }
   } else {
-    // Each code moves to its place in a 32-bit word; the lanes of eight are then or-ed together.
-    const __m256i shifts = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
-    const __m256i mask = _mm256_set1_epi32((1 << Bits) - 1);
-    const __m256i halves[2] = {v.low, v.high};
-    for (int h = 0; h < 2; h++) {
-      const __m256i placed = _mm256_sllv_epi32(_mm256_and_si256(halves[h], mask), shifts);
-      __m128i four = _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
-      four = _mm_or_si128(four, _mm_shuffle_epi32(four, 0x4e));
-      four = _mm_or_si128(four, _mm_shuffle_epi32(four, 0xb1));
-      const std::uint32_t word = static_cast<std::uint32_t>(_mm_cvtsi128_si32(four));
-      std::memcpy(out + h * Bits, &word, Bits);
-    }
+    // Two codes to a 32-bit lane, four to a 64-bit lane, and those one after the other: 0-3, 8-11, 4-7, 12-15.
+    const __m256i pairs = _mm256_madd_epi16(x.v, _mm256_set1_epi32((1 << (16 + Bits)) | 1));
+    const __m256i fours = _mm256_or_si256(pairs, _mm256_srli_epi64(pairs, 32 - 2 * Bits));
+    const __m128i low = _mm256_castsi256_si128(fours), high = _mm256_extracti128_si256(fours, 1);
+    const std::uint64_t mask = (1U << (4 * Bits)) - 1;
+    const std::uint64_t first = static_cast<std::uint64_t>(_mm_cvtsi128_si64(low)) & mask;
+    const std::uint64_t second = static_cast<std::uint64_t>(_mm_cvtsi128_si64(high)) & mask;
+    const std::uint64_t third = static_cast<std::uint64_t>(_mm_extract_epi64(low, 1)) & mask;
+    const std::uint64_t fourth = static_cast<std::uint64_t>(_mm_extract_epi64(high, 1)) & mask;
+    const std::uint64_t all = first | (second << (4 * Bits)) | (third << (8 * Bits)) | (fourth << (12 * Bits));
+    store_bytes<2 * Bits>(out, all ^ flip);
+  }
+}
+
+template <int Bits>
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
+  const __m256i flips = _mm256_set1_epi64x(static_cast<std::int64_t>(flip));
+  if constexpr (Bits == 8) {
+    // dwords [a0-3, a8-11, b0-3, b8-11 | a4-7, a12-15, b4-7, b12-15]
+    const __m256i mixed = _mm256_packus_epi16(a.v, b.v);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(bytes, flips));
+  } else if constexpr (Bits == 4) {
+    // first + 16·second in 32-bit lanes, then in bytes: pairs of bytes [a0-3, a8-11, b0-3, … | a4-7, a12-15, b4-7, …]
+    const __m256i weights = _mm256_set1_epi32(0x00100001);
+    const __m256i pairs = _mm256_packus_epi32(_mm256_madd_epi16(a.v, weights), _mm256_madd_epi16(b.v, weights));
+    const __m256i mixed = _mm256_packus_epi16(pairs, pairs);
+    const __m128i bytes = _mm_unpacklo_epi16(_mm256_castsi256_si128(mixed), _mm256_extracti128_si256(mixed, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, _mm256_castsi256_si128(flips)));
+  } else {
+    store_codes<Bits>(out, a, flip);
+    store_codes<Bits>(out + 2 * Bits, b, flip);
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/dtype.h"
 #include "core/macros.h"
+#include "core/simd/words.h"
 
 #define LOWBIT_ISA avx512
 
@@ -41,6 +42,8 @@ LOWBIT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v
 LOWBIT_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+LOWBIT_INLINE bool is_zero(I32x16 x) { return _mm512_test_epi32_mask(x.v, x.v) == 0; }
 
 LOWBIT_INLINE I32x16 as_bits(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
 LOWBIT_INLINE F32x16 as_floats(I32x16 x) { return {_mm512_castsi512_ps(x.v)}; }
@@ -55,6 +58,15 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 }
 
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) { return _mm512_reduce_max_epi32(v.v); }
+// The largest lane of each of four vectors.
+LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
+  const __m512i ab = _mm512_max_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));
+  const __m512i cd = _mm512_max_epi32(_mm512_unpacklo_epi32(c.v, d.v), _mm512_unpackhi_epi32(c.v, d.v));
+  const __m512i abcd = _mm512_max_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  const __m128i maxima = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  _mm_storeu_ps(out, _mm_castsi128_ps(maxima));
+}
 LOWBIT_INLINE float horizontal_max(F32x16 v) { return _mm512_reduce_max_ps(v.v); }
 LOWBIT_INLINE float horizontal_min(F32x16 v) { return _mm512_reduce_min_ps(v.v); }
 
@@ -121,11 +133,15 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
 
-template <int Bits>
-LOWBIT_INLINE __m512i code_shifts() {
-  const __m256i eight = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
-  return _mm512_broadcast_i64x4(eight);
-}
+// Sixteen 16-bit lanes, in order.
+struct I16x16 {
+  __m256i v;
+};
+LOWBIT_INLINE I16x16 broadcast16(int x) { return {_mm256_set1_epi16(static_cast<short>(x))}; }
+LOWBIT_INLINE I16x16 narrow(I32x16 x) { return {_mm512_cvtsepi32_epi16(x.v)}; }
+LOWBIT_INLINE I16x16 add(I16x16 a, I16x16 b) { return {_mm256_adds_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I16x16 min(I16x16 a, I16x16 b) { return {_mm256_min_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I16x16 max(I16x16 a, I16x16 b) { return {_mm256_max_epi16(a.v, b.v)}; }
 
 template <int Bits>
 LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
@@ -133,32 +149,53 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)))};
   } else {
     // Eight codes are `Bits` bytes: one 32-bit word for the lower and one for the upper eight lanes, shifted by the
-    // lane's own amount.
-    std::uint32_t low = 0, high = 0;
-    std::memcpy(&low, in, Bits);
-    std::memcpy(&high, in + Bits, Bits);
+    // lane's own amount. With 3 bits the upper word starts a byte early, so that nothing is read past the end.
+    constexpr int kEarly = Bits == 3 ? 8 : Bits == 2 ? 16 : 0;
+    const std::uint32_t low = load_u32(in), high = Bits == 2 ? low : load_u32(in + Bits - kEarly / 8);
     const __m512i words =
         _mm512_mask_set1_epi32(_mm512_set1_epi32(static_cast<int>(low)), 0xff00, static_cast<int>(high));
-    return {_mm512_and_si512(_mm512_srlv_epi32(words, code_shifts<Bits>()), _mm512_set1_epi32((1 << Bits) - 1))};
+    const __m512i shifts = _mm512_setr_epi32(
+        0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits, kEarly, kEarly + Bits, kEarly + 2 * Bits,
+        kEarly + 3 * Bits, kEarly + 4 * Bits, kEarly + 5 * Bits, kEarly + 6 * Bits, kEarly + 7 * Bits);
+    return {_mm512_and_si512(_mm512_srlv_epi32(words, shifts), _mm512_set1_epi32((1 << Bits) - 1))};
   }
 }
 
 template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I32x16 x) {
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
+  const __m128i flips = _mm_set1_epi64x(static_cast<std::int64_t>(flip));
   if constexpr (Bits == 8) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x.v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm256_cvtepi16_epi8(x.v), flips));
   } else if constexpr (Bits == 4) {
-    const __m128i bytes = _mm_and_si128(_mm512_cvtepi32_epi8(x.v), _mm_set1_epi8(0x0f));
-    const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));  // first + 16·second
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_cvtepi16_epi8(pairs));
+    const __m128i pairs = _mm_maddubs_epi16(_mm256_cvtepi16_epi8(x.v), _mm_set1_epi16(0x1001));  // first + 16·second
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm_cvtepi16_epi8(pairs), flips));
   } else {
-    // Each code moves to its place in a 32-bit word; the lanes of eight are then or-ed together.
-    const __m512i masked = _mm512_and_si512(x.v, _mm512_set1_epi32((1 << Bits) - 1));
-    const __m512i placed = _mm512_sllv_epi32(masked, code_shifts<Bits>());
-    const std::uint32_t low = static_cast<std::uint32_t>(_mm512_mask_reduce_or_epi32(0x00ff, placed));
-    const std::uint32_t high = static_cast<std::uint32_t>(_mm512_mask_reduce_or_epi32(0xff00, placed));
-    std::memcpy(out, &low, Bits);
-    std::memcpy(out + Bits, &high, Bits);
+    // Two codes to a 32-bit lane, four to a 64-bit lane, and those one after the other.
+    const __m256i pairs = _mm256_madd_epi16(x.v, _mm256_set1_epi32((1 << (16 + Bits)) | 1));
+    const __m256i fours = _mm256_or_si256(pairs, _mm256_srli_epi64(pairs, 32 - 2 * Bits));
+    const __m256i places = _mm256_setr_epi64x(0, 4 * Bits, 8 * Bits, 12 * Bits);
+    const __m256i placed =
+        _mm256_sllv_epi64(_mm256_and_si256(fours, _mm256_set1_epi64x((1 << (4 * Bits)) - 1)), places);
+    const __m128i two = _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
+    const auto all = static_cast<std::uint64_t>(_mm_cvtsi128_si64(two) | _mm_extract_epi64(two, 1));
+    store_bytes<2 * Bits>(out, all ^ flip);
+  }
+}
+
+template <int Bits>
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
+  const __m256i flips = _mm256_set1_epi64x(static_cast<std::int64_t>(flip));
+  if constexpr (Bits == 8) {
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(a.v, b.v), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(bytes, flips));
+  } else if constexpr (Bits == 4) {
+    const __m256i weights = _mm256_set1_epi32(0x00100001);  // first + 16·second
+    const __m256i pairs = _mm256_packus_epi32(_mm256_madd_epi16(a.v, weights), _mm256_madd_epi16(b.v, weights));
+    const __m128i bytes = _mm256_cvtepi16_epi8(_mm256_permute4x64_epi64(pairs, 0xd8));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, _mm256_castsi256_si128(flips)));
+  } else {
+    store_codes<Bits>(out, a, flip);
+    store_codes<Bits>(out + 2 * Bits, b, flip);
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/dtype.h"
 #include "core/macros.h"
+#include "core/simd/words.h"
 
 #define LOWBIT_ISA neon
 
@@ -75,6 +76,13 @@ LOWBIT_INLINE I32x16 bit_xor(I32x16 x, I32x16 y) {
   return {veorq_s32(x.a, y.a), veorq_s32(x.b, y.b), veorq_s32(x.c, y.c), veorq_s32(x.d, y.d)};
 }
 
+LOWBIT_INLINE I32x16 bit_or(I32x16 x, I32x16 y) {
+  return {vorrq_s32(x.a, y.a), vorrq_s32(x.b, y.b), vorrq_s32(x.c, y.c), vorrq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE bool is_zero(I32x16 x) {
+  return vmaxvq_u32(vreinterpretq_u32_s32(vorrq_s32(vorrq_s32(x.a, x.b), vorrq_s32(x.c, x.d)))) == 0;
+}
+
 LOWBIT_INLINE I32x16 as_bits(F32x16 x) {
   return {vreinterpretq_s32_f32(x.a), vreinterpretq_s32_f32(x.b), vreinterpretq_s32_f32(x.c),
           vreinterpretq_s32_f32(x.d)};
@@ -103,6 +111,12 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 x) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)));
+}
+LOWBIT_INLINE int32x4_t largest_of(I32x16 x) { return vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)); }
+// The largest lane of each of four vectors.
+LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
+  const int32x4_t ab = vpmaxq_s32(largest_of(a), largest_of(b)), cd = vpmaxq_s32(largest_of(c), largest_of(d));
+  vst1q_f32(out, vreinterpretq_f32_s32(vpmaxq_s32(ab, cd)));
 }
 LOWBIT_INLINE float horizontal_max(F32x16 x) { return vmaxvq_f32(greater(greater(x.a, x.b), greater(x.c, x.d))); }
 LOWBIT_INLINE float horizontal_min(F32x16 x) { return vminvq_f32(lesser(lesser(x.a, x.b), lesser(x.c, x.d))); }
@@ -173,11 +187,27 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
 
 LOWBIT_INLINE void stream_fence() {}
 
+// Sixteen 16-bit lanes, in order.
+struct I16x16 {
+  int16x8_t low, high;
+};
+LOWBIT_INLINE I16x16 broadcast16(int x) {
+  const int16x8_t v = vdupq_n_s16(static_cast<std::int16_t>(x));
+  return {v, v};
+}
+LOWBIT_INLINE I16x16 narrow(I32x16 x) {
+  return {vqmovn_high_s32(vqmovn_s32(x.a), x.b), vqmovn_high_s32(vqmovn_s32(x.c), x.d)};
+}
+LOWBIT_INLINE I16x16 add(I16x16 x, I16x16 y) { return {vqaddq_s16(x.low, y.low), vqaddq_s16(x.high, y.high)}; }
+LOWBIT_INLINE I16x16 min(I16x16 x, I16x16 y) { return {vminq_s16(x.low, y.low), vminq_s16(x.high, y.high)}; }
+LOWBIT_INLINE I16x16 max(I16x16 x, I16x16 y) { return {vmaxq_s16(x.low, y.low), vmaxq_s16(x.high, y.high)}; }
+
+// Four codes of a word, from this one on.
 template <int Bits>
-LOWBIT_INLINE int32x4_t spread_codes(std::uint32_t word, int first) {
-  const int32_t amounts[4] = {-first * Bits, -(first + 1) * Bits, -(first + 2) * Bits, -(first + 3) * Bits};
-  const uint32x4_t shifted = vshlq_u32(vdupq_n_u32(word), vld1q_s32(amounts));
-  return vreinterpretq_s32_u32(vandq_u32(shifted, vdupq_n_u32((1U << Bits) - 1)));
+LOWBIT_INLINE int32x4_t spread_codes(std::uint64_t word, int first) {
+  const int32_t amounts[4] = {0, -Bits, -2 * Bits, -3 * Bits};
+  const uint32x4_t words = vdupq_n_u32(static_cast<std::uint32_t>(word >> (first * Bits)));
+  return vreinterpretq_s32_u32(vandq_u32(vshlq_u32(words, vld1q_s32(amounts)), vdupq_n_u32((1U << Bits) - 1)));
 }
 
 template <int Bits>
@@ -195,41 +225,44 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
     return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_high_u16(low)),
             vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_high_u16(high))};
   } else {
-    // Eight codes are `Bits` bytes: the same 32-bit word in every lane, shifted by the lane's own amount.
-    std::uint32_t low = 0, high = 0;
-    std::memcpy(&low, in, Bits);
-    std::memcpy(&high, in + Bits, Bits);
-    return {spread_codes<Bits>(low, 0), spread_codes<Bits>(low, 4), spread_codes<Bits>(high, 0),
-            spread_codes<Bits>(high, 4)};
+    std::uint64_t word = load_u32(in);
+    if constexpr (Bits == 3) word |= static_cast<std::uint64_t>(load_u32(in + 2) >> 16) << 32;
+    return {spread_codes<Bits>(word, 0), spread_codes<Bits>(word, 4), spread_codes<Bits>(word, 8),
+            spread_codes<Bits>(word, 12)};
   }
 }
 
+// Eight codes of at most 3 bits in the low bits of a word.
 template <int Bits>
-LOWBIT_INLINE std::uint32_t join_codes(int32x4_t low, int32x4_t high) {
-  const uint32x4_t mask = vdupq_n_u32((1U << Bits) - 1);
-  const int32_t low_amounts[4] = {0, Bits, 2 * Bits, 3 * Bits};
-  const int32_t high_amounts[4] = {4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits};
-  const uint32x4_t l = vshlq_u32(vandq_u32(vreinterpretq_u32_s32(low), mask), vld1q_s32(low_amounts));
-  const uint32x4_t h = vshlq_u32(vandq_u32(vreinterpretq_u32_s32(high), mask), vld1q_s32(high_amounts));
-  return vaddvq_u32(vorrq_u32(l, h));  // the places do not overlap: adding is or-ing
+LOWBIT_INLINE std::uint64_t join_codes(int16x8_t x) {
+  const int16_t amounts[4] = {0, Bits, 2 * Bits, 3 * Bits};
+  const int16x4_t places = vld1_s16(amounts);
+  const uint16x8_t placed = vshlq_u16(vreinterpretq_u16_s16(x), vcombine_s16(places, places));
+  // The places do not overlap: adding is or-ing.
+  const std::uint64_t low = vaddv_u16(vget_low_u16(placed)), high = vaddv_u16(vget_high_u16(placed));
+  return low | (high << (4 * Bits));
 }
 
 template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I32x16 x) {
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
   if constexpr (Bits == 8 || Bits == 4) {
-    const int16x8_t low = vmovn_high_s32(vmovn_s32(x.a), x.b), high = vmovn_high_s32(vmovn_s32(x.c), x.d);
-    const uint8x16_t bytes = vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(low), high));
+    const uint8x16_t bytes = vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(x.low), x.high));
+    const uint8x16_t flips = vreinterpretq_u8_u64(vdupq_n_u64(flip));
     if constexpr (Bits == 8) {
-      vst1q_u8(out, bytes);
+      vst1q_u8(out, veorq_u8(bytes, flips));
     } else {
       const uint8x8_t first = vget_low_u8(vuzp1q_u8(bytes, bytes)), second = vget_low_u8(vuzp2q_u8(bytes, bytes));
-      vst1_u8(out, vsli_n_u8(vand_u8(first, vdup_n_u8(0x0f)), second, 4));
+      vst1_u8(out, veor_u8(vsli_n_u8(first, second, 4), vget_low_u8(flips)));
     }
   } else {
-    const std::uint32_t low = join_codes<Bits>(x.a, x.b), high = join_codes<Bits>(x.c, x.d);
-    std::memcpy(out, &low, Bits);
-    std::memcpy(out + Bits, &high, Bits);
+    store_bytes<2 * Bits>(out, (join_codes<Bits>(x.low) | (join_codes<Bits>(x.high) << (8 * Bits))) ^ flip);
   }
+}
+
+template <int Bits>
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
+  store_codes<Bits>(out, a, flip);
+  store_codes<Bits>(out + 2 * Bits, b, flip);
 }
 
 // Eight float64 lanes, for sums that must not lose bits.

@@ -32,9 +32,9 @@ LOWBIT_INLINE I32x16 load_first_codes(const std::uint8_t* in, std::size_t count)
 
 // The unused high bits of the last byte become zero.
 template <int Bits>
-LOWBIT_INLINE void store_first_codes(std::uint8_t* out, I32x16 v, std::size_t count) {
+LOWBIT_INLINE void store_first_codes(std::uint8_t* out, I16x16 v, std::uint64_t flip, std::size_t count) {
   std::uint8_t padded[2 * Bits];
-  store_codes<Bits>(padded, v);
+  store_codes<Bits>(padded, v, flip);
   const std::size_t bytes = (count * Bits + 7) / 8;
   const std::size_t spare_bits = bytes * 8 - count * Bits;
   padded[bytes - 1] = static_cast<std::uint8_t>(padded[bytes - 1] & (0xff >> spare_bits));
@@ -67,11 +67,11 @@ LOWBIT_INLINE I32x16 load_up_to_codes(const std::uint8_t* in, std::size_t count)
   return count == kLanes ? load_codes<Bits>(in) : load_first_codes<Bits>(in, count);
 }
 template <int Bits>
-LOWBIT_INLINE void store_up_to_codes(std::uint8_t* out, I32x16 v, std::size_t count) {
+LOWBIT_INLINE void store_up_to_codes(std::uint8_t* out, I16x16 v, std::uint64_t flip, std::size_t count) {
   if (count == kLanes) {
-    store_codes<Bits>(out, v);
+    store_codes<Bits>(out, v, flip);
   } else {
-    store_first_codes<Bits>(out, v, count);
+    store_first_codes<Bits>(out, v, flip, count);
   }
 }
 

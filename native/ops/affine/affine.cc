@@ -66,6 +66,7 @@ class Quantizer {
         cancel_(cancel) {}
 
   Outcome run(RangeChoice range) {
+    within_range_ = range.method == RangeChoice::Method::kMinMax && non_finite_ == NonFinite::kThrow;
     if (range.method == RangeChoice::Method::kGiven)
       return finish(for_each_tile([&](const Run& r) { quantize_given(r); }));
     if (scheme_.symmetric && zero_points_ != nullptr) {
@@ -159,7 +160,7 @@ class Quantizer {
 
   void codes_of(const Run& r) {
     k_.quantize(at(r.offset), type_, r.count, r.group_size, scales_ + r.parameter, zero_points_from(r.parameter),
-                scheme_.code, scheme_.lowest, scheme_.highest, codes_ + r.code_offset);
+                scheme_.code, scheme_.lowest, scheme_.highest, within_range_, codes_ + r.code_offset);
   }
 
   // Range, parameters and codes of one batch of groups after the other. A batch ends where a byte does.
@@ -228,6 +229,7 @@ class Quantizer {
   std::int32_t* const zero_points_;
   std::uint8_t* const codes_;
   const CancelFlag* const cancel_;
+  bool within_range_ = false;  // no element lies outside the range that the scales come from
   std::atomic<std::int64_t> first_non_finite_{kNone}, first_overflow_{kNone};
 };
 

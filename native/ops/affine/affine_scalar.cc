@@ -103,7 +103,8 @@ bool asymmetric_parameters(const float* min, const float* max, std::size_t count
 }
 
 void quantize(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
-              const std::int32_t* zero_points, CodeType code, int lowest, int highest, std::uint8_t* codes) {
+              const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool /*within_range*/,
+              std::uint8_t* codes) {
   for (std::size_t i = 0; i < code.packed_bytes(count); i++) codes[i] = 0;
   for (std::size_t i = 0; i < count; i++) {
     const std::size_t g = i / group_size;

@@ -1,14 +1,17 @@
 // Affine quantization, sixteen lanes at a time. Included by one file per instruction set, after its vector vocabulary
 // (core/simd/<isa>.h), which names the namespace.
 //
-// Quantizing needs x / scale exactly as IEEE division rounds it, but a vector division costs as much as ten
-// multiplications. With r = 1 / scale correctly rounded, q₀ = x·r is off by less than two units in the last place; each
-// step e = x − q·scale (exact in a fused multiply-add), q ← q + e·r halves no more than the last error: after the first
-// step q is within one unit, and by Markstein's theorem the second then gives the correctly rounded quotient (P.
-// Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990,
-// theorem 7). That needs r and every e to be free of underflow and overflow, so it is used for scales in [2^-100,
-// 2^100]; others divide. Clamping comes first there: bounds·scale are finite, and clamping x at them gives the same
-// codes.
+// Codes need x / scale exactly as IEEE division rounds it, but a vector division costs as much as ten multiplications.
+//
+// Fast: with r = 1 / scale, the integers nearest to x·r⁻ and x·r⁺ are taken, r⁻ and r⁺ being r less and plus four units
+// in the last place. x / scale as rounded (2^-24) by way of r as rounded (2^-24) lies between them (2^-22 at least),
+// and rounding to integers keeps order: where both agree, that is the code.
+//
+// Exact: they disagree only next to ties. There, q₀ = x·r is refined: each step e = x − q·scale (exact in a fused
+// multiply-add), q ← q + e·r takes nearly all of the error away; after the first step q is within one unit in the last
+// place, and by Markstein's theorem the second then gives the correctly rounded quotient (P. Markstein, "Computation of
+// elementary functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990). That needs r and every e to
+// be free of underflow and overflow, so it is used for scales in [2^-100, 2^100]; others divide.
 
 #include "ops/affine/affine_kernels.h"
 #include "ops/affine/affine_math.h"
@@ -53,6 +56,15 @@ LOWBIT_INLINE void with_bits(int bits, Body body) {
 
 // Absolute values are compared as integers: their order is that of the floats, and NaN and infinity come out on top.
 template <FloatType Type>
+LOWBIT_INLINE I32x16 largest_magnitude(const Storage<Type>* x, std::size_t count) {
+  I32x16 largest = broadcast(0);
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) largest = max(largest, magnitude_bits(load<Type>(x + i)));
+  if (i < count) largest = max(largest, magnitude_bits(load_first<Type>(x + i, count - i)));
+  return largest;
+}
+
+template <FloatType Type>
 bool absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size, float* absmax) {
   I32x16 seen = broadcast(0);
   if (group_size == 1) {
@@ -64,12 +76,18 @@ bool absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size
     }
     return horizontal_max(seen) < kInfinityBits;
   }
-  for (std::size_t begin = 0, g = 0; begin < count; g++) {
+  std::size_t g = 0;
+  if (group_size % kLanes == 0) {  // four whole groups at a time share the last steps of their maxima
+    for (; (g + 4) * group_size <= count; g += 4) {
+      I32x16 largest[4];
+      for (std::size_t k = 0; k < 4; k++) largest[k] = largest_magnitude<Type>(x + (g + k) * group_size, group_size);
+      seen = max(seen, max(max(largest[0], largest[1]), max(largest[2], largest[3])));
+      store_maxima(absmax + g, largest[0], largest[1], largest[2], largest[3]);
+    }
+  }
+  for (std::size_t begin = g * group_size; begin < count; g++) {
     const std::size_t end = group_end(begin, group_size, count);
-    I32x16 largest = broadcast(0);
-    std::size_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) largest = max(largest, magnitude_bits(load<Type>(x + i)));
-    if (i < end) largest = max(largest, magnitude_bits(load_first<Type>(x + i, end - i)));
+    const I32x16 largest = largest_magnitude<Type>(x + begin, end - begin);
     absmax[g] = float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
     seen = max(seen, largest);
     begin = end;
@@ -193,71 +211,146 @@ bool asymmetric_parameters(const float* min, const float* max, std::size_t count
 
 // --- codes ---------------------------------------------------------------------------------------------------------
 
-// What every element of a group shares, spread over the lanes.
-struct Group {
-  F32x16 scale, reciprocal;
-  F32x16 low, high;              // the bounds: of x if `by_reciprocal`, else of x / scale
-  F32x16 low_steps, high_steps;  // lowest − zero point, highest − zero point
-  bool by_reciprocal;
+constexpr float kLeastReciprocal = 0x1p-100F, kGreatestReciprocal = 0x1p100F;
+
+LOWBIT_INLINE bool has_reciprocal(float scale) { return scale >= kLeastReciprocal && scale <= kGreatestReciprocal; }
+
+// x / scale, correctly rounded; see the head of this file.
+LOWBIT_INLINE F32x16 divide(F32x16 x, F32x16 scale, F32x16 reciprocal) {
+  F32x16 quotient = mul(x, reciprocal);
+  quotient = fused(fused_negative(quotient, scale, x), reciprocal, quotient);
+  return fused(fused_negative(quotient, scale, x), reciprocal, quotient);
+}
+
+// What turns steps into codes, spread over the lanes. Codes are in offset binary (signed ones plus 2^(bits−1)) until
+// `flip` makes them two's complement as they are stored: so they are never negative and need no masking.
+struct CodeRange {
+  I16x16 zero_point, low, high;
+  std::uint64_t flip;
 };
 
-LOWBIT_INLINE Group group_of(float scale, std::int32_t zero_point, int lowest, int highest) {
-  const float low_steps = static_cast<float>(lowest - zero_point);
-  const float high_steps = static_cast<float>(highest - zero_point);
-  Group group;
-  group.by_reciprocal = scale >= 0x1p-100F && scale <= 0x1p100F;
-  group.scale = broadcast(scale);
-  group.reciprocal = broadcast(1.0F / scale);
-  group.low = broadcast(low_steps * scale);
-  group.high = broadcast(high_steps * scale);
-  group.low_steps = broadcast(low_steps);
-  group.high_steps = broadcast(high_steps);
-  return group;
+template <int Bits>
+LOWBIT_INLINE CodeRange code_range(CodeType code, std::int32_t zero_point, int lowest, int highest) {
+  const int offset = code.is_signed ? 1 << (Bits - 1) : 0;
+  return {broadcast16(zero_point + offset), broadcast16(lowest + offset), broadcast16(highest + offset),
+          code.is_signed ? sign_bits<Bits>() : 0};
 }
 
-// round(x / scale), clamped: the code less the zero point.
-template <bool ByReciprocal>
-LOWBIT_INLINE I32x16 steps_of(F32x16 x, const Group& group) {
-  if constexpr (ByReciprocal) {
-    x = min(max(x, group.low), group.high);
-    F32x16 quotient = mul(x, group.reciprocal);
-    quotient = fused(fused_negative(quotient, group.scale, x), group.reciprocal, quotient);
-    quotient = fused(fused_negative(quotient, group.scale, x), group.reciprocal, quotient);
-    return round_to_int(quotient);
-  } else {
-    return round_to_int(min(max(div(x, group.scale), group.low_steps), group.high_steps));
-  }
+LOWBIT_INLINE I16x16 codes_from(I32x16 steps, const CodeRange& range) {
+  return min(max(add(narrow(steps), range.zero_point), range.low), range.high);
 }
 
-template <bool ByReciprocal, FloatType Type, int Bits>
-LOWBIT_INLINE void quantize_blocks(const Storage<Type>* x, std::size_t count, const Group& group, I32x16 zero_point,
-                                   std::uint8_t* codes) {
+// Codes of consecutive elements that start on a byte; `steps_of` gives round(x / scale).
+template <FloatType Type, int Bits, typename Steps>
+LOWBIT_INLINE void quantize_blocks(const Storage<Type>* x, std::size_t count, const CodeRange& range,
+                                   std::uint8_t* codes, const Steps& steps_of) {
   std::size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    store_codes<Bits>(codes + i / 8 * Bits, add(steps_of<ByReciprocal>(load<Type>(x + i), group), zero_point));
+    store_codes<Bits>(codes + i / 8 * Bits, codes_from(steps_of(load<Type>(x + i)), range), range.flip);
   }
   if (i < count) {
-    const F32x16 rest = load_first<Type>(x + i, count - i);
-    store_first_codes<Bits>(codes + i / 8 * Bits, add(steps_of<ByReciprocal>(rest, group), zero_point), count - i);
+    const I16x16 rest = codes_from(steps_of(load_first<Type>(x + i, count - i)), range);
+    store_first_codes<Bits>(codes + i / 8 * Bits, rest, range.flip, count - i);
   }
 }
 
-// One group that starts on a byte.
+// One group with any scale and any elements: x / scale is clamped as a float first, because an integer could not hold
+// it.
 template <FloatType Type, int Bits>
-LOWBIT_INLINE void quantize_group(const Storage<Type>* x, std::size_t count, float scale, std::int32_t zero_point,
-                                  int lowest, int highest, std::uint8_t* codes) {
-  const Group group = group_of(scale, zero_point, lowest, highest);
-  if (group.by_reciprocal) {
-    quantize_blocks<true, Type, Bits>(x, count, group, broadcast(zero_point), codes);
+void quantize_group(const Storage<Type>* x, std::size_t count, float scale, std::int32_t zero_point, CodeType code,
+                    int lowest, int highest, std::uint8_t* codes) {
+  const CodeRange range = code_range<Bits>(code, zero_point, lowest, highest);
+  const float low_steps = static_cast<float>(lowest - zero_point);
+  const float high_steps = static_cast<float>(highest - zero_point);
+  const F32x16 scales = broadcast(scale);
+  if (has_reciprocal(scale)) {
+    // Clamping x at bound · scale gives the same codes, keeps every step finite, and makes NaN the lowest.
+    const F32x16 reciprocal = broadcast(1.0F / scale);
+    const F32x16 low = broadcast(low_steps * scale), high = broadcast(high_steps * scale);
+    quantize_blocks<Type, Bits>(x, count, range, codes, [&](F32x16 v) {
+      return round_to_int(divide(min(max(v, low), high), scales, reciprocal));
+    });
   } else {
-    quantize_blocks<false, Type, Bits>(x, count, group, broadcast(zero_point), codes);
+    const F32x16 low = broadcast(low_steps), high = broadcast(high_steps);
+    quantize_blocks<Type, Bits>(x, count, range, codes,
+                                [&](F32x16 v) { return round_to_int(min(max(div(v, scales), low), high)); });
+  }
+}
+
+// Four units in the last place of a reciprocal, and what makes the last bit of a float32 worth one.
+constexpr std::int32_t kReciprocalMargin = 4;
+constexpr float kRounder = 0x1.8p23F;
+constexpr std::int32_t kRounderBits = 0x4b400000;
+
+// What the groups of a chunk need, one lane each: taken sixteen at a time, then spread group by group.
+struct Reciprocals {
+  float exact[kLanes], below[kLanes], above[kLanes];
+
+  LOWBIT_INLINE explicit Reciprocals(F32x16 scales) {
+    const F32x16 reciprocals = div(broadcast(1.0F), scales);
+    store_lanes(exact, reciprocals);
+    store_lanes(below, as_floats(sub(as_bits(reciprocals), broadcast(kReciprocalMargin))));
+    store_lanes(above, as_floats(add(as_bits(reciprocals), broadcast(kReciprocalMargin))));
+  }
+};
+
+// One group whose elements lie within range: no float needs clamping.
+template <FloatType Type, int Bits>
+LOWBIT_INLINE void quantize_group_within_range(const Storage<Type>* x, std::size_t count, const float* scale,
+                                               const Reciprocals& reciprocals, std::size_t g, const CodeRange& range,
+                                               std::uint8_t* codes) {
+  const F32x16 below = broadcast(reciprocals.below[g]), above = broadcast(reciprocals.above[g]);
+  const F32x16 rounder = broadcast(kRounder);
+  const I32x16 rounder_bits = broadcast(kRounderBits);
+  const auto exactly = [&](F32x16 v) {
+    return round_to_int(divide(v, broadcast(*scale), broadcast(reciprocals.exact[g])));
+  };
+  std::size_t i = 0;
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const F32x16 a = load<Type>(x + i), b = load<Type>(x + i + kLanes);
+    const I32x16 a_low = as_bits(fused(a, below, rounder)), b_low = as_bits(fused(b, below, rounder));
+    const I32x16 a_high = as_bits(fused(a, above, rounder)), b_high = as_bits(fused(b, above, rounder));
+    if (is_zero(bit_or(bit_xor(a_low, a_high), bit_xor(b_low, b_high)))) {
+      store_codes<Bits>(codes + i / 8 * Bits, codes_from(sub(a_low, rounder_bits), range),
+                        codes_from(sub(b_low, rounder_bits), range), range.flip);
+    } else {
+      store_codes<Bits>(codes + i / 8 * Bits, codes_from(exactly(a), range), codes_from(exactly(b), range), range.flip);
+    }
+  }
+  if (i < count) quantize_blocks<Type, Bits>(x + i, count - i, range, codes + i / 8 * Bits, exactly);
+}
+
+// Groups that start on bytes, within range.
+template <FloatType Type, int Bits>
+void quantize_within_range(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
+                           const std::int32_t* zero_points, CodeType code, int lowest, int highest,
+                           std::uint8_t* codes) {
+  const std::size_t groups = (count - 1) / group_size + 1;
+  const std::size_t last_size = count - (groups - 1) * group_size;
+  CodeRange range = code_range<Bits>(code, 0, lowest, highest);
+  for (std::size_t first = 0; first < groups; first += kLanes) {
+    const std::size_t chunk = groups - first < kLanes ? groups - first : kLanes;
+    const Reciprocals reciprocals(load_up_to<FloatType::kFloat32>(scales + first, chunk));
+    for (std::size_t g = first; g < first + chunk; g++) {
+      const std::size_t n = g + 1 < groups ? group_size : last_size;
+      const Storage<Type>* group = x + g * group_size;
+      std::uint8_t* group_codes = codes + g * group_size / 8 * Bits;
+      const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
+      if (has_reciprocal(scales[g])) {
+        if (zero_points != nullptr) range.zero_point = code_range<Bits>(code, zero_point, lowest, highest).zero_point;
+        quantize_group_within_range<Type, Bits>(group, n, scales + g, reciprocals, g - first, range, group_codes);
+      } else {
+        quantize_group<Type, Bits>(group, n, scales[g], zero_point, code, lowest, highest, group_codes);
+      }
+    }
   }
 }
 
 // A scale for every element: per-channel along the last axis.
 template <FloatType Type, int Bits>
 void quantize_each(const Storage<Type>* x, std::size_t count, const float* scales, const std::int32_t* zero_points,
-                   int lowest, int highest, std::uint8_t* codes) {
+                   CodeType code, int lowest, int highest, std::uint8_t* codes) {
+  const CodeRange range = code_range<Bits>(code, 0, lowest, highest);
   for (std::size_t i = 0; i < count; i += kLanes) {
     const std::size_t n = count - i < kLanes ? count - i : kLanes;
     const I32x16 zero_point = zero_points != nullptr ? load_up_to_lanes(zero_points + i, n) : broadcast(0);
@@ -265,8 +358,8 @@ void quantize_each(const Storage<Type>* x, std::size_t count, const float* scale
     const F32x16 high = to_float(sub(broadcast(highest), zero_point));
     const F32x16 scale = load_up_to<FloatType::kFloat32>(scales + i, n);
     const F32x16 steps = min(max(div(load_up_to<Type>(x + i, n), scale), low), high);
-    const I32x16 code = add(round_to_int(steps), zero_point);
-    store_up_to_codes<Bits>(codes + i / 8 * Bits, code, n);
+    const I16x16 all = codes_from(add(round_to_int(steps), zero_point), range);
+    store_up_to_codes<Bits>(codes + i / 8 * Bits, all, range.flip, n);
   }
 }
 
@@ -275,7 +368,10 @@ constexpr std::size_t kWindow = 512;
 
 template <FloatType Type, int Bits>
 void quantize_ragged(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
-                     const std::int32_t* zero_points, int lowest, int highest, std::uint8_t* codes) {
+                     const std::int32_t* zero_points, CodeType code, int lowest, int highest, std::uint8_t* codes) {
+  // Unsigned codes, so that the window needs no flipping.
+  const int offset = code.is_signed ? 1 << (Bits - 1) : 0;
+  const std::uint64_t flip = code.is_signed ? sign_bits<Bits>() : 0;
   std::uint8_t window[kWindow];
   for (std::size_t base = 0; base < count; base += kWindow) {
     const std::size_t window_end = group_end(base, kWindow, count);
@@ -284,71 +380,94 @@ void quantize_ragged(const Storage<Type>* x, std::size_t count, std::size_t grou
       const std::size_t next = (g + 1) * group_size;
       const std::size_t end = next < window_end ? next : window_end;
       const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-      quantize_group<Type, 8>(x + begin, end - begin, scales[g], zero_point, lowest, highest, window + (begin - base));
+      quantize_group<Type, 8>(x + begin, end - begin, scales[g], zero_point + offset, {8, false}, lowest + offset,
+                              highest + offset, window + (begin - base));
       begin = end;
     }
     for (std::size_t i = base; i < window_end; i += kLanes) {
       const std::size_t n = window_end - i < kLanes ? window_end - i : kLanes;
-      store_up_to_codes<Bits>(codes + i / 8 * Bits, load_up_to_codes<8>(window + (i - base), n), n);
+      store_up_to_codes<Bits>(codes + i / 8 * Bits, narrow(load_up_to_codes<8>(window + (i - base), n)), flip, n);
     }
   }
 }
 
 template <FloatType Type, int Bits>
 void quantize_as(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
-                 const std::int32_t* zero_points, int lowest, int highest, std::uint8_t* codes) {
+                 const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range,
+                 std::uint8_t* codes) {
+  if (count == 0) return;
   if (group_size == 1 && count > 1) {
-    quantize_each<Type, Bits>(x, count, scales, zero_points, lowest, highest, codes);
-  } else if (group_size >= count || group_size % 8 == 0) {
+    quantize_each<Type, Bits>(x, count, scales, zero_points, code, lowest, highest, codes);
+  } else if (group_size < count && group_size % 8 != 0) {
+    quantize_ragged<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
+  } else if (within_range) {
+    quantize_within_range<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
+  } else {
     for (std::size_t begin = 0, g = 0; begin < count; g++) {
       const std::size_t end = group_end(begin, group_size, count);
       const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-      quantize_group<Type, Bits>(x + begin, end - begin, scales[g], zero_point, lowest, highest,
+      quantize_group<Type, Bits>(x + begin, end - begin, scales[g], zero_point, code, lowest, highest,
                                  codes + begin / 8 * Bits);
       begin = end;
     }
-  } else {
-    quantize_ragged<Type, Bits>(x, count, group_size, scales, zero_points, lowest, highest, codes);
   }
 }
 
 void quantize(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
-              const std::int32_t* zero_points, CodeType code, int lowest, int highest, std::uint8_t* codes) {
+              const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range,
+              std::uint8_t* codes) {
   with_type(type, [&](auto t) {
     with_bits(code.bits, [&](auto bits) {
       quantize_as<t.value, bits.value>(static_cast<const Storage<t.value>*>(x), count, group_size, scales, zero_points,
-                                       lowest, highest, codes);
+                                       code, lowest, highest, within_range, codes);
     });
   });
 }
 
 // --- back to floats ------------------------------------------------------------------------------------------------
 
-// (code ^ flip) − offset is the signed step count: flip = 2^(bits−1) turns two's complement into offset binary, and
-// offset = flip + zero point takes both away.
+// Codes become floats without a conversion: or-ed into the bits of 2^23, a code is the float 2^23 + code. Flipping the
+// top bit of a code on the way (xor) turns two's complement into offset binary, which 2^(bits−1) takes back, together
+// with the zero point: one xor, one exact subtraction.
+struct Steps {
+  I32x16 bits;    // of 2^23, with the code's sign bit
+  F32x16 offset;  // 2^23 + the code that stands for zero
+
+  LOWBIT_INLINE F32x16 operator()(I32x16 codes) const { return sub(as_floats(bit_xor(codes, bits)), offset); }
+};
+
+constexpr std::int32_t kTwo23Bits = 0x4b000000;
+constexpr float kTwo23 = 0x1p23F;
+
+LOWBIT_INLINE Steps steps_from(std::int32_t flip, std::int32_t zero_point) {
+  return {broadcast(kTwo23Bits | flip), broadcast(kTwo23 + static_cast<float>(flip + zero_point))};
+}
+
 template <FloatType Out, int Bits, bool Stream>
-LOWBIT_INLINE void dequantize_group(const std::uint8_t* codes, std::size_t count, I32x16 flip, I32x16 offset,
-                                    F32x16 scale, Storage<Out>* out) {
+LOWBIT_INLINE void dequantize_group(const std::uint8_t* codes, std::size_t count, const Steps& steps, F32x16 scale,
+                                    Storage<Out>* out) {
   std::size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const I32x16 steps = sub(bit_xor(load_codes<Bits>(codes + i / 8 * Bits), flip), offset);
-    store<Out, Stream>(out + i, mul(to_float(steps), scale));
+    store<Out, Stream>(out + i, mul(steps(load_codes<Bits>(codes + i / 8 * Bits)), scale));
   }
   if (i < count) {
-    const I32x16 steps = sub(bit_xor(load_first_codes<Bits>(codes + i / 8 * Bits, count - i), flip), offset);
-    store_first<Out>(out + i, mul(to_float(steps), scale), count - i);
+    const I32x16 rest = load_first_codes<Bits>(codes + i / 8 * Bits, count - i);
+    store_first<Out>(out + i, mul(steps(rest), scale), count - i);
   }
 }
 
 template <FloatType Out, int Bits>
-void dequantize_each(const std::uint8_t* codes, std::size_t count, I32x16 flip, const float* scales,
+void dequantize_each(const std::uint8_t* codes, std::size_t count, std::int32_t flip, const float* scales,
                      const std::int32_t* zero_points, Storage<Out>* out) {
+  Steps steps = steps_from(flip, 0);
   for (std::size_t i = 0; i < count; i += kLanes) {
     const std::size_t n = count - i < kLanes ? count - i : kLanes;
-    const I32x16 zero_point = zero_points != nullptr ? load_up_to_lanes(zero_points + i, n) : broadcast(0);
+    if (zero_points != nullptr) {
+      const I32x16 offset = add(load_up_to_lanes(zero_points + i, n), broadcast(flip));
+      steps.offset = add(to_float(offset), broadcast(kTwo23));
+    }
     const I32x16 lanes = load_up_to_codes<Bits>(codes + i / 8 * Bits, n);
-    const I32x16 steps = sub(sub(bit_xor(lanes, flip), flip), zero_point);
-    store_up_to<Out>(out + i, mul(to_float(steps), load_up_to<FloatType::kFloat32>(scales + i, n)), n);
+    store_up_to<Out>(out + i, mul(steps(lanes), load_up_to<FloatType::kFloat32>(scales + i, n)), n);
   }
 }
 
@@ -360,15 +479,15 @@ void dequantize_ragged(const std::uint8_t* codes, std::size_t count, std::size_t
     const std::size_t window_end = group_end(base, kWindow, count);
     for (std::size_t i = base; i < window_end; i += kLanes) {
       const std::size_t n = window_end - i < kLanes ? window_end - i : kLanes;
-      store_up_to_codes<8>(window + (i - base), load_up_to_codes<Bits>(codes + i / 8 * Bits, n), n);
+      store_up_to_codes<8>(window + (i - base), narrow(load_up_to_codes<Bits>(codes + i / 8 * Bits, n)), 0, n);
     }
     for (std::size_t begin = base; begin < window_end;) {
       const std::size_t g = begin / group_size;
       const std::size_t next = (g + 1) * group_size;
       const std::size_t end = next < window_end ? next : window_end;
       const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-      dequantize_group<Out, 8, false>(window + (begin - base), end - begin, broadcast(flip),
-                                      broadcast(flip + zero_point), broadcast(scales[g]), out + begin);
+      dequantize_group<Out, 8, false>(window + (begin - base), end - begin, steps_from(flip, zero_point),
+                                      broadcast(scales[g]), out + begin);
       begin = end;
     }
   }
@@ -380,8 +499,8 @@ void dequantize_groups(const std::uint8_t* codes, std::size_t count, std::size_t
   for (std::size_t begin = 0, g = 0; begin < count; g++) {
     const std::size_t end = group_end(begin, group_size, count);
     const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-    dequantize_group<Out, Bits, Stream>(codes + begin / 8 * Bits, end - begin, broadcast(flip),
-                                        broadcast(flip + zero_point), broadcast(scales[g]), out + begin);
+    dequantize_group<Out, Bits, Stream>(codes + begin / 8 * Bits, end - begin, steps_from(flip, zero_point),
+                                        broadcast(scales[g]), out + begin);
     begin = end;
   }
   if constexpr (Stream) stream_fence();
@@ -391,7 +510,7 @@ template <FloatType Out, int Bits>
 void dequantize_as(const std::uint8_t* codes, std::size_t count, std::size_t group_size, std::int32_t flip,
                    const float* scales, const std::int32_t* zero_points, Storage<Out>* out, bool stream) {
   if (group_size == 1 && count > 1) {
-    dequantize_each<Out, Bits>(codes, count, broadcast(flip), scales, zero_points, out);
+    dequantize_each<Out, Bits>(codes, count, flip, scales, zero_points, out);
   } else if (group_size < count && group_size % 8 != 0) {
     dequantize_ragged<Out, Bits>(codes, count, group_size, flip, scales, zero_points, out);
   } else if (stream && can_stream(out) && (group_size >= count || group_size % kLanes == 0)) {
@@ -414,14 +533,18 @@ void dequantize(const std::uint8_t* codes, CodeType code, std::size_t count, std
 
 // --- error ---------------------------------------------------------------------------------------------------------
 
-template <bool ByReciprocal>
-double squared_error_of(const float* x, std::size_t count, const Group& group) {
+// The steps of x / scale, rounded and clamped to [low, high], as floats.
+template <typename Quotient>
+double squared_error_of(const float* x, std::size_t count, float scale, float low_steps, float high_steps,
+                        const Quotient& quotient) {
+  const F32x16 scales = broadcast(scale), low = broadcast(low_steps), high = broadcast(high_steps);
   double total = 0.0;
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = group_end(begin, kErrorBlock, count);
     F32x16 sum = broadcast(0.0F);
     const auto take = [&](F32x16 v) {
-      const F32x16 error = sub(v, mul(to_float(steps_of<ByReciprocal>(v, group)), group.scale));
+      const I32x16 steps = round_to_int(min(max(quotient(v), low), high));
+      const F32x16 error = sub(v, mul(to_float(steps), scales));
       sum = add(sum, mul(error, error));
     };
     std::size_t i = begin;
@@ -434,8 +557,16 @@ double squared_error_of(const float* x, std::size_t count, const Group& group) {
 }
 
 double squared_error(const float* x, std::size_t count, float scale, std::int32_t zero_point, int lowest, int highest) {
-  const Group group = group_of(scale, zero_point, lowest, highest);
-  return group.by_reciprocal ? squared_error_of<true>(x, count, group) : squared_error_of<false>(x, count, group);
+  const float low = static_cast<float>(lowest - zero_point), high = static_cast<float>(highest - zero_point);
+  const F32x16 scales = broadcast(scale);
+  if (has_reciprocal(scale)) {
+    // Elements past 2^20 steps are far out of range: clamped there, no step overflows.
+    const F32x16 reciprocal = broadcast(1.0F / scale), far = broadcast(0x1p20F * scale),
+                 minus_far = broadcast(-0x1p20F * scale);
+    return squared_error_of(x, count, scale, low, high,
+                            [&](F32x16 v) { return divide(min(max(v, minus_far), far), scales, reciprocal); });
+  }
+  return squared_error_of(x, count, scale, low, high, [&](F32x16 v) { return div(v, scales); });
 }
 
 }  // namespace
