@@ -43,11 +43,15 @@ export {
   dequantizeTensorAsync,
 } from './tensor/dequantize.js';
 export {
+  type GranularityOptions,
+  type InputOptions,
   type QuantizeAsyncOptions,
   type QuantizeInput,
   type QuantizeOptions,
   quantizeTensor,
   quantizeTensorAsync,
+  type RangeOptions,
+  type SchemeOptions,
 } from './tensor/quantize.js';
 export {
   type Granularity,

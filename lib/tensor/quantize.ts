@@ -29,7 +29,8 @@ import {
 /** The element type of the input follows from its array; a Uint16Array can hold two. */
 export type QuantizeInput = Float32Array | Uint16Array | Float16ArrayLike;
 
-type InputDtype<I> = I extends Uint16Array
+/** Which float type the input holds: it must be said for a Uint16Array, and must not contradict other arrays. */
+export type InputOptions<I> = I extends Uint16Array
   ? { inputDtype: 'float16' | 'bfloat16' }
   : I extends Float32Array
     ? { inputDtype?: 'float32' }
@@ -38,21 +39,25 @@ type InputDtype<I> = I extends Uint16Array
       : { inputDtype?: FloatDtype };
 
 // The first member of each union lets a variable stand for any of the names.
-type GranularityOptions =
+
+/** What shares a scale. `axis` goes with per-channel (default 0), `groupSize` with per-group (default 128). */
+export type GranularityOptions =
   | { granularity?: Granularity; axis?: never; groupSize?: never }
   | { granularity: 'per-channel'; axis?: number; groupSize?: never }
   | { granularity: 'per-group'; axis?: never; groupSize?: number };
 
-type SchemeOptions<D> =
+/** Where zero lies. `narrowRange` (default true) keeps symmetric codes of signed dtypes within ±(2^(b−1) − 1). */
+export type SchemeOptions<D> =
   | { scheme?: Scheme; narrowRange?: never }
   | { scheme?: 'symmetric'; narrowRange?: D extends SignedIntDtype ? boolean : never };
 
-type RangeOptions =
+/** How the range is chosen (default `'minmax'`), or the parameters themselves. */
+export type RangeOptions =
   | { range?: 'minmax' | 'mse' | { percentile: number }; scales?: never; zeroPoints?: never }
   | { range?: never; scales: Float32Array; zeroPoints?: Int32Array };
 
 /** Options of {@link quantizeTensor}. Combinations that can't work do not compile. */
-export type QuantizeOptions<D extends QuantDtype = QuantDtype, I = QuantizeInput> = InputDtype<I> &
+export type QuantizeOptions<D extends QuantDtype = QuantDtype, I = QuantizeInput> = InputOptions<I> &
   GranularityOptions &
   SchemeOptions<D> &
   RangeOptions & {

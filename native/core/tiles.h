@@ -9,6 +9,9 @@ namespace lowbit {
 // of threads, so that neither do sums over tiles.
 constexpr std::size_t kTileElements = 32768;
 
+// Within a tile, passes over the same elements alternate every so many of them: they stay in the first-level cache.
+constexpr std::size_t kBatchElements = 2048;
+
 // Outputs of at least this many bytes are written around the caches: they would not stay there.
 constexpr std::size_t kStreamBytes = std::size_t{8} << 20;
 

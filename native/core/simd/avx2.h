@@ -195,6 +195,7 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 v) {
 }
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
+LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // Sixteen 16-bit lanes in the order that packing leaves: [0-3, 8-11 | 4-7, 12-15].
 struct I16x16 {

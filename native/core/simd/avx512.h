@@ -132,6 +132,7 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
 }
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
+LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // Sixteen 16-bit lanes, in order.
 struct I16x16 {

@@ -186,6 +186,11 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
 }
 
 LOWBIT_INLINE void stream_fence() {}
+LOWBIT_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#endif
+}
 
 // Sixteen 16-bit lanes, in order.
 struct I16x16 {

@@ -81,9 +81,6 @@ class Quantizer {
 
  private:
   static constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
-  // One pass of range, parameters, codes over this many elements stays in the first-level cache.
-  static constexpr std::size_t kBatchElements = 4096;
-
   const void* at(std::size_t i) const { return element_at(x_, type_, i); }
   const std::int32_t* zero_points_from(std::size_t parameter) const {
     return zero_points_ != nullptr ? zero_points_ + parameter : nullptr;

@@ -13,6 +13,7 @@
 // elementary functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990). That needs r and every e to
 // be free of underflow and overflow, so it is used for scales in [2^-100, 2^100]; others divide.
 
+#include "core/tiles.h"
 #include "ops/affine/affine_kernels.h"
 #include "ops/affine/affine_math.h"
 
@@ -307,6 +308,9 @@ LOWBIT_INLINE void quantize_group_within_range(const Storage<Type>* x, std::size
   };
   std::size_t i = 0;
   for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    // The next pass over the range of new elements finds them in cache: memory works while the codes are computed.
+    prefetch(x + i + kBatchElements);
+    if constexpr (Type == FloatType::kFloat32) prefetch(x + i + kBatchElements + kLanes);
     const F32x16 a = load<Type>(x + i), b = load<Type>(x + i + kLanes);
     const I32x16 a_low = as_bits(fused(a, below, rounder)), b_low = as_bits(fused(b, below, rounder));
     const I32x16 a_high = as_bits(fused(a, above, rounder)), b_high = as_bits(fused(b, above, rounder));
