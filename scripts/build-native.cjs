@@ -1,8 +1,8 @@
 /**
  * Builds the addon into build/Release/lowbit.node, or does nothing where that is up to date.
  *
- * In a checkout cmake-js configures the build. A user who has to compile lowbit does not have it, because it would bring
- * forty packages with it, and does not need it either: CMakeLists.txt finds the headers by itself.
+ * In a checkout cmake-js configures the build. A user who has to compile lowbit does not have it, because it would
+ * bring forty packages with it, and does not need it either: CMakeLists.txt finds the headers by itself.
  *
  * LOWBIT_CMAKE_ARGS="A=1 B=2" sets CMake variables.
  */

@@ -1,6 +1,6 @@
 /**
- * Checks from the files alone that prebuilt Linux addons load on every system that lowbit promises to run on: no library
- * and no symbol version that such a system may lack. The promise stands in package.json under lowbit.floor.
+ * Checks from the files alone that prebuilt Linux addons load on every system that lowbit promises to run on: no
+ * library and no symbol version that such a system may lack. The promise stands in package.json under lowbit.floor.
  *
  * node scripts/check-prebuild.cjs [file or folder …]    default: prebuilds/linux-*
  */
@@ -22,8 +22,8 @@ const GLIBC_LIBRARIES = ['libc.so.6', 'libm.so.6', 'libpthread.so.0', 'libdl.so.
 const COMPILER_LIBRARIES = ['libstdc++.so.6', 'libgcc_s.so.1'];
 
 /**
- * The machine, needed libraries and needed symbol versions of a shared object, from its dynamic section (elf.h: Elf64_Dyn,
- * Elf64_Verneed, Elf64_Vernaux).
+ * The machine, needed libraries and needed symbol versions of a shared object, from its dynamic section (elf.h:
+ * Elf64_Dyn, Elf64_Verneed, Elf64_Vernaux).
  */
 function readElf(bytes) {
   if (bytes.length < 64 || bytes.readUInt32BE(0) !== 0x7f454c46 || bytes[4] !== 2 || bytes[5] !== 1) {
@@ -45,12 +45,12 @@ function readElf(bytes) {
   for (let at = dynamic.offset; at < dynamic.offset + dynamic.size && number(at) !== 0; at += 16) {
     entries.push([number(at), number(at + 8)]);
   }
-  const valueOf = (tag) => entries.find((entry) => entry[0] === tag)?.[1];
-  const names = offsetOf(valueOf(5)); // DT_STRTAB
+  const valueOfTag = (tag) => entries.find((entry) => entry[0] === tag)?.[1];
+  const names = offsetOf(valueOfTag(5)); // DT_STRTAB
   const nameAt = (offset) => bytes.toString('latin1', names + offset, bytes.indexOf(0, names + offset));
 
   const versions = [];
-  const versionTable = valueOf(0x6ffffffe); // DT_VERNEED
+  const versionTable = valueOfTag(0x6ffffffe); // DT_VERNEED
   for (let at = versionTable === undefined ? 0 : offsetOf(versionTable); at !== 0; ) {
     let auxiliary = at + bytes.readUInt32LE(at + 8);
     for (let count = bytes.readUInt16LE(at + 2); count > 0; count--) {
@@ -72,7 +72,7 @@ function inspect(file, floor) {
   const { machine, libraries, versions } = readElf(fs.readFileSync(file));
   const arch = path.basename(path.dirname(file)).replace(/^linux-/, '');
   const expected = MACHINES[arch];
-  if (expected === undefined) throw new Error(`its folder is none of ${Object.keys(MACHINES).map((a) => `linux-${a}`)}`);
+  if (expected === undefined) throw new Error('its folder is neither linux-x64 nor linux-arm64');
   const musl = path.basename(file).split('.').includes('musl');
   const faults = [];
   if (machine !== expected.number) faults.push(`is not for ${arch}`);
@@ -89,8 +89,9 @@ function inspect(file, floor) {
     else if (!highest.has(kind) || isOlder(highest.get(kind), number)) highest.set(kind, number);
   }
   for (const [kind, number] of highest) {
+    const lowest = floor[kind];
     if (musl && kind === 'GLIBC') faults.push(`needs GLIBC_${number} though it is for musl`);
-    else if (isOlder(floor[kind], number)) faults.push(`needs ${kind}_${number}, but the floor is ${kind}_${floor[kind]}`);
+    else if (isOlder(lowest, number)) faults.push(`needs ${kind}_${number}, but the floor is ${kind}_${lowest}`);
   }
   const needs = [...libraries, ...[...highest].map((pair) => pair.join('_'))].join(' ');
   return { faults, needs };

@@ -1,6 +1,7 @@
 /**
- * Runs when npm installs lowbit: nothing to do where a prebuilt addon of the package fits this machine, else the addon is
- * compiled. Nothing is ever downloaded. lowbit works without this script where a prebuilt addon fits (--ignore-scripts).
+ * Runs when npm installs lowbit: nothing to do where a prebuilt addon of the package fits this machine, else the addon
+ * is compiled. Nothing is ever downloaded. Where a prebuilt addon fits, lowbit works without this script, too
+ * (--ignore-scripts).
  */
 'use strict';
 

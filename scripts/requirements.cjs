@@ -88,7 +88,8 @@ function missing() {
   if (cmake === null) tools.push(`CMake ${CMAKE} or newer`);
   // On Windows CMake finds Visual Studio, which is not on the PATH.
   if (process.platform !== 'win32') {
-    if (!hasCompiler()) tools.push(process.env.CXX ? `a C++17 compiler (CXX is ${process.env.CXX})` : 'a C++17 compiler');
+    const { CXX } = process.env;
+    if (!hasCompiler()) tools.push(CXX ? `a C++17 compiler (CXX is ${CXX})` : 'a C++17 compiler');
     if (!output('ninja', ['--version']) && !output('make', ['--version'])) tools.push('make or Ninja');
   }
   if (tools.length > 0) remedies.push(howToInstall());

@@ -116,14 +116,19 @@ class Environment {
     napi_value callback = nullptr;
     napi_get_reference_value(env, job->kept.front(), &callback);
     for (napi_ref reference : job->kept) napi_delete_reference(env, reference);
-    napi_value argument = env.Undefined();
-    if (!job->failure.empty()) {
-      argument = error_with_code(env, "INTERNAL", job->failure).Value();
-    } else if (job->outcome.status != Status::kOk) {
-      argument = error_of(env, job->outcome).Value();
+    // In an environment that is going down (a worker thread that was terminated) no error can be made, and nobody waits
+    // for it.
+    try {
+      napi_value argument = env.Undefined();
+      if (!job->failure.empty()) {
+        argument = error_with_code(env, "INTERNAL", job->failure).Value();
+      } else if (job->outcome.status != Status::kOk) {
+        argument = error_of(env, job->outcome).Value();
+      }
+      napi_value result = nullptr;
+      napi_call_function(env, env.Undefined(), callback, 1, &argument, &result);
+    } catch (const Napi::Error&) {
     }
-    napi_value result = nullptr;
-    napi_call_function(env, env.Undefined(), callback, 1, &argument, &result);
   }
 
   napi_threadsafe_function finish_ = nullptr;
