@@ -4,30 +4,51 @@
  */
 'use strict';
 
-const { spawnSync } = require('node:child_process');
+const { spawn, spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { prepare, root, tool } = require('./prepare.cjs');
 
 const failures = [];
+const cores = os.availableParallelism();
 
-function check(name, command, args) {
-  const start = performance.now();
-  const { status, stdout, stderr } = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
-  const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  console.log(`${status === 0 ? 'ok  ' : 'FAIL'}  ${name} (${seconds} s)`);
-  if (status === 0) return;
-  process.stdout.write(`${stdout ?? ''}${stderr ?? ''}`);
-  failures.push(name);
+/** Runs commands, as many at a time as there are cores; resolves to the status and output of each. */
+async function runAll(commands) {
+  const results = [];
+  const waiting = [...commands.entries()];
+  const worker = async () => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      const [index, [command, ...args]] = next;
+      results[index] = await new Promise((resolve) => {
+        const child = spawn(command, args, { cwd: root });
+        let output = '';
+        for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data));
+        child.on('error', (error) => resolve({ status: 1, output: error.message }));
+        child.on('close', (status) => resolve({ status, output }));
+      });
+    }
+  };
+  await Promise.all(Array.from({ length: cores }, worker));
+  return results;
 }
 
-/** A check that needs a tool which npm does not bring. */
-function withTool(name, candidates, args) {
-  const found = candidates.find((candidate) => spawnSync(candidate, ['--version'], { stdio: 'ignore' }).status === 0);
-  if (found !== undefined) return check(name, found, args);
-  console.log(`skip  ${name}: needs ${candidates.join(' or ')}`);
-  if (process.env.CI) failures.push(`${name} (no ${candidates[0]})`);
+/** One check: commands that must all succeed. */
+async function check(name, ...commands) {
+  const start = performance.now();
+  const failed = (await runAll(commands)).filter(({ status }) => status !== 0);
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  console.log(`${failed.length === 0 ? 'ok  ' : 'FAIL'}  ${name} (${seconds} s)`);
+  for (const { output } of failed) process.stdout.write(output);
+  if (failed.length > 0) failures.push(name);
+}
+
+/** Whether a tool is there that npm does not bring. Names what can't run without it; in CI that is a failure. */
+function has(tool, name) {
+  if (spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0) return true;
+  console.log(`skip  ${name}: needs ${tool}`);
+  if (process.env.CI) failures.push(`${name} (no ${tool})`);
+  return false;
 }
 
 function sources(folder, pattern) {
@@ -37,41 +58,72 @@ function sources(folder, pattern) {
     .filter((name) => pattern.test(name) && fs.statSync(path.join(root, name)).isFile());
 }
 
-prepare();
-const node = process.execPath;
-check('format and lint of TypeScript', node, [tool('@biomejs/biome', 'bin/biome'), 'ci', '--error-on-warnings', '.']);
-check('types, tests included', node, [tool('typescript', 'bin/tsc'), '-p', 'test/tsconfig.json']);
-
-const cxx = [...sources('native', /\.(h|cc)$/), ...sources('bench/limits', /\.(h|cc)$/)];
-withTool('format of C++', ['clang-format-19'], ['--dry-run', '--Werror', ...cxx]);
-
-// Every compiler that is there builds the native code without a warning.
-const parallel = String(os.availableParallelism());
-for (const compiler of ['g++', 'clang++-19']) {
-  const name = `C++ without warnings: ${compiler}`;
-  const folder = `build-check-${compiler.replaceAll('+', 'x')}`;
-  if (spawnSync(compiler, ['--version'], { stdio: 'ignore' }).status !== 0) {
-    withTool(name, [compiler], []);
-    continue;
-  }
-  const options = [
-    `-DCMAKE_CXX_COMPILER=${compiler}`,
-    '-DLOWBIT_WERROR=ON',
-    '-DLOWBIT_BUILD_TESTS=ON',
-    '-DLOWBIT_BUILD_BENCH=ON',
-  ];
-  check(`${name}, configure`, 'cmake', ['-S', '.', '-B', folder, ...options]);
-  check(name, 'cmake', ['--build', folder, '--parallel', parallel]);
-  if (compiler.startsWith('clang')) {
-    // What a kernel of another processor includes does not compile here.
-    const files = cxx.filter((file) => file.endsWith('.cc') && !/_(neon|avx2|avx512)\.cc$|fuzz_/.test(file));
-    withTool('lint of C++', ['clang-tidy-19'], ['-p', folder, '--quiet', ...files]);
-  }
+/** Every file under a folder, by name. */
+function contents(folder) {
+  return new Map(sources(folder, /./).map((file) => [file, fs.readFileSync(path.join(root, file), 'utf8')]));
 }
 
-check('API reference', node, [tool('typedoc', 'bin/typedoc'), '--treatWarningsAsErrors']);
-check('package entry points', node, [tool('publint', 'src/cli.js'), '--strict']);
-check('types of the package', node, [tool('@arethetypeswrong/cli', 'dist/index.js'), '--pack', '.']);
+/** The API reference in the repository is what the sources say. */
+async function apiReference() {
+  const before = contents('docs/api');
+  await check('API reference', [node, tool('typedoc', 'bin/typedoc'), '--treatWarningsAsErrors']);
+  const after = contents('docs/api');
+  const stale = [...new Set([...before.keys(), ...after.keys()])].filter(
+    (file) => before.get(file) !== after.get(file),
+  );
+  if (stale.length === 0) return;
+  console.log(`FAIL  API reference: \`npm run docs\` had not been run: ${stale.join(', ')}`);
+  failures.push('API reference is stale');
+}
 
-console.log(failures.length === 0 ? 'All checks passed.' : `${failures.length} checks failed: ${failures.join('; ')}`);
-process.exitCode = failures.length === 0 ? 0 : 1;
+const node = process.execPath;
+
+async function main() {
+  prepare();
+  await check('format and lint of TypeScript', [
+    node,
+    tool('@biomejs/biome', 'bin/biome'),
+    'ci',
+    '--error-on-warnings',
+    '.',
+  ]);
+  await check('types, tests included', [node, tool('typescript', 'bin/tsc'), '-p', 'test/tsconfig.json']);
+
+  const cxx = [...sources('native', /\.(h|cc)$/), ...sources('bench/limits', /\.(h|cc)$/)];
+  if (has('clang-format-19', 'format of C++'))
+    await check('format of C++', ['clang-format-19', '--dry-run', '--Werror', ...cxx]);
+
+  // Every compiler that is there builds the native code without a warning.
+  for (const compiler of ['g++', 'clang++-19']) {
+    const name = `C++ without warnings: ${compiler}`;
+    if (!has(compiler, name)) continue;
+    const folder = `build-check-${compiler.replaceAll('+', 'x')}`;
+    const options = ['-DLOWBIT_WERROR=ON', '-DLOWBIT_BUILD_TESTS=ON', '-DLOWBIT_BUILD_BENCH=ON'];
+    await check(`${name}, configure`, [
+      'cmake',
+      '-S',
+      '.',
+      '-B',
+      folder,
+      `-DCMAKE_CXX_COMPILER=${compiler}`,
+      ...options,
+    ]);
+    await check(name, ['cmake', '--build', folder, '--parallel', String(cores)]);
+    if (compiler === 'clang++-19' && has('clang-tidy-19', 'lint of C++')) {
+      // What a kernel of another processor includes does not compile here.
+      const files = cxx.filter((file) => file.endsWith('.cc') && !/_(neon|avx2|avx512)\.cc$|fuzz_/.test(file));
+      await check('lint of C++', ...files.map((file) => ['clang-tidy-19', '-p', folder, '--quiet', file]));
+    }
+  }
+
+  await apiReference();
+  await check('package entry points', [node, tool('publint', 'src/cli.js'), '--strict']);
+  await check('types of the package', [node, tool('@arethetypeswrong/cli', 'dist/index.js'), '--pack', '.']);
+
+  console.log(
+    failures.length === 0 ? 'All checks passed.' : `${failures.length} checks failed: ${failures.join('; ')}`,
+  );
+  process.exitCode = failures.length === 0 ? 0 : 1;
+}
+
+main();

@@ -5,6 +5,7 @@
 //   writing `writeBytes`, around the caches or not. It computes nothing: no conversion with the same traffic is faster.
 //   setThreads(n)
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -76,7 +77,7 @@ Napi::Value traffic(const Napi::CallbackInfo& info) {
   const std::size_t step_read = scale * read, step_write = scale * write;
   const std::size_t steps = step_read != 0 ? input.size / step_read : output.size / step_write;
   a.check(output.size >= steps * step_write, "Expected an output that is long enough.");
-  const std::size_t per_tile = 1 + 4 * kTileElements / (step_read + step_write);
+  const std::size_t per_tile = ceil_div(4 * kTileElements, std::max(step_read, step_write));
   std::uint64_t sink = 0;
   ThreadPool::instance().parallel_for(ceil_div(steps, per_tile), [&](std::size_t t) {
     const std::size_t begin = t * per_tile, count = steps - begin < per_tile ? steps - begin : per_tile;

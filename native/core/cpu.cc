@@ -43,7 +43,7 @@ std::uint64_t enabled_state() {
 }
 
 CpuFeatures detect() {
-  constexpr auto bit = [](std::uint32_t word, int index) { return ((word >> index) & 1U) != 0; };
+  const auto bit = [](std::uint32_t word, int index) { return ((word >> index) & 1U) != 0; };
   constexpr std::uint64_t kYmmState = 0x06, kZmmState = 0xe6;
   CpuFeatures features;
   const Registers leaf1 = cpuid(1, 0);

@@ -10,7 +10,10 @@ namespace lowbit {
 constexpr std::size_t kTileElements = 32768;
 
 // Within a tile, passes over the same elements alternate every so many of them: they stay in the first-level cache.
-constexpr std::size_t kBatchElements = 2048;
+constexpr std::size_t kBatchElements = 1024, kMostBatchElements = 4096;
+
+// Parameters of groups are computed this many at a time: batches hold a multiple of them where they can.
+constexpr std::size_t kVectorGroups = 16;
 
 // Outputs of at least this many bytes are written around the caches: they would not stay there.
 constexpr std::size_t kStreamBytes = std::size_t{8} << 20;

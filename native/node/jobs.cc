@@ -91,7 +91,8 @@ class Environment {
 
   // From the dispatcher thread.
   void post(std::unique_ptr<Job> job) {
-    if (napi_call_threadsafe_function(finish_, job.get(), napi_tsfn_nonblocking) == napi_ok) job.release();
+    Job* const posted = job.release();  // finish() may own it before this call returns
+    if (napi_call_threadsafe_function(finish_, posted, napi_tsfn_nonblocking) != napi_ok) delete posted;
   }
 
  private:

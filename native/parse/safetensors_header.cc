@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <string_view>
+#include <tuple>
 #include <unordered_set>
 
 #include "parse/json_reader.h"
@@ -198,10 +199,11 @@ SafetensorsFault byte_size(const SafetensorsHeader& header, const SafetensorsTen
 // shapes say.
 SafetensorsProblem check_layout(SafetensorsHeader& header, std::uint64_t data_bytes) {
   const auto before = [](const SafetensorsTensor& a, const SafetensorsTensor& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+    // Empty tensors share their place: they keep the order of the file, in which the names lie.
+    return std::tie(a.begin, a.end, a.first_name_byte) < std::tie(b.begin, b.end, b.first_name_byte);
   };
   if (!std::is_sorted(header.tensors.begin(), header.tensors.end(), before)) {
-    std::stable_sort(header.tensors.begin(), header.tensors.end(), before);
+    std::sort(header.tensors.begin(), header.tensors.end(), before);
   }
   const auto problem = [&](SafetensorsFault fault, const SafetensorsTensor& tensor) {
     return SafetensorsProblem{fault, std::string(header.name_of(tensor)), 0};

@@ -106,6 +106,9 @@ std::size_t first_difference(const Buffer<T>& a, const Buffer<T>& b) {
   return a.size();
 }
 
+// Results must not depend on the number of threads.
+constexpr std::size_t kThreadCounts[] = {1, 2, 3, 7, 16};
+
 // LOWBIT_TEST_QUICK=1 asks for a shorter run, for emulators: fewer random rounds and lengths, every path.
 bool quick();
 

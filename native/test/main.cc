@@ -66,7 +66,7 @@ std::vector<std::size_t> ragged_lengths() {
   std::vector<std::size_t> lengths;
   if (quick()) return {0, 1, 2, 5, 7, 8, 15, 16, 17, 31, 33, 47, 64, 65, 100, 511, 513, 4111};
   for (std::size_t n = 0; n <= 300; n++) lengths.push_back(n);
-  for (const std::size_t n : {511, 512, 513, 1023, 4095, 4096, 4097, 4111, 9001}) lengths.push_back(n);
+  lengths.insert(lengths.end(), {511, 512, 513, 1023, 4095, 4096, 4097, 4111, 9001});
   return lengths;
 }
 

@@ -22,7 +22,7 @@ const char* name_of(FloatType type) {
 std::string name_of(CodeType code) { return (code.is_signed ? "int" : "uint") + std::to_string(code.bits); }
 
 // What the values of a run look like.
-enum class Data { kNormal, kZeros, kTies, kTiny, kHuge, kMixed, kNonFinite };
+enum class Data : std::uint8_t { kNormal, kZeros, kTies, kTiny, kHuge, kMixed, kNonFinite };
 constexpr Data kAllData[] = {Data::kNormal, Data::kZeros, Data::kTies,     Data::kTiny,
                              Data::kHuge,   Data::kMixed, Data::kNonFinite};
 

@@ -49,10 +49,10 @@ std::vector<Case> cases() {
       all.push_back({"per-group", rows, columns, per_group(rows, columns, g)});
     }
   }
-  // Axis 1 of [4, 6, 5, 7] and of [3, 2, 9, 8].
-  all.push_back({"per-channel, middle axis", 4 * 6 * 5, 7, per_channel(4, 6, 5 * 7, 7)});
-  all.push_back({"per-channel, middle axis", 3 * 2 * 9, 8, per_channel(3, 2, 9 * 8, 8)});
-  all.push_back({"per-channel, long middle axis", 2 * 3 * 400, 128, per_channel(2, 3, 400 * 128, 128)});
+  // Axis 1 of [4, 6, 5, 7], of [3, 2, 9, 8] and of [2, 3, 400, 128].
+  all.push_back({"per-channel, middle axis", 120, 7, per_channel(4, 6, 35, 7)});
+  all.push_back({"per-channel, middle axis", 54, 8, per_channel(3, 2, 72, 8)});
+  all.push_back({"per-channel, long middle axis", 2400, 128, per_channel(2, 3, 51200, 128)});
   return all;
 }
 
@@ -110,7 +110,7 @@ TEST("affine tensor: every layout, type and number of threads equals a loop over
         Buffer<std::int32_t> zero_points(parameters), expected_zero_points(parameters);
         Buffer<std::uint8_t> codes(bytes), expected(bytes);
         quantize_plainly(x.data(), c.layout, scheme, expected_scales, expected_zero_points, expected);
-        for (const std::size_t threads : {1, 2, 3, 7, 16}) {
+        for (const std::size_t threads : kThreadCounts) {
           ThreadPool::instance().set_thread_count(threads);
           const Outcome outcome =
               quantize_affine(x.data(), FloatType::kFloat32, c.layout, scheme, {RangeChoice::Method::kMinMax, 0.0},
@@ -155,7 +155,7 @@ TEST("affine tensor: a searched range does not depend on the number of threads, 
         Buffer<float> scales(parameters), first_scales(parameters), back(n);
         Buffer<std::int32_t> zero_points(parameters);
         Buffer<std::uint8_t> codes(bytes), first_codes(bytes);
-        for (const std::size_t threads : {1, 2, 7}) {
+        for (const std::size_t threads : kThreadCounts) {
           ThreadPool::instance().set_thread_count(threads);
           quantize_affine(x.data(), FloatType::kFloat32, c.layout, scheme, range, NonFinite::kThrow, scales.data(),
                           zero_points.data(), codes.data());

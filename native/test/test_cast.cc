@@ -150,7 +150,7 @@ TEST("cast: a tensor of several megabytes gives the same bytes for 1, 2, 3, 7 an
   for (std::size_t i = 0; i < n; i++) in[i] = float_of(random.bits32());
   Buffer<std::uint16_t> expected(n);
   scalar::kCast.float32_to_bfloat16(in.data(), expected.data(), n, false);
-  for (const std::size_t threads : {1, 2, 3, 7, 16}) {
+  for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
     Buffer<std::uint16_t> got(n);
     CHECK(cast(in.data(), FloatType::kFloat32, got.data(), FloatType::kBfloat16, n).status == Status::kOk, "status");

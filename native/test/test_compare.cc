@@ -44,7 +44,7 @@ TEST("compare: sums over a large tensor are those of float64, for any number of 
     add(error_power, lost_error, e * e);
   }
   CompareSums first;
-  for (const std::size_t threads : {1, 2, 3, 7, 16}) {
+  for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
     CompareSums sums;
     CHECK(compare(a.data(), b.data(), n, sums).status == Status::kOk, "status");

@@ -108,7 +108,12 @@ TEST("safetensors header: a million tensors") {
   std::string text = "{";
   for (int i = 0; i < count; i++) {
     const std::string at = std::to_string(i), next = std::to_string(i + 1);
-    text += (i == 0 ? "\"t" : ",\"t") + at + R"(":{"dtype":"U8","shape":[1],"data_offsets":[)" + at + "," + next + "]}";
+    for (const std::string_view part :
+         {std::string_view(i == 0 ? "" : ","), std::string_view("\"t"), std::string_view(at),
+          std::string_view(R"(":{"dtype":"U8","shape":[1],"data_offsets":[)"), std::string_view(at),
+          std::string_view(","), std::string_view(next), std::string_view("]}")}) {
+      text += part;
+    }
   }
   text += "}";
   SafetensorsHeader header;

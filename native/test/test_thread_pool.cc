@@ -19,9 +19,9 @@ void run_and_count(std::size_t count) {
 }
 
 TEST("thread pool: every task runs exactly once for every number of threads") {
-  for (const std::size_t threads : {1, 2, 3, 7, 16}) {
+  for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
-    for (const std::size_t count : {0, 1, 2, 3, 15, 16, 17, 1000}) run_and_count(count);
+    for (const int count : {0, 1, 2, 3, 15, 16, 17, 1000}) run_and_count(static_cast<std::size_t>(count));
   }
   for (int i = 0; i < 5000; i++) run_and_count(static_cast<std::size_t>(i % 9));
   ThreadPool::instance().set_thread_count(default_thread_count());
@@ -34,6 +34,7 @@ TEST("thread pool: work nests, and many callers at once all finish") {
       8, [&](std::size_t) { ThreadPool::instance().parallel_for(8, [&](std::size_t) { total++; }); });
   CHECK(total == 64, "nested tasks: %d of 64", total.load());
   std::vector<std::thread> callers;
+  callers.reserve(6);
   for (int c = 0; c < 6; c++) {
     callers.emplace_back([&] {
       for (int i = 0; i < 500; i++) ThreadPool::instance().parallel_for(10, [&](std::size_t) { total++; });

@@ -13,11 +13,10 @@
 #include "core/simd/words.h"
 
 #define LOWBIT_ISA avx2
+#include "core/simd/x86.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
-
-constexpr std::size_t kLanes = 16;
 
 struct F32x16 {
   __m256 low, high;
@@ -28,6 +27,13 @@ struct I32x16 {
 
 LOWBIT_INLINE F32x16 broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 LOWBIT_INLINE I32x16 broadcast(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+
+LOWBIT_INLINE F32x16 in_register(F32x16 x) {
+#if defined(__GNUC__)
+  __asm__("" : "+x"(x.low), "+x"(x.high));
+#endif
+  return x;
+}
 
 LOWBIT_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
 LOWBIT_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
@@ -54,8 +60,9 @@ LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) {
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) {
   return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
 }
-LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) {
-  return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
+  return {_mm256_or_si256(seen.low, _mm256_xor_si256(a.low, b.low)),
+          _mm256_or_si256(seen.high, _mm256_xor_si256(a.high, b.high))};
 }
 LOWBIT_INLINE bool is_zero(I32x16 x) {
   const __m256i any = _mm256_or_si256(x.low, x.high);
@@ -84,16 +91,6 @@ LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) {
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
   return _mm_cvtsi128_si32(four);
 }
-// The largest lane of each of four vectors.
-LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
-  const __m256i a8 = _mm256_max_epi32(a.low, a.high), b8 = _mm256_max_epi32(b.low, b.high);
-  const __m256i c8 = _mm256_max_epi32(c.low, c.high), d8 = _mm256_max_epi32(d.low, d.high);
-  const __m256i ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a8, b8), _mm256_unpackhi_epi32(a8, b8));
-  const __m256i cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c8, d8), _mm256_unpackhi_epi32(c8, d8));
-  const __m256i abcd = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  const __m128i maxima = _mm_max_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
-  _mm_storeu_ps(out, _mm_castsi128_ps(maxima));
-}
 LOWBIT_INLINE float horizontal_max(F32x16 v) {
   const __m256 eight = _mm256_max_ps(v.low, v.high);
   __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -107,6 +104,10 @@ LOWBIT_INLINE float horizontal_min(F32x16 v) {
   four = _mm_min_ps(four, _mm_movehl_ps(four, four));
   four = _mm_min_ss(four, _mm_movehdup_ps(four));
   return _mm_cvtss_f32(four);
+}
+
+LOWBIT_INLINE void store_range(float* min, float* max, F32x16 least, F32x16 greatest) {
+  store_range_of_eight(min, max, _mm256_min_ps(least.low, least.high), _mm256_max_ps(greatest.low, greatest.high));
 }
 
 LOWBIT_INLINE void store_lanes(float* out, F32x16 v) {
@@ -195,17 +196,13 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 v) {
 }
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
-LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-// Sixteen 16-bit lanes in the order that packing leaves: [0-3, 8-11 | 4-7, 12-15].
-struct I16x16 {
-  __m256i v;
-};
-LOWBIT_INLINE I16x16 broadcast16(int x) { return {_mm256_set1_epi16(static_cast<short>(x))}; }
-LOWBIT_INLINE I16x16 narrow(I32x16 x) { return {_mm256_packs_epi32(x.low, x.high)}; }
-LOWBIT_INLINE I16x16 add(I16x16 a, I16x16 b) { return {_mm256_adds_epi16(a.v, b.v)}; }
-LOWBIT_INLINE I16x16 min(I16x16 a, I16x16 b) { return {_mm256_min_epi16(a.v, b.v)}; }
-LOWBIT_INLINE I16x16 max(I16x16 a, I16x16 b) { return {_mm256_max_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I8x32 narrow(I32x16 a, I32x16 b) {
+  // Packing works within 128-bit halves: bytes [a0-3, a8-11, b0-3, b8-11 | a4-7, a12-15, b4-7, b12-15].
+  const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(a.low, a.high), _mm256_packs_epi32(b.low, b.high));
+  return {_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))};
+}
 
 // Eight codes from one 32-bit word: the word in every lane, shifted by the lane's own amount.
 template <int Bits>
@@ -229,55 +226,6 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   } else {
     const std::uint32_t word = load_u32(in);
     return {spread_codes<2>(word, 0), spread_codes<2>(word, 16)};
-  }
-}
-
-template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
-  if constexpr (Bits == 8 || Bits == 4) {
-    const __m256i mixed = _mm256_packus_epi16(x.v, x.v);  // dwords [0-3, 8-11, … | 4-7, 12-15, …]
-    const __m128i bytes =
-        _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
-    const __m128i flips = _mm_set1_epi64x(static_cast<std::int64_t>(flip));
-    if constexpr (Bits == 8) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, flips));
-    } else {
-      const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));  // first + 16·second
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm_packus_epi16(pairs, pairs), flips));
-    }
-  } else {
-    // Two codes to a 32-bit lane, four to a 64-bit lane, and those one after the other: 0-3, 8-11, 4-7, 12-15.
-    const __m256i pairs = _mm256_madd_epi16(x.v, _mm256_set1_epi32((1 << (16 + Bits)) | 1));
-    const __m256i fours = _mm256_or_si256(pairs, _mm256_srli_epi64(pairs, 32 - 2 * Bits));
-    const __m128i low = _mm256_castsi256_si128(fours), high = _mm256_extracti128_si256(fours, 1);
-    const std::uint64_t mask = (1U << (4 * Bits)) - 1;
-    const std::uint64_t first = static_cast<std::uint64_t>(_mm_cvtsi128_si64(low)) & mask;
-    const std::uint64_t second = static_cast<std::uint64_t>(_mm_cvtsi128_si64(high)) & mask;
-    const std::uint64_t third = static_cast<std::uint64_t>(_mm_extract_epi64(low, 1)) & mask;
-    const std::uint64_t fourth = static_cast<std::uint64_t>(_mm_extract_epi64(high, 1)) & mask;
-    const std::uint64_t all = first | (second << (4 * Bits)) | (third << (8 * Bits)) | (fourth << (12 * Bits));
-    store_bytes<2 * Bits>(out, all ^ flip);
-  }
-}
-
-template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
-  const __m256i flips = _mm256_set1_epi64x(static_cast<std::int64_t>(flip));
-  if constexpr (Bits == 8) {
-    // dwords [a0-3, a8-11, b0-3, b8-11 | a4-7, a12-15, b4-7, b12-15]
-    const __m256i mixed = _mm256_packus_epi16(a.v, b.v);
-    const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(bytes, flips));
-  } else if constexpr (Bits == 4) {
-    // first + 16·second in 32-bit lanes, then in bytes: pairs of bytes [a0-3, a8-11, b0-3, … | a4-7, a12-15, b4-7, …]
-    const __m256i weights = _mm256_set1_epi32(0x00100001);
-    const __m256i pairs = _mm256_packus_epi32(_mm256_madd_epi16(a.v, weights), _mm256_madd_epi16(b.v, weights));
-    const __m256i mixed = _mm256_packus_epi16(pairs, pairs);
-    const __m128i bytes = _mm_unpacklo_epi16(_mm256_castsi256_si128(mixed), _mm256_extracti128_si256(mixed, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, _mm256_castsi256_si128(flips)));
-  } else {
-    store_codes<Bits>(out, a, flip);
-    store_codes<Bits>(out + 2 * Bits, b, flip);
   }
 }
 

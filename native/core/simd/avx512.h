@@ -13,11 +13,10 @@
 #include "core/simd/words.h"
 
 #define LOWBIT_ISA avx512
+#include "core/simd/x86.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
-
-constexpr std::size_t kLanes = 16;
 
 struct F32x16 {
   __m512 v;
@@ -28,6 +27,13 @@ struct I32x16 {
 
 LOWBIT_INLINE F32x16 broadcast(float x) { return {_mm512_set1_ps(x)}; }
 LOWBIT_INLINE I32x16 broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+
+LOWBIT_INLINE F32x16 in_register(F32x16 x) {
+#if defined(__GNUC__)
+  __asm__("" : "+v"(x.v));
+#endif
+  return x;
+}
 
 LOWBIT_INLINE F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 LOWBIT_INLINE F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -42,7 +48,9 @@ LOWBIT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v
 LOWBIT_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
-LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
+  return {_mm512_ternarylogic_epi32(seen.v, a.v, b.v, 0xf6)};
+}
 LOWBIT_INLINE bool is_zero(I32x16 x) { return _mm512_test_epi32_mask(x.v, x.v) == 0; }
 
 LOWBIT_INLINE I32x16 as_bits(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
@@ -58,17 +66,13 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 }
 
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) { return _mm512_reduce_max_epi32(v.v); }
-// The largest lane of each of four vectors.
-LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
-  const __m512i ab = _mm512_max_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));
-  const __m512i cd = _mm512_max_epi32(_mm512_unpacklo_epi32(c.v, d.v), _mm512_unpackhi_epi32(c.v, d.v));
-  const __m512i abcd = _mm512_max_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
-  const __m128i maxima = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  _mm_storeu_ps(out, _mm_castsi128_ps(maxima));
-}
 LOWBIT_INLINE float horizontal_max(F32x16 v) { return _mm512_reduce_max_ps(v.v); }
 LOWBIT_INLINE float horizontal_min(F32x16 v) { return _mm512_reduce_min_ps(v.v); }
+
+LOWBIT_INLINE void store_range(float* min, float* max, F32x16 least, F32x16 greatest) {
+  store_range_of_eight(min, max, _mm256_min_ps(_mm512_castps512_ps256(least.v), _mm512_extractf32x8_ps(least.v, 1)),
+                       _mm256_max_ps(_mm512_castps512_ps256(greatest.v), _mm512_extractf32x8_ps(greatest.v, 1)));
+}
 
 LOWBIT_INLINE void store_lanes(float* out, F32x16 v) { _mm512_storeu_ps(out, v.v); }
 LOWBIT_INLINE void store_lanes(std::int32_t* out, I32x16 v) { _mm512_storeu_si512(out, v.v); }
@@ -132,17 +136,13 @@ LOWBIT_INLINE void store(Storage<Type>* out, F32x16 x) {
 }
 
 LOWBIT_INLINE void stream_fence() { _mm_sfence(); }
-LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+LOWBIT_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-// Sixteen 16-bit lanes, in order.
-struct I16x16 {
-  __m256i v;
-};
-LOWBIT_INLINE I16x16 broadcast16(int x) { return {_mm256_set1_epi16(static_cast<short>(x))}; }
-LOWBIT_INLINE I16x16 narrow(I32x16 x) { return {_mm512_cvtsepi32_epi16(x.v)}; }
-LOWBIT_INLINE I16x16 add(I16x16 a, I16x16 b) { return {_mm256_adds_epi16(a.v, b.v)}; }
-LOWBIT_INLINE I16x16 min(I16x16 a, I16x16 b) { return {_mm256_min_epi16(a.v, b.v)}; }
-LOWBIT_INLINE I16x16 max(I16x16 a, I16x16 b) { return {_mm256_max_epi16(a.v, b.v)}; }
+LOWBIT_INLINE I8x32 narrow(I32x16 a, I32x16 b) {
+  // Words [a0-3, b0-3 | a4-7, b4-7 | …], so are the bytes.
+  const __m256i mixed = _mm512_cvtsepi16_epi8(_mm512_packs_epi32(a.v, b.v));
+  return {_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7))};
+}
 
 template <int Bits>
 LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
@@ -159,44 +159,6 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
         0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits, kEarly, kEarly + Bits, kEarly + 2 * Bits,
         kEarly + 3 * Bits, kEarly + 4 * Bits, kEarly + 5 * Bits, kEarly + 6 * Bits, kEarly + 7 * Bits);
     return {_mm512_and_si512(_mm512_srlv_epi32(words, shifts), _mm512_set1_epi32((1 << Bits) - 1))};
-  }
-}
-
-template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
-  const __m128i flips = _mm_set1_epi64x(static_cast<std::int64_t>(flip));
-  if constexpr (Bits == 8) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm256_cvtepi16_epi8(x.v), flips));
-  } else if constexpr (Bits == 4) {
-    const __m128i pairs = _mm_maddubs_epi16(_mm256_cvtepi16_epi8(x.v), _mm_set1_epi16(0x1001));  // first + 16·second
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm_cvtepi16_epi8(pairs), flips));
-  } else {
-    // Two codes to a 32-bit lane, four to a 64-bit lane, and those one after the other.
-    const __m256i pairs = _mm256_madd_epi16(x.v, _mm256_set1_epi32((1 << (16 + Bits)) | 1));
-    const __m256i fours = _mm256_or_si256(pairs, _mm256_srli_epi64(pairs, 32 - 2 * Bits));
-    const __m256i places = _mm256_setr_epi64x(0, 4 * Bits, 8 * Bits, 12 * Bits);
-    const __m256i placed =
-        _mm256_sllv_epi64(_mm256_and_si256(fours, _mm256_set1_epi64x((1 << (4 * Bits)) - 1)), places);
-    const __m128i two = _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
-    const auto all = static_cast<std::uint64_t>(_mm_cvtsi128_si64(two) | _mm_extract_epi64(two, 1));
-    store_bytes<2 * Bits>(out, all ^ flip);
-  }
-}
-
-template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
-  const __m256i flips = _mm256_set1_epi64x(static_cast<std::int64_t>(flip));
-  if constexpr (Bits == 8) {
-    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(a.v, b.v), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(bytes, flips));
-  } else if constexpr (Bits == 4) {
-    const __m256i weights = _mm256_set1_epi32(0x00100001);  // first + 16·second
-    const __m256i pairs = _mm256_packus_epi32(_mm256_madd_epi16(a.v, weights), _mm256_madd_epi16(b.v, weights));
-    const __m128i bytes = _mm256_cvtepi16_epi8(_mm256_permute4x64_epi64(pairs, 0xd8));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(bytes, _mm256_castsi256_si128(flips)));
-  } else {
-    store_codes<Bits>(out, a, flip);
-    store_codes<Bits>(out + 2 * Bits, b, flip);
   }
 }
 

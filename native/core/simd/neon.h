@@ -35,6 +35,8 @@ LOWBIT_INLINE I32x16 broadcast(std::int32_t x) {
   return {v, v, v, v};
 }
 
+LOWBIT_INLINE F32x16 in_register(F32x16 x) { return x; }
+
 LOWBIT_INLINE F32x16 add(F32x16 x, F32x16 y) {
   return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b), vaddq_f32(x.c, y.c), vaddq_f32(x.d, y.d)};
 }
@@ -76,8 +78,9 @@ LOWBIT_INLINE I32x16 bit_xor(I32x16 x, I32x16 y) {
   return {veorq_s32(x.a, y.a), veorq_s32(x.b, y.b), veorq_s32(x.c, y.c), veorq_s32(x.d, y.d)};
 }
 
-LOWBIT_INLINE I32x16 bit_or(I32x16 x, I32x16 y) {
-  return {vorrq_s32(x.a, y.a), vorrq_s32(x.b, y.b), vorrq_s32(x.c, y.c), vorrq_s32(x.d, y.d)};
+LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 x, I32x16 y) {
+  return {vorrq_s32(seen.a, veorq_s32(x.a, y.a)), vorrq_s32(seen.b, veorq_s32(x.b, y.b)),
+          vorrq_s32(seen.c, veorq_s32(x.c, y.c)), vorrq_s32(seen.d, veorq_s32(x.d, y.d))};
 }
 LOWBIT_INLINE bool is_zero(I32x16 x) {
   return vmaxvq_u32(vreinterpretq_u32_s32(vorrq_s32(vorrq_s32(x.a, x.b), vorrq_s32(x.c, x.d)))) == 0;
@@ -112,14 +115,13 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 x) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)));
 }
-LOWBIT_INLINE int32x4_t largest_of(I32x16 x) { return vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)); }
-// The largest lane of each of four vectors.
-LOWBIT_INLINE void store_maxima(float* out, I32x16 a, I32x16 b, I32x16 c, I32x16 d) {
-  const int32x4_t ab = vpmaxq_s32(largest_of(a), largest_of(b)), cd = vpmaxq_s32(largest_of(c), largest_of(d));
-  vst1q_f32(out, vreinterpretq_f32_s32(vpmaxq_s32(ab, cd)));
-}
 LOWBIT_INLINE float horizontal_max(F32x16 x) { return vmaxvq_f32(greater(greater(x.a, x.b), greater(x.c, x.d))); }
 LOWBIT_INLINE float horizontal_min(F32x16 x) { return vminvq_f32(lesser(lesser(x.a, x.b), lesser(x.c, x.d))); }
+
+LOWBIT_INLINE void store_range(float* min, float* max, F32x16 least, F32x16 greatest) {
+  *min = horizontal_min(least);
+  *max = horizontal_max(greatest);
+}
 
 LOWBIT_INLINE void store_lanes(float* out, F32x16 x) {
   vst1q_f32(out, x.a);
@@ -192,20 +194,23 @@ LOWBIT_INLINE void prefetch(const void* p) {
 #endif
 }
 
-// Sixteen 16-bit lanes, in order.
-struct I16x16 {
-  int16x8_t low, high;
+struct I8x32 {
+  int8x16_t low, high;
 };
-LOWBIT_INLINE I16x16 broadcast16(int x) {
-  const int16x8_t v = vdupq_n_s16(static_cast<std::int16_t>(x));
+LOWBIT_INLINE I8x32 broadcast8(int x) {
+  const int8x16_t v = vdupq_n_s8(static_cast<std::int8_t>(x));
   return {v, v};
 }
-LOWBIT_INLINE I16x16 narrow(I32x16 x) {
-  return {vqmovn_high_s32(vqmovn_s32(x.a), x.b), vqmovn_high_s32(vqmovn_s32(x.c), x.d)};
+LOWBIT_INLINE I8x32 min(I8x32 x, I8x32 y) { return {vminq_s8(x.low, y.low), vminq_s8(x.high, y.high)}; }
+LOWBIT_INLINE I8x32 max(I8x32 x, I8x32 y) { return {vmaxq_s8(x.low, y.low), vmaxq_s8(x.high, y.high)}; }
+LOWBIT_INLINE I8x32 load_bytes(const std::uint8_t* in) {
+  return {vreinterpretq_s8_u8(vld1q_u8(in)), vreinterpretq_s8_u8(vld1q_u8(in + 16))};
 }
-LOWBIT_INLINE I16x16 add(I16x16 x, I16x16 y) { return {vqaddq_s16(x.low, y.low), vqaddq_s16(x.high, y.high)}; }
-LOWBIT_INLINE I16x16 min(I16x16 x, I16x16 y) { return {vminq_s16(x.low, y.low), vminq_s16(x.high, y.high)}; }
-LOWBIT_INLINE I16x16 max(I16x16 x, I16x16 y) { return {vmaxq_s16(x.low, y.low), vmaxq_s16(x.high, y.high)}; }
+LOWBIT_INLINE int8x16_t narrow(I32x16 x) {
+  const int16x8_t low = vqmovn_high_s32(vqmovn_s32(x.a), x.b), high = vqmovn_high_s32(vqmovn_s32(x.c), x.d);
+  return vqmovn_high_s16(vqmovn_s16(low), high);
+}
+LOWBIT_INLINE I8x32 narrow(I32x16 x, I32x16 y) { return {narrow(x), narrow(y)}; }
 
 // Four codes of a word, from this one on.
 template <int Bits>
@@ -237,37 +242,31 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   }
 }
 
-// Eight codes of at most 3 bits in the low bits of a word.
+// Sixteen codes of at most 3 bits in the low bits of a word.
 template <int Bits>
-LOWBIT_INLINE std::uint64_t join_codes(int16x8_t x) {
-  const int16_t amounts[4] = {0, Bits, 2 * Bits, 3 * Bits};
-  const int16x4_t places = vld1_s16(amounts);
-  const uint16x8_t placed = vshlq_u16(vreinterpretq_u16_s16(x), vcombine_s16(places, places));
-  // The places do not overlap: adding is or-ing.
-  const std::uint64_t low = vaddv_u16(vget_low_u16(placed)), high = vaddv_u16(vget_high_u16(placed));
-  return low | (high << (4 * Bits));
+LOWBIT_INLINE std::uint64_t join_codes(uint8x16_t x) {
+  // Pairs in the low bits of 16-bit lanes, fours in those of 32-bit lanes, eights in those of 64-bit lanes.
+  const uint16x8_t one = vreinterpretq_u16_u8(x);
+  const uint32x4_t two = vreinterpretq_u32_u16(vsraq_n_u16(vandq_u16(one, vdupq_n_u16(0xff)), one, 8 - Bits));
+  const uint64x2_t four = vreinterpretq_u64_u32(vsraq_n_u32(vandq_u32(two, vdupq_n_u32(0xffff)), two, 16 - 2 * Bits));
+  const uint64x2_t eight = vsraq_n_u64(vandq_u64(four, vdupq_n_u64(0xffffffff)), four, 32 - 4 * Bits);
+  return vgetq_lane_u64(eight, 0) | (vgetq_lane_u64(eight, 1) << (8 * Bits));
 }
 
 template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 x, std::uint64_t flip) {
-  if constexpr (Bits == 8 || Bits == 4) {
-    const uint8x16_t bytes = vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(x.low), x.high));
-    const uint8x16_t flips = vreinterpretq_u8_u64(vdupq_n_u64(flip));
-    if constexpr (Bits == 8) {
-      vst1q_u8(out, veorq_u8(bytes, flips));
-    } else {
-      const uint8x8_t first = vget_low_u8(vuzp1q_u8(bytes, bytes)), second = vget_low_u8(vuzp2q_u8(bytes, bytes));
-      vst1_u8(out, veor_u8(vsli_n_u8(first, second, 4), vget_low_u8(flips)));
-    }
+LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
+  const uint8x16_t low = vreinterpretq_u8_s8(x.low), high = vreinterpretq_u8_s8(x.high);
+  const uint8x16_t flips = vreinterpretq_u8_u64(vdupq_n_u64(flip));
+  if constexpr (Bits == 8) {
+    vst1q_u8(out, veorq_u8(low, flips));
+    vst1q_u8(out + 16, veorq_u8(high, flips));
+  } else if constexpr (Bits == 4) {
+    const uint8x16_t first = vuzp1q_u8(low, high), second = vuzp2q_u8(low, high);
+    vst1q_u8(out, veorq_u8(vsliq_n_u8(first, second, 4), flips));
   } else {
-    store_bytes<2 * Bits>(out, (join_codes<Bits>(x.low) | (join_codes<Bits>(x.high) << (8 * Bits))) ^ flip);
+    store_bytes<2 * Bits>(out, join_codes<Bits>(low) ^ flip);
+    store_bytes<2 * Bits>(out + 2 * Bits, join_codes<Bits>(high) ^ flip);
   }
-}
-
-template <int Bits>
-LOWBIT_INLINE void store_codes(std::uint8_t* out, I16x16 a, I16x16 b, std::uint64_t flip) {
-  store_codes<Bits>(out, a, flip);
-  store_codes<Bits>(out + 2 * Bits, b, flip);
 }
 
 // Eight float64 lanes, for sums that must not lose bits.

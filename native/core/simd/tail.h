@@ -30,10 +30,10 @@ LOWBIT_INLINE I32x16 load_first_codes(const std::uint8_t* in, std::size_t count)
   return load_codes<Bits>(padded);
 }
 
-// The unused high bits of the last byte become zero.
+// Fewer than thirty-two codes. The unused high bits of the last byte become zero.
 template <int Bits>
-LOWBIT_INLINE void store_first_codes(std::uint8_t* out, I16x16 v, std::uint64_t flip, std::size_t count) {
-  std::uint8_t padded[2 * Bits];
+LOWBIT_INLINE void store_first_codes(std::uint8_t* out, I8x32 v, std::uint64_t flip, std::size_t count) {
+  std::uint8_t padded[4 * Bits];
   store_codes<Bits>(padded, v, flip);
   const std::size_t bytes = (count * Bits + 7) / 8;
   const std::size_t spare_bits = bytes * 8 - count * Bits;
@@ -67,8 +67,8 @@ LOWBIT_INLINE I32x16 load_up_to_codes(const std::uint8_t* in, std::size_t count)
   return count == kLanes ? load_codes<Bits>(in) : load_first_codes<Bits>(in, count);
 }
 template <int Bits>
-LOWBIT_INLINE void store_up_to_codes(std::uint8_t* out, I16x16 v, std::uint64_t flip, std::size_t count) {
-  if (count == kLanes) {
+LOWBIT_INLINE void store_up_to_codes(std::uint8_t* out, I8x32 v, std::uint64_t flip, std::size_t count) {
+  if (count == 2 * kLanes) {
     store_codes<Bits>(out, v, flip);
   } else {
     store_first_codes<Bits>(out, v, flip, count);

@@ -162,10 +162,11 @@ class Quantizer {
 
   // Range, parameters and codes of one batch of groups after the other. A batch ends where a byte does.
   void quantize_fused(const Run& r) {
-    float low[kBatchElements], high[kBatchElements];
+    float low[kMostBatchElements], high[kMostBatchElements];
     const std::size_t fewest =
         codes_in_whole_bytes(scheme_.code) / std::gcd(codes_in_whole_bytes(scheme_.code), r.group_size);
-    const std::size_t groups = ceil_div(std::max<std::size_t>(1, kBatchElements / r.group_size), fewest) * fewest;
+    const std::size_t elements = std::clamp(kVectorGroups * r.group_size, kBatchElements, kMostBatchElements);
+    const std::size_t groups = ceil_div(std::max<std::size_t>(1, elements / r.group_size), fewest) * fewest;
     const std::size_t batch = groups * r.group_size;
     for (std::size_t begin = 0; begin < r.count; begin += batch) {
       const std::size_t count = std::min(batch, r.count - begin);

@@ -22,6 +22,9 @@ namespace {
 
 constexpr std::int32_t kInfinityBits = 0x7f800000;
 
+// Codes are stored thirty-two at a time.
+constexpr std::size_t kUnit = 2 * kLanes;
+
 std::size_t group_end(std::size_t begin, std::size_t group_size, std::size_t count) {
   return group_size < count - begin ? begin + group_size : count;
 }
@@ -53,6 +56,22 @@ LOWBIT_INLINE void with_bits(int bits, Body body) {
   }
 }
 
+// Calls body(std::integral_constant<int, 1, 2 or 4>) for groups of 32, 64 or 128 elements, so that their loops have a
+// known length, with 0 for others.
+template <typename Body>
+LOWBIT_INLINE void with_units(std::size_t group_size, Body body) {
+  switch (group_size) {
+    case 32:
+      return body(std::integral_constant<int, 1>{});
+    case 64:
+      return body(std::integral_constant<int, 2>{});
+    case 128:
+      return body(std::integral_constant<int, 4>{});
+    default:
+      return body(std::integral_constant<int, 0>{});
+  }
+}
+
 // --- range ---------------------------------------------------------------------------------------------------------
 
 // Absolute values are compared as integers: their order is that of the floats, and NaN and infinity come out on top.
@@ -60,40 +79,30 @@ template <FloatType Type>
 LOWBIT_INLINE I32x16 largest_magnitude(const Storage<Type>* x, std::size_t count) {
   I32x16 largest = broadcast(0);
   std::size_t i = 0;
+  LOWBIT_NO_UNROLL
   for (; i + kLanes <= count; i += kLanes) largest = max(largest, magnitude_bits(load<Type>(x + i)));
   if (i < count) largest = max(largest, magnitude_bits(load_first<Type>(x + i, count - i)));
   return largest;
 }
 
 template <FloatType Type>
-bool absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size, float* absmax) {
-  I32x16 seen = broadcast(0);
+void absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size, float* absmax) {
   if (group_size == 1) {
     for (std::size_t i = 0; i < count; i += kLanes) {
       const std::size_t n = count - i < kLanes ? count - i : kLanes;
-      const I32x16 magnitude = magnitude_bits(load_up_to<Type>(x + i, n));
-      seen = max(seen, magnitude);
-      store_up_to<FloatType::kFloat32>(absmax + i, as_floats(magnitude), n);
+      store_up_to<FloatType::kFloat32>(absmax + i, as_floats(magnitude_bits(load_up_to<Type>(x + i, n))), n);
     }
-    return horizontal_max(seen) < kInfinityBits;
+    return;
   }
-  std::size_t g = 0;
-  if (group_size % kLanes == 0) {  // four whole groups at a time share the last steps of their maxima
-    for (; (g + 4) * group_size <= count; g += 4) {
-      I32x16 largest[4];
-      for (std::size_t k = 0; k < 4; k++) largest[k] = largest_magnitude<Type>(x + (g + k) * group_size, group_size);
-      seen = max(seen, max(max(largest[0], largest[1]), max(largest[2], largest[3])));
-      store_maxima(absmax + g, largest[0], largest[1], largest[2], largest[3]);
+  with_units(group_size, [&](auto units) {
+    const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
+    LOWBIT_NO_UNROLL
+    for (std::size_t begin = 0, g = 0; begin < count; begin += size, g++) {
+      const I32x16 largest = count - begin >= size ? largest_magnitude<Type>(x + begin, size)
+                                                   : largest_magnitude<Type>(x + begin, count - begin);
+      absmax[g] = float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
     }
-  }
-  for (std::size_t begin = g * group_size; begin < count; g++) {
-    const std::size_t end = group_end(begin, group_size, count);
-    const I32x16 largest = largest_magnitude<Type>(x + begin, end - begin);
-    absmax[g] = float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
-    seen = max(seen, largest);
-    begin = end;
-  }
-  return horizontal_max(seen) < kInfinityBits;
+  });
 }
 
 template <FloatType Type>
@@ -109,28 +118,38 @@ bool minmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size
     }
     return horizontal_max(seen) < kInfinityBits;
   }
-  for (std::size_t begin = 0, g = 0; begin < count; g++) {
-    const std::size_t end = group_end(begin, group_size, count);
-    F32x16 least = broadcast(0.0F), greatest = broadcast(0.0F);
-    const auto take = [&](F32x16 v) {
-      least = min(v, least);
-      greatest = max(v, greatest);
-      seen = max(seen, magnitude_bits(v));
-    };
-    std::size_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) take(load<Type>(x + i));
-    if (i < end) take(load_first<Type>(x + i, end - i));
-    min_out[g] = horizontal_min(least);
-    max_out[g] = horizontal_max(greatest);
-    begin = end;
-  }
-  return horizontal_max(seen) < kInfinityBits;
+  F32x16 poison = broadcast(0.0F);  // 0 · x is zero unless x is NaN or infinite, and NaN then
+  with_units(group_size, [&](auto units) {
+    const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
+    LOWBIT_NO_UNROLL
+    for (std::size_t begin = 0, g = 0; begin < count; begin += size, g++) {
+      F32x16 least = broadcast(0.0F), greatest = broadcast(0.0F);
+      const auto take = [&](F32x16 v) {
+        least = min(v, least);
+        greatest = max(v, greatest);
+        poison = fused(v, broadcast(0.0F), poison);
+      };
+      const Storage<Type>* group = x + begin;
+      const std::size_t n = count - begin >= size ? size : count - begin;
+      std::size_t i = 0;
+      LOWBIT_NO_UNROLL
+      for (; i + kLanes <= n; i += kLanes) take(load<Type>(group + i));
+      if (i < n) take(load_first<Type>(group + i, n - i));
+      store_range(min_out + g, max_out + g, least, greatest);
+    }
+  });
+  return horizontal_max(magnitude_bits(poison)) == 0;
 }
 
 bool absmax(const void* x, FloatType type, std::size_t count, std::size_t group_size, float* absmax) {
-  return with_type(type, [&](auto t) {
-    return absmax_of<t.value>(static_cast<const Storage<t.value>*>(x), count, group_size, absmax);
-  });
+  with_type(type,
+            [&](auto t) { absmax_of<t.value>(static_cast<const Storage<t.value>*>(x), count, group_size, absmax); });
+  const std::size_t groups = ceil_div(count, group_size);
+  I32x16 seen = broadcast(0);
+  for (std::size_t g = 0; g < groups; g += kLanes) {
+    seen = max(seen, as_bits(load_up_to<FloatType::kFloat32>(absmax + g, group_end(g, kLanes, groups) - g)));
+  }
+  return horizontal_max(seen) < kInfinityBits;
 }
 
 bool minmax(const void* x, FloatType type, std::size_t count, std::size_t group_size, float* min, float* max) {
@@ -223,43 +242,70 @@ LOWBIT_INLINE F32x16 divide(F32x16 x, F32x16 scale, F32x16 reciprocal) {
   return fused(fused_negative(quotient, scale, x), reciprocal, quotient);
 }
 
-// What turns steps into codes, spread over the lanes. Codes are in offset binary (signed ones plus 2^(bits−1)) until
-// `flip` makes them two's complement as they are stored: so they are never negative and need no masking.
+// Adding 1.5·2^23 rounds to an integer, half to even, because the last bit of such a float32 is worth one: its bits are
+// kRounderBits + the integer. The number of steps that a code lies from zero is kept in this form.
+constexpr float kRounder = 0x1.8p23F;
+constexpr std::int32_t kRounderBits = 0x4b400000;
+LOWBIT_INLINE I32x16 rounded(F32x16 steps) { return as_bits(add(steps, broadcast(kRounder))); }
+
+// What turns steps into codes, spread over the lanes. In registers a code is a signed byte: codes of 8 bits in two's
+// complement, narrower ones in offset binary, so that they need no masking. `flip`, xor-ed as they are stored, makes
+// them what `code` says.
 struct CodeRange {
-  I16x16 zero_point, low, high;
+  I32x16 origin;  // of steps in the form above
+  I8x32 low, high;
   std::uint64_t flip;
 };
 
 template <int Bits>
+constexpr std::int32_t bias_of(CodeType code) {
+  const std::int32_t half = 1 << (Bits - 1);
+  if (Bits == 8) return code.is_signed ? 0 : -half;
+  return code.is_signed ? half : 0;
+}
+
+template <int Bits>
+LOWBIT_INLINE I32x16 origin_of(CodeType code, std::int32_t zero_point) {
+  return broadcast(zero_point + bias_of<Bits>(code) - kRounderBits);
+}
+
+template <int Bits>
 LOWBIT_INLINE CodeRange code_range(CodeType code, std::int32_t zero_point, int lowest, int highest) {
-  const int offset = code.is_signed ? 1 << (Bits - 1) : 0;
-  return {broadcast16(zero_point + offset), broadcast16(lowest + offset), broadcast16(highest + offset),
-          code.is_signed ? sign_bits<Bits>() : 0};
+  const std::int32_t bias = bias_of<Bits>(code);
+  return {origin_of<Bits>(code, zero_point), broadcast8(lowest + bias), broadcast8(highest + bias),
+          bias != 0 ? sign_bits<Bits>() : 0};
 }
 
-LOWBIT_INLINE I16x16 codes_from(I32x16 steps, const CodeRange& range) {
-  return min(max(add(narrow(steps), range.zero_point), range.low), range.high);
+LOWBIT_INLINE I8x32 codes_from(I32x16 a, I32x16 b, const CodeRange& range) {
+  return min(max(narrow(add(a, range.origin), add(b, range.origin)), range.low), range.high);
 }
 
-// Codes of consecutive elements that start on a byte; `steps_of` gives round(x / scale).
+template <int Bits>
+LOWBIT_INLINE std::uint8_t* byte_of(std::uint8_t* codes, std::size_t i) {
+  return codes + i * Bits / 8;
+}
+
+// Codes of consecutive elements that start on a byte; `steps_of` gives round(x / scale) for sixteen of them.
 template <FloatType Type, int Bits, typename Steps>
 LOWBIT_INLINE void quantize_blocks(const Storage<Type>* x, std::size_t count, const CodeRange& range,
                                    std::uint8_t* codes, const Steps& steps_of) {
   std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    store_codes<Bits>(codes + i / 8 * Bits, codes_from(steps_of(load<Type>(x + i)), range), range.flip);
+  for (; i + kUnit <= count; i += kUnit) {
+    const I8x32 all = codes_from(steps_of(load<Type>(x + i)), steps_of(load<Type>(x + i + kLanes)), range);
+    store_codes<Bits>(byte_of<Bits>(codes, i), all, range.flip);
   }
-  if (i < count) {
-    const I16x16 rest = codes_from(steps_of(load_first<Type>(x + i, count - i)), range);
-    store_first_codes<Bits>(codes + i / 8 * Bits, rest, range.flip, count - i);
-  }
+  if (i == count) return;
+  const std::size_t rest = count - i, first = rest < kLanes ? rest : kLanes;
+  const I32x16 a = steps_of(load_up_to<Type>(x + i, first));
+  const I32x16 b = first < rest ? steps_of(load_first<Type>(x + i + first, rest - first)) : a;
+  store_first_codes<Bits>(byte_of<Bits>(codes, i), codes_from(a, b, range), range.flip, rest);
 }
 
 // One group with any scale and any elements: x / scale is clamped as a float first, because an integer could not hold
 // it.
 template <FloatType Type, int Bits>
-void quantize_group(const Storage<Type>* x, std::size_t count, float scale, std::int32_t zero_point, CodeType code,
-                    int lowest, int highest, std::uint8_t* codes) {
+LOWBIT_NOINLINE void quantize_group(const Storage<Type>* x, std::size_t count, float scale, std::int32_t zero_point,
+                                    CodeType code, int lowest, int highest, std::uint8_t* codes) {
   const CodeRange range = code_range<Bits>(code, zero_point, lowest, highest);
   const float low_steps = static_cast<float>(lowest - zero_point);
   const float high_steps = static_cast<float>(highest - zero_point);
@@ -268,60 +314,94 @@ void quantize_group(const Storage<Type>* x, std::size_t count, float scale, std:
     // Clamping x at bound · scale gives the same codes, keeps every step finite, and makes NaN the lowest.
     const F32x16 reciprocal = broadcast(1.0F / scale);
     const F32x16 low = broadcast(low_steps * scale), high = broadcast(high_steps * scale);
-    quantize_blocks<Type, Bits>(x, count, range, codes, [&](F32x16 v) {
-      return round_to_int(divide(min(max(v, low), high), scales, reciprocal));
-    });
+    quantize_blocks<Type, Bits>(x, count, range, codes,
+                                [&](F32x16 v) { return rounded(divide(min(max(v, low), high), scales, reciprocal)); });
   } else {
     const F32x16 low = broadcast(low_steps), high = broadcast(high_steps);
     quantize_blocks<Type, Bits>(x, count, range, codes,
-                                [&](F32x16 v) { return round_to_int(min(max(div(v, scales), low), high)); });
+                                [&](F32x16 v) { return rounded(min(max(div(v, scales), low), high)); });
   }
 }
 
-// Four units in the last place of a reciprocal, and what makes the last bit of a float32 worth one.
+// Four units in the last place of a reciprocal.
 constexpr std::int32_t kReciprocalMargin = 4;
-constexpr float kRounder = 0x1.8p23F;
-constexpr std::int32_t kRounderBits = 0x4b400000;
 
-// What the groups of a chunk need, one lane each: taken sixteen at a time, then spread group by group.
-struct Reciprocals {
-  float exact[kLanes], below[kLanes], above[kLanes];
+// Elements between two looks for ties.
+constexpr std::size_t kCheckElements = 128;
 
-  LOWBIT_INLINE explicit Reciprocals(F32x16 scales) {
-    const F32x16 reciprocals = div(broadcast(1.0F), scales);
-    store_lanes(exact, reciprocals);
-    store_lanes(below, as_floats(sub(as_bits(reciprocals), broadcast(kReciprocalMargin))));
-    store_lanes(above, as_floats(add(as_bits(reciprocals), broadcast(kReciprocalMargin))));
+// Up to sixteen scales; missing ones are 1.
+LOWBIT_INLINE F32x16 load_scales(const float* scales, std::size_t count) {
+  if (count == kLanes) return load<FloatType::kFloat32>(scales);
+  float padded[kLanes];
+  for (std::size_t i = 0; i < kLanes; i++) padded[i] = i < count ? scales[i] : 1.0F;
+  return load<FloatType::kFloat32>(padded);
+}
+
+// What sixteen groups need, one lane each, before it is spread group by group.
+struct GroupConstants {
+  float below[kLanes], above[kLanes];
+  std::int32_t origin[kLanes];
+  bool have_reciprocals;
+
+  LOWBIT_INLINE GroupConstants(F32x16 scales, I32x16 zero_points, std::int32_t bias) {
+    const I32x16 reciprocals = as_bits(div(broadcast(1.0F), scales));
+    store_lanes(below, as_floats(sub(reciprocals, broadcast(kReciprocalMargin))));
+    store_lanes(above, as_floats(add(reciprocals, broadcast(kReciprocalMargin))));
+    store_lanes(origin, add(zero_points, broadcast(bias - kRounderBits)));
+    have_reciprocals = horizontal_min(scales) >= kLeastReciprocal && horizontal_max(scales) <= kGreatestReciprocal;
   }
 };
 
-// One group whose elements lie within range: no float needs clamping.
+// One unit of a group within range, right unless one element lies next to a tie: then a bit of `differing` gets set.
 template <FloatType Type, int Bits>
-LOWBIT_INLINE void quantize_group_within_range(const Storage<Type>* x, std::size_t count, const float* scale,
-                                               const Reciprocals& reciprocals, std::size_t g, const CodeRange& range,
-                                               std::uint8_t* codes) {
-  const F32x16 below = broadcast(reciprocals.below[g]), above = broadcast(reciprocals.above[g]);
+LOWBIT_INLINE void quantize_unit(const Storage<Type>* x, F32x16 below, F32x16 above, const CodeRange& range,
+                                 I32x16& differing, std::uint8_t* codes) {
   const F32x16 rounder = broadcast(kRounder);
-  const I32x16 rounder_bits = broadcast(kRounderBits);
-  const auto exactly = [&](F32x16 v) {
-    return round_to_int(divide(v, broadcast(*scale), broadcast(reciprocals.exact[g])));
-  };
-  std::size_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    // The next pass over the range of new elements finds them in cache: memory works while the codes are computed.
-    prefetch(x + i + kBatchElements);
-    if constexpr (Type == FloatType::kFloat32) prefetch(x + i + kBatchElements + kLanes);
-    const F32x16 a = load<Type>(x + i), b = load<Type>(x + i + kLanes);
-    const I32x16 a_low = as_bits(fused(a, below, rounder)), b_low = as_bits(fused(b, below, rounder));
-    const I32x16 a_high = as_bits(fused(a, above, rounder)), b_high = as_bits(fused(b, above, rounder));
-    if (is_zero(bit_or(bit_xor(a_low, a_high), bit_xor(b_low, b_high)))) {
-      store_codes<Bits>(codes + i / 8 * Bits, codes_from(sub(a_low, rounder_bits), range),
-                        codes_from(sub(b_low, rounder_bits), range), range.flip);
-    } else {
-      store_codes<Bits>(codes + i / 8 * Bits, codes_from(exactly(a), range), codes_from(exactly(b), range), range.flip);
+  // The next pass over the range of new elements finds them near: memory works while the codes are computed.
+  prefetch(x + kBatchElements);
+  if constexpr (Type == FloatType::kFloat32) prefetch(x + kBatchElements + kLanes);
+  const F32x16 a = in_register(load<Type>(x)), b = in_register(load<Type>(x + kLanes));
+  const I32x16 a_low = as_bits(fused(a, below, rounder)), b_low = as_bits(fused(b, below, rounder));
+  differing = or_difference(differing, a_low, as_bits(fused(a, above, rounder)));
+  differing = or_difference(differing, b_low, as_bits(fused(b, above, rounder)));
+  store_codes<Bits>(codes, codes_from(a_low, b_low, range), range.flip);
+}
+
+// Groups of Units units (0: of any number of units), within range.
+template <FloatType Type, int Bits, int Units>
+void quantize_groups(const Storage<Type>* x, std::size_t groups, std::size_t group_size, const float* scales,
+                     const std::int32_t* zero_points, CodeType code, int lowest, int highest, std::uint8_t* codes) {
+  constexpr std::size_t kGroupsAtOnce = Units != 0 ? kCheckElements / (Units * kUnit) : 1;
+  CodeRange range = code_range<Bits>(code, 0, lowest, highest);
+  const std::size_t size = Units != 0 ? Units * kUnit : group_size;
+  for (std::size_t first = 0; first < groups; first += kLanes) {
+    const std::size_t last = group_end(first, kLanes, groups);
+    const GroupConstants constants(
+        load_scales(scales + first, last - first),
+        zero_points != nullptr ? load_up_to_lanes(zero_points + first, last - first) : broadcast(0),
+        bias_of<Bits>(code));
+    for (std::size_t g = first; g < last; g += kGroupsAtOnce) {
+      const std::size_t g_end = group_end(g, kGroupsAtOnce, last);
+      for (std::size_t begin = 0; begin < size; begin += kCheckElements) {
+        const std::size_t n = Units != 0 ? size : group_end(begin, kCheckElements, size) - begin;
+        I32x16 differing = broadcast(0);
+        LOWBIT_NO_UNROLL
+        for (std::size_t k = g; k < g_end; k++) {
+          const F32x16 below = broadcast(constants.below[k - first]), above = broadcast(constants.above[k - first]);
+          range.origin = broadcast(constants.origin[k - first]);
+          LOWBIT_NO_UNROLL
+          for (std::size_t i = k * size + begin; i < k * size + begin + n; i += kUnit) {
+            quantize_unit<Type, Bits>(x + i, below, above, range, differing, byte_of<Bits>(codes, i));
+          }
+        }
+        if (is_zero(differing) && constants.have_reciprocals) continue;
+        for (std::size_t k = g; k < g_end; k++) {
+          quantize_group<Type, Bits>(x + k * size + begin, n, scales[k], zero_points != nullptr ? zero_points[k] : 0,
+                                     code, lowest, highest, byte_of<Bits>(codes, k * size + begin));
+        }
+      }
     }
   }
-  if (i < count) quantize_blocks<Type, Bits>(x + i, count - i, range, codes + i / 8 * Bits, exactly);
 }
 
 // Groups that start on bytes, within range.
@@ -329,24 +409,16 @@ template <FloatType Type, int Bits>
 void quantize_within_range(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
                            const std::int32_t* zero_points, CodeType code, int lowest, int highest,
                            std::uint8_t* codes) {
-  const std::size_t groups = (count - 1) / group_size + 1;
-  const std::size_t last_size = count - (groups - 1) * group_size;
-  CodeRange range = code_range<Bits>(code, 0, lowest, highest);
-  for (std::size_t first = 0; first < groups; first += kLanes) {
-    const std::size_t chunk = groups - first < kLanes ? groups - first : kLanes;
-    const Reciprocals reciprocals(load_up_to<FloatType::kFloat32>(scales + first, chunk));
-    for (std::size_t g = first; g < first + chunk; g++) {
-      const std::size_t n = g + 1 < groups ? group_size : last_size;
-      const Storage<Type>* group = x + g * group_size;
-      std::uint8_t* group_codes = codes + g * group_size / 8 * Bits;
-      const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-      if (has_reciprocal(scales[g])) {
-        if (zero_points != nullptr) range.zero_point = code_range<Bits>(code, zero_point, lowest, highest).zero_point;
-        quantize_group_within_range<Type, Bits>(group, n, scales + g, reciprocals, g - first, range, group_codes);
-      } else {
-        quantize_group<Type, Bits>(group, n, scales[g], zero_point, code, lowest, highest, group_codes);
-      }
-    }
+  const std::size_t size = group_size < count ? group_size : count;
+  const std::size_t whole = size % kUnit == 0 ? count / size : 0;
+  with_units(size, [&](auto units) {
+    quantize_groups<Type, Bits, units.value>(x, whole, size, scales, zero_points, code, lowest, highest, codes);
+  });
+  for (std::size_t g = whole, begin = whole * size; begin < count; g++) {
+    const std::size_t end = group_end(begin, size, count);
+    quantize_group<Type, Bits>(x + begin, end - begin, scales[g], zero_points != nullptr ? zero_points[g] : 0, code,
+                               lowest, highest, byte_of<Bits>(codes, begin));
+    begin = end;
   }
 }
 
@@ -355,15 +427,18 @@ template <FloatType Type, int Bits>
 void quantize_each(const Storage<Type>* x, std::size_t count, const float* scales, const std::int32_t* zero_points,
                    CodeType code, int lowest, int highest, std::uint8_t* codes) {
   const CodeRange range = code_range<Bits>(code, 0, lowest, highest);
-  for (std::size_t i = 0; i < count; i += kLanes) {
-    const std::size_t n = count - i < kLanes ? count - i : kLanes;
+  const auto lanes_at = [&](std::size_t i, std::size_t n) {
     const I32x16 zero_point = zero_points != nullptr ? load_up_to_lanes(zero_points + i, n) : broadcast(0);
     const F32x16 low = to_float(sub(broadcast(lowest), zero_point));
     const F32x16 high = to_float(sub(broadcast(highest), zero_point));
     const F32x16 scale = load_up_to<FloatType::kFloat32>(scales + i, n);
     const F32x16 steps = min(max(div(load_up_to<Type>(x + i, n), scale), low), high);
-    const I16x16 all = codes_from(add(round_to_int(steps), zero_point), range);
-    store_up_to_codes<Bits>(codes + i / 8 * Bits, all, range.flip, n);
+    return add(rounded(steps), zero_point);
+  };
+  for (std::size_t i = 0; i < count; i += kUnit) {
+    const std::size_t n = group_end(i, kUnit, count) - i, first = n < kLanes ? n : kLanes;
+    const I32x16 a = lanes_at(i, first), b = first < n ? lanes_at(i + first, n - first) : a;
+    store_up_to_codes<Bits>(byte_of<Bits>(codes, i), codes_from(a, b, range), range.flip, n);
   }
 }
 
@@ -376,7 +451,7 @@ void quantize_ragged(const Storage<Type>* x, std::size_t count, std::size_t grou
   // Unsigned codes, so that the window needs no flipping.
   const int offset = code.is_signed ? 1 << (Bits - 1) : 0;
   const std::uint64_t flip = code.is_signed ? sign_bits<Bits>() : 0;
-  std::uint8_t window[kWindow];
+  std::uint8_t window[kWindow] = {};
   for (std::size_t base = 0; base < count; base += kWindow) {
     const std::size_t window_end = group_end(base, kWindow, count);
     for (std::size_t begin = base; begin < window_end;) {
@@ -388,11 +463,17 @@ void quantize_ragged(const Storage<Type>* x, std::size_t count, std::size_t grou
                               highest + offset, window + (begin - base));
       begin = end;
     }
-    for (std::size_t i = base; i < window_end; i += kLanes) {
-      const std::size_t n = window_end - i < kLanes ? window_end - i : kLanes;
-      store_up_to_codes<Bits>(codes + i / 8 * Bits, narrow(load_up_to_codes<8>(window + (i - base), n)), flip, n);
+    for (std::size_t i = base; i < window_end; i += kUnit) {
+      const std::size_t n = group_end(i, kUnit, window_end) - i;
+      store_up_to_codes<Bits>(byte_of<Bits>(codes, i), load_bytes(window + (i - base)), flip, n);
     }
   }
+}
+
+// Whether every group starts on a byte.
+template <int Bits>
+LOWBIT_INLINE bool starts_on_bytes(std::size_t group_size, std::size_t count) {
+  return group_size >= count || group_size * Bits % 8 == 0;
 }
 
 template <FloatType Type, int Bits>
@@ -402,7 +483,7 @@ void quantize_as(const Storage<Type>* x, std::size_t count, std::size_t group_si
   if (count == 0) return;
   if (group_size == 1 && count > 1) {
     quantize_each<Type, Bits>(x, count, scales, zero_points, code, lowest, highest, codes);
-  } else if (group_size < count && group_size % 8 != 0) {
+  } else if (!starts_on_bytes<Bits>(group_size, count)) {
     quantize_ragged<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
   } else if (within_range) {
     quantize_within_range<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
@@ -411,7 +492,7 @@ void quantize_as(const Storage<Type>* x, std::size_t count, std::size_t group_si
       const std::size_t end = group_end(begin, group_size, count);
       const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
       quantize_group<Type, Bits>(x + begin, end - begin, scales[g], zero_point, code, lowest, highest,
-                                 codes + begin / 8 * Bits);
+                                 byte_of<Bits>(codes, begin));
       begin = end;
     }
   }
@@ -452,10 +533,10 @@ LOWBIT_INLINE void dequantize_group(const std::uint8_t* codes, std::size_t count
                                     Storage<Out>* out) {
   std::size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    store<Out, Stream>(out + i, mul(steps(load_codes<Bits>(codes + i / 8 * Bits)), scale));
+    store<Out, Stream>(out + i, mul(steps(load_codes<Bits>(codes + i * Bits / 8)), scale));
   }
   if (i < count) {
-    const I32x16 rest = load_first_codes<Bits>(codes + i / 8 * Bits, count - i);
+    const I32x16 rest = load_first_codes<Bits>(codes + i * Bits / 8, count - i);
     store_first<Out>(out + i, mul(steps(rest), scale), count - i);
   }
 }
@@ -470,7 +551,7 @@ void dequantize_each(const std::uint8_t* codes, std::size_t count, std::int32_t 
       const I32x16 offset = add(load_up_to_lanes(zero_points + i, n), broadcast(flip));
       steps.offset = add(to_float(offset), broadcast(kTwo23));
     }
-    const I32x16 lanes = load_up_to_codes<Bits>(codes + i / 8 * Bits, n);
+    const I32x16 lanes = load_up_to_codes<Bits>(codes + i * Bits / 8, n);
     store_up_to<Out>(out + i, mul(steps(lanes), load_up_to<FloatType::kFloat32>(scales + i, n)), n);
   }
 }
@@ -481,9 +562,11 @@ void dequantize_ragged(const std::uint8_t* codes, std::size_t count, std::size_t
   std::uint8_t window[kWindow];
   for (std::size_t base = 0; base < count; base += kWindow) {
     const std::size_t window_end = group_end(base, kWindow, count);
-    for (std::size_t i = base; i < window_end; i += kLanes) {
-      const std::size_t n = window_end - i < kLanes ? window_end - i : kLanes;
-      store_up_to_codes<8>(window + (i - base), narrow(load_up_to_codes<Bits>(codes + i / 8 * Bits, n)), 0, n);
+    for (std::size_t i = base; i < window_end; i += kUnit) {
+      const std::size_t n = group_end(i, kUnit, window_end) - i, first = n < kLanes ? n : kLanes;
+      const I32x16 a = load_up_to_codes<Bits>(codes + i * Bits / 8, first);
+      const I32x16 b = first < n ? load_up_to_codes<Bits>(codes + (i + first) * Bits / 8, n - first) : a;
+      store_up_to_codes<8>(window + (i - base), narrow(a, b), 0, n);
     }
     for (std::size_t begin = base; begin < window_end;) {
       const std::size_t g = begin / group_size;
@@ -503,7 +586,7 @@ void dequantize_groups(const std::uint8_t* codes, std::size_t count, std::size_t
   for (std::size_t begin = 0, g = 0; begin < count; g++) {
     const std::size_t end = group_end(begin, group_size, count);
     const std::int32_t zero_point = zero_points != nullptr ? zero_points[g] : 0;
-    dequantize_group<Out, Bits, Stream>(codes + begin / 8 * Bits, end - begin, steps_from(flip, zero_point),
+    dequantize_group<Out, Bits, Stream>(codes + begin * Bits / 8, end - begin, steps_from(flip, zero_point),
                                         broadcast(scales[g]), out + begin);
     begin = end;
   }
@@ -515,7 +598,7 @@ void dequantize_as(const std::uint8_t* codes, std::size_t count, std::size_t gro
                    const float* scales, const std::int32_t* zero_points, Storage<Out>* out, bool stream) {
   if (group_size == 1 && count > 1) {
     dequantize_each<Out, Bits>(codes, count, flip, scales, zero_points, out);
-  } else if (group_size < count && group_size % 8 != 0) {
+  } else if (!starts_on_bytes<Bits>(group_size, count)) {
     dequantize_ragged<Out, Bits>(codes, count, group_size, flip, scales, zero_points, out);
   } else if (stream && can_stream(out) && (group_size >= count || group_size % kLanes == 0)) {
     dequantize_groups<Out, Bits, true>(codes, count, group_size, flip, scales, zero_points, out);
