@@ -44,6 +44,7 @@ function operations(rows) {
   return list;
 }
 
+const ALL = lowbit.capabilities().threads;
 lowbit.setNumThreads(1);
 const [single, several, large] = [operations(1), operations(CACHED_ROWS), operations(LARGE_ROWS)];
 const calls = [];
@@ -58,6 +59,7 @@ for (const name of Object.keys(single)) {
   const place = await medians(large[name], { rounds: 9 });
   memory.push([name, time(place.reused), time(place.fresh), `${(place.fresh / place.reused).toFixed(1)}×`]);
 }
+lowbit.setNumThreads(ALL);
 publish(
   'Calls',
   'npm run bench -- calls',

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <string_view>
 #include <tuple>
-#include <unordered_set>
 
 #include "parse/json_reader.h"
 
@@ -74,7 +74,7 @@ class HeaderParser {
     if (has_metadata_) return fail(SafetensorsFault::kDuplicateKey, "__metadata__");
     has_metadata_ = true;
     if (json_.peek() != '{') return fail_value(SafetensorsFault::kInvalidMetadata);
-    std::unordered_set<std::string> keys;
+    std::set<std::string> keys;  // ordered: no keys make it slow, as some would a hash table
     return json_.object([&](const std::string& key) {
       if (!keys.insert(key).second) return fail(SafetensorsFault::kDuplicateKey, key);
       if (json_.peek() != '"') return fail(SafetensorsFault::kInvalidMetadata, key);
@@ -93,7 +93,7 @@ class HeaderParser {
     tensor.name_bytes = name.size();
     header_.names += name;
     bool has_dtype = false, has_shape = false, has_offsets = false;
-    std::unordered_set<std::string> others;
+    std::set<std::string> others;
     const bool complete = json_.object([&](const std::string& field) {
       if (field == "dtype") return once(has_dtype) && dtype(tensor);
       if (field == "shape") return once(has_shape) && shape(tensor);
@@ -165,22 +165,31 @@ class HeaderParser {
   std::string text_;     // reused
 };
 
-// A name that two tensors have, or nothing. Open addressing: one table of indices, no copies of the names.
+// The first name in the file that an earlier tensor has too, or nothing. The names are sorted by hash, not put into a
+// hash table: a file whose names were chosen to collide there must not take quadratic time.
 SafetensorsProblem check_names(const SafetensorsHeader& header) {
-  std::size_t slots = 16;
-  while (slots < 2 * header.tensors.size()) slots *= 2;
-  std::vector<std::size_t> table(slots, 0);  // index + 1; 0 is free
-  for (std::size_t i = 0; i < header.tensors.size(); i++) {
-    const std::string_view name = header.name_of(header.tensors[i]);
-    std::size_t slot = std::hash<std::string_view>{}(name) & (slots - 1);
-    for (; table[slot] != 0; slot = (slot + 1) & (slots - 1)) {
-      if (header.name_of(header.tensors[table[slot] - 1]) == name) {
-        return {SafetensorsFault::kDuplicateKey, std::string(name), 0};
-      }
-    }
-    table[slot] = i + 1;
+  struct Entry {
+    std::size_t hash, index;
+  };
+  std::vector<Entry> entries(header.tensors.size());
+  const auto name_of = [&](const Entry& entry) { return header.name_of(header.tensors[entry.index]); };
+  for (std::size_t i = 0; i < entries.size(); i++) {
+    entries[i].index = i;
+    entries[i].hash = std::hash<std::string_view>{}(name_of(entries[i]));
   }
-  return {};
+  std::sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) {
+    if (a.hash != b.hash) return a.hash < b.hash;
+    const int order = name_of(a).compare(name_of(b));
+    return order != 0 ? order < 0 : a.index < b.index;
+  });
+  std::size_t first = header.tensors.size();
+  for (std::size_t i = 1; i < entries.size(); i++) {
+    if (entries[i].hash == entries[i - 1].hash && name_of(entries[i]) == name_of(entries[i - 1])) {
+      first = std::min(first, entries[i].index);
+    }
+  }
+  if (first == header.tensors.size()) return {};
+  return {SafetensorsFault::kDuplicateKey, std::string(header.name_of(header.tensors[first])), 0};
 }
 
 // The size of a tensor in bytes.

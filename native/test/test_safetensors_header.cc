@@ -1,5 +1,9 @@
 // The safetensors header parser: what it accepts, and that each lie gets its own answer.
 
+#include <algorithm>
+#include <chrono>
+#include <functional>
+
 #include "parse/safetensors_header.h"
 #include "test/check.h"
 
@@ -101,6 +105,38 @@ TEST("safetensors header: any prefix and any one-byte change of a valid header i
       parse(changed, 9);
     }
   }
+}
+
+TEST("safetensors header: of several duplicate names, the first in the file is reported") {
+  std::string text = "{";
+  for (int i = 0; i < 2000; i++) {
+    const int name = i == 1200 ? 700 : i == 1500 || i == 1501 ? 3 : i == 1900 ? 1 : i;
+    text += (i == 0 ? "\"t" : ",\"t") + std::to_string(name) + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+  }
+  const SafetensorsProblem problem = parse(text + "}", 0);
+  CHECK(problem.fault == SafetensorsFault::kDuplicateKey && problem.tensor == "t700", "fault %d at %s",
+        static_cast<int>(problem.fault), problem.tensor.c_str());
+}
+
+TEST("safetensors header: names chosen to collide in a hash table take no quadratic time") {
+  const std::size_t count = 100000, slots = 262144;
+  const auto seconds = [&](std::size_t spread) {
+    std::string text = "{";
+    std::size_t number = 0;
+    for (std::size_t i = 0; i < count; i++) {
+      std::string name;
+      do {
+        name = std::to_string(number++);
+      } while ((std::hash<std::string_view>{}(name) & (slots - 1)) >= spread);
+      text += (i == 0 ? "\"" : ",\"") + name + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+    }
+    text += "}";
+    const auto start = std::chrono::steady_clock::now();
+    CHECK(parse(text, 0).fault == SafetensorsFault::kNone, "parse");
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  const double usual = seconds(slots), chosen = seconds(slots / 16);
+  CHECK(chosen < std::max(1.0, 50 * usual), "%.3f s, other names %.3f s", chosen, usual);
 }
 
 TEST("safetensors header: a million tensors") {
