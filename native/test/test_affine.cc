@@ -212,11 +212,16 @@ TEST("affine: codes, every instruction set equals the scalar file for every type
               }
             }
             scalar::kAffine.quantize(x.bytes.data(), type, n, group, scales.data(), zeros, code, lowest, code.highest(),
-                                     within_range, expected.data());
-            k->affine->quantize(x.bytes.data(), type, n, group, scales.data(), zeros, code, lowest, code.highest(),
-                                within_range, got.data());
-            CHECK(first_difference(got, expected) == bytes, "%s %s → %s, n %zu, group %zu, data %d", k->name,
-                  name_of(type), name_of(code).c_str(), n, group, static_cast<int>(data));
+                                     within_range, false, expected.data());
+            for (const bool stream : {false, true}) {
+              k->affine->quantize(x.bytes.data(), type, n, group, scales.data(), zeros, code, lowest, code.highest(),
+                                  within_range, stream, got.data());
+              k->affine->finish_stream();
+              CHECK(first_difference(got, expected) == bytes, "%s %s → %s, n %zu, group %zu, data %d, stream %d",
+                    k->name, name_of(type), name_of(code).c_str(), n, group, static_cast<int>(data),
+                    static_cast<int>(stream));
+              std::fill(got.data(), got.data() + bytes, std::uint8_t{0xa5});
+            }
 
             for (const bool stream : {false, true}) {
               Buffer<std::uint8_t> back(n * size_of(type), (n % 5) * size_of(type)), same(n * size_of(type));
@@ -249,9 +254,9 @@ TEST("affine: division by way of the reciprocal is exact: random pairs, ties and
         x[i] = float_of(bits_of(near_tie) + static_cast<std::uint32_t>(random.below(7)) - 3U);
       }
       scalar::kAffine.quantize(x.data(), FloatType::kFloat32, kCount, kCount, &scale, nullptr, {8, true}, -128, 127,
-                               true, expected.data());
+                               true, false, expected.data());
       k->affine->quantize(x.data(), FloatType::kFloat32, kCount, kCount, &scale, nullptr, {8, true}, -128, 127,
-                          round % 2 == 0, got.data());
+                          round % 2 == 0, false, got.data());
       const std::size_t i = first_difference(got, expected);
       CHECK(i == kCount, "%s: %a / %a", k->name, static_cast<double>(x[i]), static_cast<double>(scale));
     }

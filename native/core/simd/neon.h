@@ -253,7 +253,7 @@ LOWBIT_INLINE std::uint64_t join_codes(uint8x16_t x) {
   return vgetq_lane_u64(eight, 0) | (vgetq_lane_u64(eight, 1) << (8 * Bits));
 }
 
-template <int Bits>
+template <int Bits, bool Stream>
 LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
   const uint8x16_t low = vreinterpretq_u8_s8(x.low), high = vreinterpretq_u8_s8(x.high);
   const uint8x16_t flips = vreinterpretq_u8_u64(vdupq_n_u64(flip));

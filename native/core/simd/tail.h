@@ -34,7 +34,7 @@ LOWBIT_INLINE I32x16 load_first_codes(const std::uint8_t* in, std::size_t count)
 template <int Bits>
 LOWBIT_INLINE void store_first_codes(std::uint8_t* out, I8x32 v, std::uint64_t flip, std::size_t count) {
   std::uint8_t padded[4 * Bits];
-  store_codes<Bits>(padded, v, flip);
+  store_codes<Bits, false>(padded, v, flip);
   const std::size_t bytes = (count * Bits + 7) / 8;
   const std::size_t spare_bits = bytes * 8 - count * Bits;
   padded[bytes - 1] = static_cast<std::uint8_t>(padded[bytes - 1] & (0xff >> spare_bits));
@@ -69,7 +69,7 @@ LOWBIT_INLINE I32x16 load_up_to_codes(const std::uint8_t* in, std::size_t count)
 template <int Bits>
 LOWBIT_INLINE void store_up_to_codes(std::uint8_t* out, I8x32 v, std::uint64_t flip, std::size_t count) {
   if (count == 2 * kLanes) {
-    store_codes<Bits>(out, v, flip);
+    store_codes<Bits, false>(out, v, flip);
   } else {
     store_first_codes<Bits>(out, v, flip, count);
   }

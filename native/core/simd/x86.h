@@ -25,18 +25,33 @@ LOWBIT_INLINE I8x32 load_bytes(const std::uint8_t* in) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in))};
 }
 
-template <int Bits>
+template <bool Stream>
+LOWBIT_INLINE void store_sixteen(std::uint8_t* out, __m128i bytes) {
+  if constexpr (Stream) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(out), bytes);
+  } else {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  }
+}
+
+template <int Bits, bool Stream>
 LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
   const __m256i flips = _mm256_set1_epi64x(static_cast<std::int64_t>(flip));
   if constexpr (Bits == 8) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(x.v, flips));
+    const __m256i bytes = _mm256_xor_si256(x.v, flips);
+    if constexpr (Stream) {
+      store_sixteen<true>(out, _mm256_castsi256_si128(bytes));
+      store_sixteen<true>(out + 16, _mm256_extracti128_si256(bytes, 1));
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+    }
     return;
   }
   // Two codes to a 16-bit lane: first + 2^Bits · second.
   const __m256i pairs = _mm256_maddubs_epi16(x.v, _mm256_set1_epi16(Bits < 8 ? (1 << (8 + Bits)) | 1 : 0));
   if constexpr (Bits == 4) {
     const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xd8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(_mm256_xor_si256(bytes, flips)));
+    store_sixteen<Stream>(out, _mm256_castsi256_si128(_mm256_xor_si256(bytes, flips)));
   } else if constexpr (Bits < 4) {
     // Four to a 32-bit lane, eight in the low bits of a 64-bit lane, sixteen in those of a 128-bit lane.
     const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32((1 << (16 + 2 * Bits)) | 1));

@@ -63,7 +63,9 @@ class Quantizer {
         scales_(scales),
         zero_points_(zero_points),
         codes_(codes),
-        cancel_(cancel) {}
+        cancel_(cancel),
+        stream_(layout.element_count() * scheme.code.bits / 8 >= kStreamBytes &&
+                ThreadPool::instance().thread_count() > 1) {}
 
   Outcome run(RangeChoice range) {
     within_range_ = range.method == RangeChoice::Method::kMinMax && non_finite_ == NonFinite::kThrow;
@@ -88,8 +90,11 @@ class Quantizer {
 
   template <typename Body>
   bool for_each_tile(const Body& body) {
-    return ThreadPool::instance().parallel_for(
-        tiles_.tile_count(), [&](std::size_t t) { tiles_.for_each_run(t, body); }, cancel_);
+    const auto tile = [&](std::size_t t) {
+      tiles_.for_each_run(t, body);
+      if (stream_) k_.finish_stream();
+    };
+    return ThreadPool::instance().parallel_for(tiles_.tile_count(), tile, cancel_);
   }
 
   Outcome finish(bool completed) const {
@@ -157,7 +162,7 @@ class Quantizer {
 
   void codes_of(const Run& r) {
     k_.quantize(at(r.offset), type_, r.count, r.group_size, scales_ + r.parameter, zero_points_from(r.parameter),
-                scheme_.code, scheme_.lowest, scheme_.highest, within_range_, codes_ + r.code_offset);
+                scheme_.code, scheme_.lowest, scheme_.highest, within_range_, stream_, codes_ + r.code_offset);
   }
 
   // Range, parameters and codes of one batch of groups after the other. A batch ends where a byte does.
@@ -227,6 +232,7 @@ class Quantizer {
   std::int32_t* const zero_points_;
   std::uint8_t* const codes_;
   const CancelFlag* const cancel_;
+  const bool stream_;  // one thread alone is not limited by memory, and waits longer for stores around the caches
   bool within_range_ = false;  // no element lies outside the range that the scales come from
   std::atomic<std::int64_t> first_non_finite_{kNone}, first_overflow_{kNone};
 };

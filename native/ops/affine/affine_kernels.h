@@ -32,9 +32,14 @@ struct AffineKernels {
   // Codes of a run that starts on a byte: clamp(round(x / scale) + zero point, lowest, highest), packed at code.bits
   // each. Division and rounding (half to even) are exact. NaN becomes `lowest`. `zero_points` may be null (all zero).
   // `within_range` promises that |x / scale| ≤ 2^20 everywhere, as it is when the scales come from the range of x.
+  // `stream` as in cast_kernels.h, but the codes are ordered before what follows only by finish_stream().
   void (*quantize)(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
                    const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range,
-                   std::uint8_t* codes);
+                   bool stream, std::uint8_t* codes);
+
+  // To be called on the same thread after calls of quantize() with `stream`: once for many, because it waits for
+  // memory.
+  void (*finish_stream)();
 
   // out[i] = scale · (code − zero point) in float32, rounded to out_type, for a run that starts on a byte.
   // `stream` as in cast_kernels.h.

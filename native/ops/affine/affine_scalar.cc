@@ -104,7 +104,7 @@ bool asymmetric_parameters(const float* min, const float* max, std::size_t count
 
 void quantize(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
               const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool /*within_range*/,
-              std::uint8_t* codes) {
+              bool /*stream*/, std::uint8_t* codes) {
   for (std::size_t i = 0; i < code.packed_bytes(count); i++) codes[i] = 0;
   for (std::size_t i = 0; i < count; i++) {
     const std::size_t g = i / group_size;
@@ -112,6 +112,8 @@ void quantize(const void* x, FloatType type, std::size_t count, std::size_t grou
     set_code(codes, code, i, quantize_one(element(x, type, i), scales[g], zero_point, lowest, highest));
   }
 }
+
+void finish_stream() {}
 
 void dequantize(const std::uint8_t* codes, CodeType code, std::size_t count, std::size_t group_size,
                 const float* scales, const std::int32_t* zero_points, FloatType out_type, void* out, bool /*stream*/) {
@@ -143,7 +145,7 @@ double squared_error(const float* x, std::size_t count, float scale, std::int32_
 
 }  // namespace
 
-const AffineKernels kAffine = {absmax,   minmax,     symmetric_scales, asymmetric_parameters,
-                               quantize, dequantize, squared_error};
+const AffineKernels kAffine = {absmax,   minmax,        symmetric_scales, asymmetric_parameters,
+                               quantize, finish_stream, dequantize,       squared_error};
 
 }  // namespace lowbit::scalar

@@ -47,7 +47,7 @@ double squared_error(const float* x, std::size_t count, float scale, std::int32_
 
 }  // namespace
 
-const AffineKernels kAffine = {absmax,   minmax,     symmetric_scales, asymmetric_parameters,
-                               quantize, dequantize, squared_error};
+const AffineKernels kAffine = {absmax,   minmax,       symmetric_scales, asymmetric_parameters,
+                               quantize, stream_fence, dequantize,       squared_error};
 
 }  // namespace lowbit::LOWBIT_ISA

@@ -80,7 +80,7 @@ LOWBIT_INLINE void quantize_blocks(const Storage<Type>* x, std::size_t count, co
   std::size_t i = 0;
   for (; i + kUnit <= count; i += kUnit) {
     const I8x32 all = codes_from(steps_of(load<Type>(x + i)), steps_of(load<Type>(x + i + kLanes)), range);
-    store_codes<Bits>(byte_of<Bits>(codes, i), all, range.flip);
+    store_codes<Bits, false>(byte_of<Bits>(codes, i), all, range.flip);
   }
   if (i == count) return;
   const std::size_t rest = count - i, first = rest < kLanes ? rest : kLanes;
@@ -141,7 +141,7 @@ struct GroupConstants {
 };
 
 // One unit of a group within range, right unless one element lies next to a tie: then a bit of `differing` gets set.
-template <FloatType Type, int Bits>
+template <FloatType Type, int Bits, bool Stream>
 LOWBIT_INLINE void quantize_unit(const Storage<Type>* x, F32x16 below, F32x16 above, const CodeRange& range,
                                  I32x16& differing, std::uint8_t* codes) {
   const F32x16 rounder = broadcast(kRounder);
@@ -152,11 +152,11 @@ LOWBIT_INLINE void quantize_unit(const Storage<Type>* x, F32x16 below, F32x16 ab
   const I32x16 a_low = as_bits(fused(a, below, rounder)), b_low = as_bits(fused(b, below, rounder));
   differing = or_difference(differing, a_low, as_bits(fused(a, above, rounder)));
   differing = or_difference(differing, b_low, as_bits(fused(b, above, rounder)));
-  store_codes<Bits>(codes, codes_from(a_low, b_low, range), range.flip);
+  store_codes<Bits, Stream>(codes, codes_from(a_low, b_low, range), range.flip);
 }
 
 // Groups of Units units (0: of any number of units), within range.
-template <FloatType Type, int Bits, int Units>
+template <FloatType Type, int Bits, int Units, bool Stream>
 void quantize_groups(const Storage<Type>* x, std::size_t groups, std::size_t group_size, const float* scales,
                      const std::int32_t* zero_points, CodeType code, int lowest, int highest, std::uint8_t* codes) {
   constexpr std::size_t kGroupsAtOnce = Units != 0 ? kCheckElements / (Units * kUnit) : 1;
@@ -179,7 +179,7 @@ void quantize_groups(const Storage<Type>* x, std::size_t groups, std::size_t gro
           range.origin = broadcast(constants.origin[k - first]);
           LOWBIT_NO_UNROLL
           for (std::size_t i = k * size + begin; i < k * size + begin + n; i += kUnit) {
-            quantize_unit<Type, Bits>(x + i, below, above, range, differing, byte_of<Bits>(codes, i));
+            quantize_unit<Type, Bits, Stream>(x + i, below, above, range, differing, byte_of<Bits>(codes, i));
           }
         }
         if (is_zero(differing) && constants.have_reciprocals) continue;
@@ -195,12 +195,18 @@ void quantize_groups(const Storage<Type>* x, std::size_t groups, std::size_t gro
 // Groups that start on bytes, within range.
 template <FloatType Type, int Bits>
 void quantize_within_range(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
-                           const std::int32_t* zero_points, CodeType code, int lowest, int highest,
+                           const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool stream,
                            std::uint8_t* codes) {
   const std::size_t size = group_size < count ? group_size : count;
   const std::size_t whole = size % kUnit == 0 ? count / size : 0;
   with_units(size, [&](auto units) {
-    quantize_groups<Type, Bits, units.value>(x, whole, size, scales, zero_points, code, lowest, highest, codes);
+    if constexpr (Bits == 4 || Bits == 8) {
+      if (stream && can_stream(codes)) {
+        return quantize_groups<Type, Bits, units.value, true>(x, whole, size, scales, zero_points, code, lowest,
+                                                              highest, codes);
+      }
+    }
+    quantize_groups<Type, Bits, units.value, false>(x, whole, size, scales, zero_points, code, lowest, highest, codes);
   });
   for (std::size_t g = whole, begin = whole * size; begin < count; g++) {
     const std::size_t end = group_end(begin, size, count);
@@ -258,14 +264,14 @@ void quantize_ragged(const Storage<Type>* x, std::size_t count, std::size_t grou
 template <FloatType Type, int Bits>
 void quantize_as(const Storage<Type>* x, std::size_t count, std::size_t group_size, const float* scales,
                  const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range,
-                 std::uint8_t* codes) {
+                 bool stream, std::uint8_t* codes) {
   if (count == 0) return;
   if (group_size == 1 && count > 1) {
     quantize_each<Type, Bits>(x, count, scales, zero_points, code, lowest, highest, codes);
   } else if (!starts_on_bytes<Bits>(group_size, count)) {
     quantize_ragged<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
   } else if (within_range) {
-    quantize_within_range<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, codes);
+    quantize_within_range<Type, Bits>(x, count, group_size, scales, zero_points, code, lowest, highest, stream, codes);
   } else {
     for (std::size_t begin = 0, g = 0; begin < count; g++) {
       const std::size_t end = group_end(begin, group_size, count);
@@ -278,12 +284,12 @@ void quantize_as(const Storage<Type>* x, std::size_t count, std::size_t group_si
 }
 
 void quantize(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
-              const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range,
+              const std::int32_t* zero_points, CodeType code, int lowest, int highest, bool within_range, bool stream,
               std::uint8_t* codes) {
   with_type(type, [&](auto t) {
     with_bits(code.bits, [&](auto bits) {
       quantize_as<t.value, bits.value>(static_cast<const Storage<t.value>*>(x), count, group_size, scales, zero_points,
-                                       code, lowest, highest, within_range, codes);
+                                       code, lowest, highest, within_range, stream, codes);
     });
   });
 }
