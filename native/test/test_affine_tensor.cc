@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/thread_pool.h"
+#include "core/tiles.h"
 #include "ops/affine/affine.h"
 #include "ops/affine/affine_math.h"
 #include "test/check.h"
@@ -132,6 +133,30 @@ TEST("affine tensor: every layout, type and number of threads equals a loop over
         }
         if (failed()) return;
       }
+    }
+  }
+  ThreadPool::instance().set_thread_count(default_thread_count());
+}
+
+TEST("affine tensor: codes that go around the caches are the same for any number of threads") {
+  Random random(24);
+  constexpr std::size_t kRows = 4100, kColumns = 4096, kCount = kRows * kColumns, kBlock = 1 << 16;
+  Buffer<float> x(kCount);
+  for (std::size_t i = 0; i < kCount; i++) x[i] = i < kBlock ? random.normal() : x[i - kBlock];
+  for (const CodeType code : {CodeType{8, true}, CodeType{4, false}}) {
+    const AffineScheme scheme{code, code.is_signed, code.lowest(), code.highest(), FloatType::kFloat32};
+    const AffineLayout layout = per_group(kRows, kColumns, 32);
+    const std::size_t bytes = kRows * code.packed_bytes(kColumns);
+    CHECK(bytes >= kStreamBytes, "%zu bytes stay in the caches", bytes);
+    Buffer<float> scales(layout.parameter_count());
+    Buffer<std::int32_t> zero_points(layout.parameter_count());
+    Buffer<std::uint8_t> codes(bytes), alone(bytes);
+    for (const std::size_t threads : kThreadCounts) {  // one thread, the first, stores through the caches
+      ThreadPool::instance().set_thread_count(threads);
+      std::uint8_t* out = threads == 1 ? alone.data() : codes.data();
+      quantize_affine(x.data(), FloatType::kFloat32, layout, scheme, {RangeChoice::Method::kMinMax, 0.0},
+                      NonFinite::kThrow, scales.data(), zero_points.data(), out);
+      if (threads > 1) CHECK(first_difference(codes, alone) == bytes, "%d bits, %zu threads", code.bits, threads);
     }
   }
   ThreadPool::instance().set_thread_count(default_thread_count());
