@@ -33,7 +33,7 @@ const ALL = lowbit.capabilities().threads;
 
 function quantizeCase(dtype, groupSize, x, bits) {
   const shape = [x.length / COLUMNS, COLUMNS];
-  const where = groupSize === 0 ? {} : { granularity: 'per-group', groupSize };
+  const where = groupSize === null ? { granularity: 'per-channel' } : { granularity: 'per-group', groupSize };
   const options = { dtype, shape, ...where };
   const out = lowbit.quantizeTensor(x, options);
   const reused = { ...options, out };
@@ -151,13 +151,15 @@ for (const [place, elements] of SIZES) {
       ['uint8', 128, 8, [128, 32]],
       ['int4', 32, 4, [256, 32]],
       ['int4', 128, 4, [256, 32]],
+      ['int8', null, 8, [128, 32]],
     ]) {
       const c = quantizeCase(dtype, groupSize, x, bits);
       const peers =
         bits === 8
           ? { ...only('ORT QuantizeLinear', ort.int8), ...only('ORT Dynamic', ort.dynamic), ...q40 }
           : { ...only('ORT QuantizeLinear', ort.int8), ...q40 };
-      await row(`quantize ${dtype}, groups of ${groupSize}`, c.quantize, 4 * elements, c.codeBytes, unit, peers);
+      const sharing = groupSize === null ? `per channel of ${COLUMNS}` : `groups of ${groupSize}`;
+      await row(`quantize ${dtype}, ${sharing}`, c.quantize, 4 * elements, c.codeBytes, unit, peers);
     }
     const eight = quantizeCase('int8', 32, x, 8);
     const four = quantizeCase('int4', 32, x, 4);
