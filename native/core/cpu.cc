@@ -10,6 +10,16 @@
 #endif
 #endif
 
+#if defined(__aarch64__) || defined(_M_ARM64)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#include <windows.h>
+#endif
+#endif
+
 namespace lowbit {
 namespace {
 
@@ -53,6 +63,8 @@ CpuFeatures detect() {
   features.avx2 = (state & kYmmState) == kYmmState && bit(leaf7.ebx, 5) && bit(leaf1.ecx, 12) && bit(leaf1.ecx, 29);
   features.avx512 = features.avx2 && (state & kZmmState) == kZmmState && bit(leaf7.ebx, 16) && bit(leaf7.ebx, 17) &&
                     bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31);
+  features.avx512vnni = features.avx512 && bit(leaf7.ecx, 11);
+  features.avxvnni = features.avx2 && leaf7.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return features;
 }
 
@@ -62,6 +74,22 @@ CpuFeatures detect() {
   CpuFeatures features;
 #if defined(__aarch64__) || defined(_M_ARM64)
   features.neon = true;  // part of the base architecture
+#if defined(__linux__)
+  constexpr unsigned long kDotProd = 1UL << 20, kI8mm = 1UL << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM
+  features.neondot = (getauxval(AT_HWCAP) & kDotProd) != 0;
+  features.neoni8mm = features.neondot && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+#elif defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int value = 0;
+    std::size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  features.neondot = has("hw.optional.arm.FEAT_DotProd");
+  features.neoni8mm = features.neondot && has("hw.optional.arm.FEAT_I8MM");
+#elif defined(_WIN32)
+  constexpr DWORD kDotProd = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+  features.neondot = IsProcessorFeaturePresent(kDotProd) != 0;
+#endif
 #endif
   return features;
 }

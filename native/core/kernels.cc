@@ -12,20 +12,40 @@ namespace {
 [[maybe_unused]] bool always() { return true; }
 [[maybe_unused]] bool has_avx2() { return cpu_features().avx2; }
 [[maybe_unused]] bool has_avx512() { return cpu_features().avx512; }
+[[maybe_unused]] bool has_avxvnni() { return cpu_features().avxvnni; }
+[[maybe_unused]] bool has_avx512vnni() { return cpu_features().avx512vnni; }
 [[maybe_unused]] bool has_neon() { return cpu_features().neon; }
+[[maybe_unused]] bool has_neondot() { return cpu_features().neondot; }
+[[maybe_unused]] bool has_neoni8mm() { return cpu_features().neoni8mm; }
 
-#define LOWBIT_TABLE(isa, description, supported) \
-  constexpr Kernels isa##_table { #isa, description, supported, &isa::kCast, &isa::kAffine, &isa::kCompare }
+// An instruction set that adds dot products of bytes to another one has its own matrix products, and nothing else.
+#define LOWBIT_TABLE(isa, description, base, products)                                                        \
+  constexpr Kernels isa##_table {                                                                             \
+    #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCompare, &products::kMatmul           \
+  }
 
-LOWBIT_TABLE(scalar, "portable C++", always);
+constexpr auto has_scalar = always;
+LOWBIT_TABLE(scalar, "portable C++", scalar, scalar);
 #if LOWBIT_HAVE_AVX2
-LOWBIT_TABLE(avx2, "AVX2, FMA, F16C", has_avx2);
+LOWBIT_TABLE(avx2, "AVX2, FMA, F16C", avx2, avx2);
 #endif
 #if LOWBIT_HAVE_AVX512
-LOWBIT_TABLE(avx512, "AVX-512 F, BW, VL, DQ", has_avx512);
+LOWBIT_TABLE(avx512, "AVX-512 F, BW, VL, DQ", avx512, avx2);
+#endif
+#if LOWBIT_HAVE_AVXVNNI
+LOWBIT_TABLE(avxvnni, "AVX2, FMA, F16C, AVX-VNNI", avx2, avxvnni);
+#endif
+#if LOWBIT_HAVE_AVX512VNNI
+LOWBIT_TABLE(avx512vnni, "AVX-512 F, BW, VL, DQ, VNNI", avx512, avx512vnni);
 #endif
 #if LOWBIT_HAVE_NEON
-LOWBIT_TABLE(neon, "AArch64 Advanced SIMD", has_neon);
+LOWBIT_TABLE(neon, "AArch64 Advanced SIMD", neon, neon);
+#endif
+#if LOWBIT_HAVE_NEONDOT
+LOWBIT_TABLE(neondot, "AArch64 Advanced SIMD, DotProd", neon, neondot);
+#endif
+#if LOWBIT_HAVE_NEONI8MM
+LOWBIT_TABLE(neoni8mm, "AArch64 Advanced SIMD, DotProd, I8MM", neon, neoni8mm);
 #endif
 
 struct Choice {
@@ -63,11 +83,23 @@ const Choice& choice() {
 }  // namespace
 
 const Kernels* const kAllKernels[] = {
+#if LOWBIT_HAVE_AVX512VNNI
+    &avx512vnni_table,
+#endif
 #if LOWBIT_HAVE_AVX512
     &avx512_table,
 #endif
+#if LOWBIT_HAVE_AVXVNNI
+    &avxvnni_table,
+#endif
 #if LOWBIT_HAVE_AVX2
     &avx2_table,
+#endif
+#if LOWBIT_HAVE_NEONI8MM
+    &neoni8mm_table,
+#endif
+#if LOWBIT_HAVE_NEONDOT
+    &neondot_table,
 #endif
 #if LOWBIT_HAVE_NEON
     &neon_table,

@@ -5,6 +5,7 @@
 #include "ops/affine/affine_kernels.h"
 #include "ops/cast/cast_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/matmul/matmul_kernels.h"
 
 namespace lowbit {
 
@@ -16,6 +17,7 @@ struct Kernels {
   const CastKernels* cast;
   const AffineKernels* affine;
   const CompareKernels* compare;
+  const MatmulKernels* matmul;
 };
 
 // The tables compiled into this binary, best first; the last is always "scalar".

@@ -19,3 +19,12 @@
 #else
 #define LOWBIT_NO_UNROLL
 #endif
+
+// Before a loop of constant length whose variables must live in registers.
+#if defined(__clang__)
+#define LOWBIT_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define LOWBIT_UNROLL _Pragma("GCC unroll 32")
+#else
+#define LOWBIT_UNROLL
+#endif

@@ -12,7 +12,9 @@
 #include "core/macros.h"
 #include "core/simd/words.h"
 
+#ifndef LOWBIT_ISA  // an instruction set that adds to this one has named itself
 #define LOWBIT_ISA avx2
+#endif
 #include "core/simd/x86.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -60,6 +62,20 @@ LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) {
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) {
   return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
 }
+LOWBIT_INLINE I32x16 bit_and(I32x16 a, I32x16 b) {
+  return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
+}
+LOWBIT_INLINE I32x16 mul(I32x16 a, I32x16 b) {
+  return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
+  return {_mm256_slli_epi32(x.low, N), _mm256_slli_epi32(x.high, N)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
+  return {_mm256_srai_epi32(x.low, N), _mm256_srai_epi32(x.high, N)};
+}
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
   return {_mm256_or_si256(seen.low, _mm256_xor_si256(a.low, b.low)),
           _mm256_or_si256(seen.high, _mm256_xor_si256(a.high, b.high))};
@@ -89,6 +105,13 @@ LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) {
   __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  return _mm_cvtsi128_si32(four);
+}
+LOWBIT_INLINE std::int32_t horizontal_sum(I32x16 v) {
+  const __m256i eight = _mm256_add_epi32(v.low, v.high);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
   return _mm_cvtsi128_si32(four);
 }
 LOWBIT_INLINE float horizontal_max(F32x16 v) {

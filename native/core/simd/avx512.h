@@ -12,7 +12,9 @@
 #include "core/macros.h"
 #include "core/simd/words.h"
 
+#ifndef LOWBIT_ISA  // an instruction set that adds to this one has named itself
 #define LOWBIT_ISA avx512
+#endif
 #include "core/simd/x86.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -48,6 +50,16 @@ LOWBIT_INLINE I32x16 add(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v
 LOWBIT_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 mul(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+template <int N>
+LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
+  return {_mm512_slli_epi32(x.v, N)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
+  return {_mm512_srai_epi32(x.v, N)};
+}
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
   return {_mm512_ternarylogic_epi32(seen.v, a.v, b.v, 0xf6)};
 }
@@ -66,6 +78,7 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 }
 
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 v) { return _mm512_reduce_max_epi32(v.v); }
+LOWBIT_INLINE std::int32_t horizontal_sum(I32x16 v) { return _mm512_reduce_add_epi32(v.v); }
 LOWBIT_INLINE float horizontal_max(F32x16 v) { return _mm512_reduce_max_ps(v.v); }
 LOWBIT_INLINE float horizontal_min(F32x16 v) { return _mm512_reduce_min_ps(v.v); }
 

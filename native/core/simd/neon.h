@@ -12,7 +12,9 @@
 #include "core/macros.h"
 #include "core/simd/words.h"
 
+#ifndef LOWBIT_ISA  // an instruction set that adds to this one has named itself
 #define LOWBIT_ISA neon
+#endif
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
@@ -78,6 +80,20 @@ LOWBIT_INLINE I32x16 bit_xor(I32x16 x, I32x16 y) {
   return {veorq_s32(x.a, y.a), veorq_s32(x.b, y.b), veorq_s32(x.c, y.c), veorq_s32(x.d, y.d)};
 }
 
+LOWBIT_INLINE I32x16 bit_and(I32x16 x, I32x16 y) {
+  return {vandq_s32(x.a, y.a), vandq_s32(x.b, y.b), vandq_s32(x.c, y.c), vandq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 mul(I32x16 x, I32x16 y) {
+  return {vmulq_s32(x.a, y.a), vmulq_s32(x.b, y.b), vmulq_s32(x.c, y.c), vmulq_s32(x.d, y.d)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
+  return {vshlq_n_s32(x.a, N), vshlq_n_s32(x.b, N), vshlq_n_s32(x.c, N), vshlq_n_s32(x.d, N)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
+  return {vshrq_n_s32(x.a, N), vshrq_n_s32(x.b, N), vshrq_n_s32(x.c, N), vshrq_n_s32(x.d, N)};
+}
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 x, I32x16 y) {
   return {vorrq_s32(seen.a, veorq_s32(x.a, y.a)), vorrq_s32(seen.b, veorq_s32(x.b, y.b)),
           vorrq_s32(seen.c, veorq_s32(x.c, y.c)), vorrq_s32(seen.d, veorq_s32(x.d, y.d))};
@@ -114,6 +130,9 @@ LOWBIT_INLINE F32x16 select_zero(F32x16 x, F32x16 if_zero, F32x16 otherwise) {
 
 LOWBIT_INLINE std::int32_t horizontal_max(I32x16 x) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d)));
+}
+LOWBIT_INLINE std::int32_t horizontal_sum(I32x16 x) {
+  return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
 }
 LOWBIT_INLINE float horizontal_max(F32x16 x) { return vmaxvq_f32(greater(greater(x.a, x.b), greater(x.c, x.d))); }
 LOWBIT_INLINE float horizontal_min(F32x16 x) { return vminvq_f32(lesser(lesser(x.a, x.b), lesser(x.c, x.d))); }

@@ -1,0 +1,3 @@
+#include "core/simd/avx2.h"
+#include "ops/matmul/dot_avx2.h"
+#include "ops/matmul/matmul_vector.h"

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "ops/matmul/packed_weight.h"
+
+// A packed weight on disk: a page that says how it lies, then its memory as it is, so that a server maps the file and starts.
+// The layout is that of every instruction set; `version` changes when it does.
+
+namespace lowbit {
+
+constexpr std::size_t kPackedHeaderBytes = 4096;
+
+enum class PackedFault : std::uint8_t {
+  kNone = 0,
+  kUnreadable = 1,      // `detail` has the words of the system
+  kNotPacked = 2,       // no packed weight at all
+  kVersion = 3,         // of another version of lowbit
+  kDamagedHeader = 4,   // its checksum or its numbers are wrong
+  kSize = 5,            // shorter or longer than its header says
+  kDamagedWeights = 6,  // their checksum is wrong
+};
+
+struct PackedProblem {
+  PackedFault fault = PackedFault::kNone;
+  std::string detail;
+};
+
+// The first kPackedHeaderBytes of the file; weight.codes() … + layout.bytes() follow.
+void write_packed_header(const PackedWeight& weight, std::uint8_t* out);
+
+// Maps a file. The checksum of the weights is computed only to `verify`: that reads all of them.
+PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& weight);
+
+}  // namespace lowbit

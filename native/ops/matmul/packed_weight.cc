@@ -1,0 +1,321 @@
+// From rows of codes, floats or bytes to tiles of sixteen rows: see matmul_kernels.h for the lines that they consist of.
+
+#include "ops/matmul/packed_weight.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/float_bits.h"
+#include "core/thread_pool.h"
+#include "core/tiles.h"
+
+namespace lowbit {
+namespace {
+
+std::size_t line_aligned(std::size_t bytes) { return ceil_div(bytes, kLineBytes) * kLineBytes; }
+
+// --- segments ---------------------------------------------------------------------------------------------------------
+
+struct Division {
+  std::size_t segment, segments, segments_per_group;
+};
+
+// Groups of `group` columns: the longest segments that divide them.
+Division divide_groups(std::size_t group, std::size_t columns, std::size_t unit) {
+  std::size_t segment = std::min(group, kLongestSegment / unit * unit);
+  while (group % segment != 0) segment -= unit;
+  const std::size_t groups = std::max<std::size_t>(1, ceil_div(columns, group));
+  return {segment, groups * (group / segment), group / segment};
+}
+
+// One group for all columns: segments that leave little padding.
+Division divide_row(std::size_t columns, std::size_t unit) {
+  std::size_t best = std::min(kLongestSegment, ceil_div(std::max<std::size_t>(columns, 1), unit) * unit);
+  for (std::size_t segment = best; segment >= kLongestSegment / 2; segment -= unit) {
+    if (ceil_div(columns, segment) * segment < ceil_div(columns, best) * best) best = segment;
+  }
+  const std::size_t segments = std::max<std::size_t>(1, ceil_div(columns, best));
+  return {best, segments, segments};
+}
+
+// --- codes ------------------------------------------------------------------------------------------------------------
+
+std::uint32_t word_at(const std::uint8_t* p) {
+  std::uint32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// The nibbles of sixteen bits, one to a byte.
+std::uint32_t spread_nibbles(std::uint32_t x) {
+  x = (x | (x << 8)) & 0x00ff00ffU;
+  return (x | (x << 4)) & 0x0f0f0f0fU;
+}
+// The pairs of bits of a byte, one to a byte.
+std::uint32_t spread_pairs(std::uint32_t x) {
+  x = (x | (x << 12)) & 0x000f000fU;
+  return (x | (x << 6)) & 0x03030303U;
+}
+
+// What signed codes need to become unsigned, for every code of a word (24 bits of it for three bits).
+std::uint32_t sign_flip(CodeType type) {
+  if (!type.is_signed) return 0;
+  std::uint32_t flip = 0;
+  for (unsigned bit = type.bits - 1U; bit < (type.bits == 3 ? 24U : 32U); bit += type.bits) flip |= 1U << bit;
+  return flip;
+}
+
+// A row of one tile's codes: the lines' words of its column.
+class Words {
+ public:
+  Words(std::uint8_t* tile, std::size_t column) : next_(tile + 4 * column) {}
+  void put(std::uint32_t word) {
+    std::memcpy(next_, &word, sizeof word);
+    next_ += kLineBytes;
+  }
+
+ private:
+  std::uint8_t* next_;
+};
+
+// `row` holds `quads` quads of packed codes, padded with zeros.
+void pack_row(CodeType type, LineFormat format, const std::uint8_t* row, std::size_t quads, Words words) {
+  const std::uint32_t flip = sign_flip(type);
+  switch (format) {
+    case LineFormat::kBits8:
+      for (std::size_t q = 0; q < quads; q++) words.put(word_at(row + 4 * q) ^ flip);
+      return;
+    case LineFormat::kBits4:
+      if (type.bits == 4) {
+        for (std::size_t q = 0; q < quads; q += 2) {
+          const std::uint32_t eight = word_at(row + 2 * q) ^ flip;
+          words.put(spread_nibbles(eight & 0xffffU) | (spread_nibbles(eight >> 16) << 4));
+        }
+        return;
+      }
+      for (std::size_t q = 0; q < quads; q += 2) {  // three bits in the place of four
+        const std::uint8_t* const p = row + 3 * (q / 2);
+        const std::uint32_t eight = (p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16)) ^ flip;
+        std::uint32_t word = 0;
+        for (unsigned i = 0; i < 8; i++) word |= ((eight >> (3 * i)) & 7U) << (8 * (i % 4) + 4 * (i / 4));
+        words.put(word);
+      }
+      return;
+    case LineFormat::kBits2:
+      for (std::size_t q = 0; q < quads; q += 4) {
+        const std::uint32_t sixteen = word_at(row + q) ^ flip;
+        words.put(spread_pairs(sixteen & 0xffU) | (spread_pairs((sixteen >> 8) & 0xffU) << 2) |
+                  (spread_pairs((sixteen >> 16) & 0xffU) << 4) | (spread_pairs(sixteen >> 24) << 6));
+      }
+      return;
+    case LineFormat::kBits3:
+      for (std::size_t q = 0; q < quads; q += 8) {
+        std::uint32_t low[2] = {0, 0}, high = 0;
+        for (unsigned part = 0; part < 4; part++) {  // eight codes, two quads
+          const std::uint8_t* const p = row + 3 * (q / 2 + part);
+          const std::uint32_t eight = (p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16)) ^ flip;
+          for (unsigned i = 0; i < 8; i++) {
+            const std::uint32_t code = (eight >> (3 * i)) & 7U;
+            const unsigned quad = 2 * part + i / 4, byte = 8 * (i % 4);
+            low[quad / 4] |= (code & 3U) << (byte + 2 * (quad % 4));
+            high |= (code >> 2) << (byte + quad);
+          }
+        }
+        words.put(low[0]);
+        words.put(low[1]);
+        words.put(high);
+      }
+      return;
+    case LineFormat::kSmallBytes:
+      return;
+  }
+}
+
+// Scales are kept in sixteen bits where that loses nothing.
+FloatType scale_type_of(const float* scales, std::size_t count) {
+  bool half = true, brain = true;
+  for (std::size_t i = 0; i < count && (half || brain); i++) {
+    half = half && float_of_float16(float16_of(scales[i])) == scales[i];
+    brain = brain && float_of_bfloat16(bfloat16_of(scales[i])) == scales[i];
+  }
+  return half ? FloatType::kFloat16 : brain ? FloatType::kBfloat16 : FloatType::kFloat32;
+}
+
+void store_scale(FloatType type, std::uint8_t* scales, std::size_t i, float scale) {
+  if (type == FloatType::kFloat32) {
+    std::memcpy(scales + 4 * i, &scale, 4);
+    return;
+  }
+  const std::uint16_t half = type == FloatType::kFloat16 ? float16_of(scale) : bfloat16_of(scale);
+  std::memcpy(scales + 2 * i, &half, 2);
+}
+
+// The zero point of all codes as stored, or -1 if they differ.
+std::int32_t common_zero(const CodesSource& source, std::size_t parameter_sets) {
+  const std::int32_t shift = source.type.is_signed ? 1 << (source.type.bits - 1) : 0;
+  if (source.zero_points == nullptr) return 1 << (source.type.bits - 1);
+  for (std::size_t i = 1; i < parameter_sets; i++) {
+    if (source.zero_points[i] != source.zero_points[0]) return -1;
+  }
+  return parameter_sets == 0 ? shift : source.zero_points[0] + shift;
+}
+
+LineFormat format_of(CodeType type, std::size_t group_size, bool whole_rows) {
+  if (type.bits == 8) return LineFormat::kBits8;
+  if (type.bits == 2) return LineFormat::kBits2;
+  // Three bits come in runs of 32; groups that are not take the place of four.
+  if (type.bits == 3 && (whole_rows || group_size % 32 == 0)) return LineFormat::kBits3;
+  return LineFormat::kBits4;
+}
+
+}  // namespace
+
+std::size_t bytes_of_lines(LineFormat format, std::size_t quads) {
+  switch (format) {
+    case LineFormat::kBits2:
+      return quads / 4 * kLineBytes;
+    case LineFormat::kBits3:
+      return quads / 8 * (3 * kLineBytes);
+    case LineFormat::kBits4:
+      return quads / 2 * kLineBytes;
+    case LineFormat::kBits8:
+    case LineFormat::kSmallBytes:
+      break;
+  }
+  return quads * kLineBytes;
+}
+
+std::size_t PackedLayout::tile_bytes() const {
+  if (kind == WeightKind::kFloats) return static_cast<std::size_t>(columns) * kTileColumns * size_of(type);
+  return bytes_of_lines(format, quads());
+}
+
+std::size_t PackedLayout::scales_at() const { return line_aligned(tiles() * tile_bytes()); }
+
+std::size_t PackedLayout::zeros_at() const {
+  return line_aligned(scales_at() + tiles() * parameters() * size_of(type));
+}
+
+std::size_t PackedLayout::bytes() const {
+  if (kind == WeightKind::kFloats) return scales_at();
+  if (kind == WeightKind::kIntegers) return sums_at() + tiles() * kTileColumns * sizeof(std::int32_t);
+  return line_aligned(zeros_at() + (column_zeros ? tiles() * parameters() : 0));
+}
+
+bool can_pack_groups(std::size_t group_size, std::size_t columns) {
+  return group_size % kTileColumns == 0 || group_size >= columns;
+}
+
+PackedWeight pack_codes(const CodesSource& source) {
+  const std::size_t rows = source.rows, columns = source.columns;
+  const bool whole_rows = source.group_size >= columns;
+  const std::size_t sets = source.row_stride == 0 ? 1 : rows * source.row_stride;
+  PackedLayout layout{};
+  layout.kind = WeightKind::kCodes;
+  layout.format = format_of(source.type, source.group_size, whole_rows);
+  layout.type = scale_type_of(source.scales, sets);
+  const std::int32_t zero = common_zero(source, sets);
+  layout.column_zeros = zero < 0;
+  layout.zero = layout.column_zeros ? 0 : zero;
+  layout.rows = rows;
+  layout.columns = columns;
+  const std::size_t unit = layout.format == LineFormat::kBits3 ? 32 : 16;
+  const Division division =
+      whole_rows ? divide_row(columns, unit) : divide_groups(source.group_size, columns, unit);
+  layout.segment = division.segment;
+  layout.segments = division.segments;
+  layout.segments_per_group = division.segments_per_group;
+
+  PackedWeight weight{layout, Pages(layout.bytes())};
+  std::uint8_t* const memory = weight.memory.data();
+  const std::size_t row_bytes = source.type.packed_bytes(columns);
+  const std::size_t padded_bytes = layout.quads() * kQuad * source.type.bits / 8;
+  const std::size_t groups = layout.groups();
+  const std::int32_t shift = source.type.is_signed ? 1 << (source.type.bits - 1) : 0;
+  ThreadPool::instance().parallel_for(layout.tiles(), [&](std::size_t t) {
+    std::uint8_t* const padded = scratch(Scratch::kRow, padded_bytes);
+    std::memset(padded, 0, padded_bytes);
+    const std::size_t begin = t * kTileColumns, end = std::min(rows, begin + kTileColumns);
+    for (std::size_t r = begin; r < end; r++) {
+      const std::uint8_t* row = source.data + r * row_bytes;
+      if (row_bytes != padded_bytes || columns * source.type.bits % 8 != 0) {
+        std::memcpy(padded, row, row_bytes);
+        row = padded;
+      }
+      pack_row(source.type, layout.format, row, layout.quads(), Words(memory + t * layout.tile_bytes(), r - begin));
+      for (std::size_t g = 0; g < groups; g++) {
+        const std::size_t from = r * source.row_stride + (source.row_stride <= 1 ? 0 : g);
+        const std::size_t to = t * layout.parameters() + g * kTileColumns + (r - begin);
+        store_scale(layout.type, memory + layout.scales_at(), to, source.scales[from]);
+        if (layout.column_zeros) {
+          memory[layout.zeros_at() + to] = static_cast<std::uint8_t>(source.zero_points[from] + shift);
+        }
+      }
+    }
+  });
+  return weight;
+}
+
+PackedWeight pack_floats(const void* weights, FloatType type, std::size_t rows, std::size_t columns) {
+  PackedLayout layout{};
+  layout.kind = WeightKind::kFloats;
+  layout.type = type;
+  layout.rows = rows;
+  layout.columns = columns;
+  layout.segments_per_group = 1;
+  PackedWeight weight{layout, Pages(layout.bytes())};
+  const auto pack = [&](auto* in, auto* out) {
+    ThreadPool::instance().parallel_for(layout.tiles(), [&](std::size_t t) {
+      const std::size_t begin = t * kTileColumns, count = std::min(rows - begin, kTileColumns);
+      auto* const tile = out + t * columns * kTileColumns;
+      for (std::size_t k = 0; k < columns; k++) {
+        for (std::size_t c = 0; c < count; c++) tile[k * kTileColumns + c] = in[(begin + c) * columns + k];
+      }
+    });
+  };
+  if (type == FloatType::kFloat32) {
+    pack(static_cast<const float*>(weights), weight.memory.as<float>());
+  } else {
+    pack(static_cast<const std::uint16_t*>(weights), weight.memory.as<std::uint16_t>());
+  }
+  return weight;
+}
+
+PackedWeight pack_integers(const std::uint8_t* b, bool is_signed, std::size_t k, std::size_t n) {
+  PackedLayout layout{};
+  layout.kind = WeightKind::kIntegers;
+  layout.format = LineFormat::kBits8;
+  layout.zero = is_signed ? 128 : 0;
+  layout.rows = n;
+  layout.columns = k;
+  layout.segment = ceil_div(std::max<std::size_t>(k, 1), 4 * kQuad) * (4 * kQuad);
+  layout.segments = 1;
+  layout.segments_per_group = 1;
+  PackedWeight weight{layout, Pages(layout.bytes())};
+  std::uint8_t* const memory = weight.memory.data();
+  auto* const sums = reinterpret_cast<std::int32_t*>(memory + layout.sums_at());
+  const std::uint8_t flip = is_signed ? 0x80 : 0;
+  // Some tiles side by side read whole cache lines of b.
+  constexpr std::size_t kSide = 4;
+  ThreadPool::instance().parallel_for(ceil_div(layout.tiles(), kSide), [&](std::size_t task) {
+    const std::size_t first = task * kSide, last = std::min(layout.tiles(), first + kSide);
+    for (std::size_t q = 0; q * kQuad < k; q++) {
+      for (std::size_t t = first; t < last; t++) {
+        const std::size_t begin = t * kTileColumns, count = std::min(n - begin, kTileColumns);
+        std::uint8_t line[kLineBytes] = {};
+        for (std::size_t i = 0; i < kQuad && q * kQuad + i < k; i++) {
+          const std::uint8_t* const row = b + (q * kQuad + i) * n + begin;
+          for (std::size_t c = 0; c < count; c++) {
+            const std::uint8_t code = row[c] ^ flip;
+            line[kQuad * c + i] = code;
+            sums[begin + c] += code;
+          }
+        }
+        std::memcpy(memory + t * layout.tile_bytes() + q * kLineBytes, line, kLineBytes);
+      }
+    }
+  });
+  return weight;
+}
+
+}  // namespace lowbit
