@@ -95,7 +95,7 @@ Pages::Pages(std::size_t bytes) : size_(bytes) {
 Pages Pages::map_file(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) throw std::runtime_error(std::strerror(errno));
-  struct stat status {};
+  struct stat status{};
   if (fstat(file, &status) != 0 || status.st_size <= 0) {
     const int error = errno;
     close(file);

@@ -6,8 +6,8 @@
 
 namespace lowbit {
 
-// A block of memory that starts on a cache line, or on a page of 2 MiB where it is that large: the system is asked for huge
-// pages then, which are worth a third of the bandwidth with which one processor can read. Zeros at first.
+// A block of memory that starts on a cache line, or on a page of 2 MiB where it is that large: the system is asked for
+// huge pages then, which are worth a third of the bandwidth with which one processor can read. Zeros at first.
 class Pages {
  public:
   Pages() = default;
@@ -37,8 +37,8 @@ class Pages {
   std::size_t block_size_ = 0;
 };
 
-// Scratch memory of the calling thread, kept for the next call: fresh pages cost more than what is computed in them. `slot`
-// tells what it is for; two users of one slot must not overlap.
+// Scratch memory of the calling thread, kept for the next call: fresh pages cost more than what is computed in them.
+// `slot` tells what it is for; two users of one slot must not overlap.
 enum class Scratch { kActivations, kGateActivations, kRow, kPanel, kResult, kPacked, kCount };
 std::uint8_t* scratch(Scratch slot, std::size_t bytes);
 

@@ -1,5 +1,5 @@
-// Dot products of bytes on AVX2, exact although VPMADDUBSW saturates at 16 bits: small codes can't reach that, and other codes
-// are widened first. With AVX-VNNI both are one VPDPBUSD.
+// Dot products of bytes on AVX2, exact although VPMADDUBSW saturates at 16 bits: small codes can't reach that, and
+// other codes are widened first. With AVX-VNNI both are one VPDPBUSD.
 
 #include "ops/matmul/matmul_kernels.h"
 
@@ -21,9 +21,7 @@ LOWBIT_INLINE void store_line(std::uint8_t* p, Line line) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), line.high);
 }
 LOWBIT_INLINE I32x16 lanes_of(Line line) { return {line.low, line.high}; }
-LOWBIT_INLINE Line either(Line a, Line b) {
-  return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
-}
+LOWBIT_INLINE Line either(Line a, Line b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
 
 // (byte >> Shift) & Mask
 template <int Shift, int Mask>
@@ -34,7 +32,8 @@ LOWBIT_INLINE Line field(Line line) {
 }
 template <int J>
 LOWBIT_INLINE __m256i bit_as_third(__m256i bytes) {
-  const __m256i moved = J < 2 ? _mm256_slli_epi16(bytes, J < 2 ? 2 - J : 0) : _mm256_srli_epi16(bytes, J < 2 ? 0 : J - 2);
+  const __m256i moved =
+      J < 2 ? _mm256_slli_epi16(bytes, J < 2 ? 2 - J : 0) : _mm256_srli_epi16(bytes, J < 2 ? 0 : J - 2);
   return _mm256_and_si256(moved, _mm256_set1_epi8(4));
 }
 // Bit J of every byte, as its third bit.

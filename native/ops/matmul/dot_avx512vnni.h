@@ -1,5 +1,5 @@
-// Dot products of bytes on AVX-512 VNNI: a line is one register, and VPDPBUSD multiplies unsigned codes by signed activations
-// and adds four products to a lane.
+// Dot products of bytes on AVX-512 VNNI: a line is one register, and VPDPBUSD multiplies unsigned codes by signed
+// activations and adds four products to a lane.
 
 #include "ops/matmul/matmul_kernels.h"
 
@@ -26,7 +26,8 @@ LOWBIT_INLINE Line field(Line line) {
 // Bit J of every byte, as its third bit.
 template <int J>
 LOWBIT_INLINE Line third_bit(Line line) {
-  const __m512i moved = J < 2 ? _mm512_slli_epi16(line.v, J < 2 ? 2 - J : 0) : _mm512_srli_epi16(line.v, J < 2 ? 0 : J - 2);
+  const __m512i moved =
+      J < 2 ? _mm512_slli_epi16(line.v, J < 2 ? 2 - J : 0) : _mm512_srli_epi16(line.v, J < 2 ? 0 : J - 2);
   return {_mm512_and_si512(moved, _mm512_set1_epi8(4))};
 }
 

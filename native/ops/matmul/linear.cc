@@ -1,5 +1,5 @@
-// y = x·Wᵀ: activations are quantized and interleaved in strips of rows, columns are divided among threads, and for each
-// panel of columns all strips are computed while its weights are in the cache.
+// y = x·Wᵀ: activations are quantized and interleaved in strips of rows, columns are divided among threads, and for
+// each panel of columns all strips are computed while its weights are in the cache.
 
 #include <atomic>
 #include <cstring>
@@ -13,7 +13,8 @@ namespace {
 
 std::size_t aligned(std::size_t bytes) { return ceil_div(bytes, kLineBytes) * kLineBytes; }
 
-// --- activations ------------------------------------------------------------------------------------------------------
+// --- activations
+// ------------------------------------------------------------------------------------------------------
 
 // The activations of one linear layer as its kernels read them.
 class IntegerActivations {
@@ -88,9 +89,9 @@ std::ptrdiff_t IntegerActivations::fill(std::size_t i, const float* x) const {
   const std::int32_t offset = layout_.format == LineFormat::kBits8 ? kernels().matmul->byte_offset : 0;
   for (std::size_t r = 0; r < rows; r++) {
     const std::size_t begin = (strips_.begin(i) + r) * columns;
-    const std::ptrdiff_t bad = kernels().matmul->quantize_row(
-        {x + begin, columns, static_cast<std::size_t>(layout_.segment), segments, planes_ == 2, per_token_, high, low,
-         row_scales, row_sums});
+    const std::ptrdiff_t bad =
+        kernels().matmul->quantize_row({x + begin, columns, static_cast<std::size_t>(layout_.segment), segments,
+                                        planes_ == 2, per_token_, high, low, row_scales, row_sums});
     if (bad >= 0) return static_cast<std::ptrdiff_t>(begin) + bad;
     interleave(strip.rows, planes_ * r, high, quads);
     if (planes_ == 2) interleave(strip.rows, 2 * r + 1, low, quads);
@@ -144,7 +145,8 @@ std::ptrdiff_t first_not_finite(const float* x, std::size_t count) {
   return -1;
 }
 
-// --- a panel of columns times some strips of rows ---------------------------------------------------------------------
+// --- a panel of columns times some strips of rows
+// ---------------------------------------------------------------------
 
 constexpr std::size_t kPartQuads = 2048;
 
@@ -248,7 +250,8 @@ void float_panel(const PackedWeight& weight, const Strips& strips, const float* 
   }
 }
 
-// --- the whole product ------------------------------------------------------------------------------------------------
+// --- the whole product
+// ------------------------------------------------------------------------------------------------
 
 class Linear {
  public:
@@ -337,21 +340,19 @@ bool Linear::multiply(const IntegerActivations* activations, const IntegerActiva
                       const CancelFlag* cancel) const {
   const MatmulKernels& k = *kernels().matmul;
   const std::size_t planes = !floats_ && a_.compute == ComputeType::kInt16 ? 2 : 1;
-  const std::size_t unit =
-      floats_ ? k.float_tiles(strips_.longest()) : k.dot_tiles(strips_.longest() * planes);
+  const std::size_t unit = floats_ ? k.float_tiles(strips_.longest()) : k.dot_tiles(strips_.longest() * planes);
   const double weights = a_.gate == nullptr ? 1.0 : 2.0;
   const PackedLayout& l = a_.weight->layout;
   const double products = static_cast<double>(a_.m) * static_cast<double>(rows_) * static_cast<double>(columns_);
-  const Grid grid = divide(l.tiles(), unit, strips_.count, weights * static_cast<double>(l.bytes()), weights * products);
+  const Grid grid =
+      divide(l.tiles(), unit, strips_.count, weights * static_cast<double>(l.bytes()), weights * products);
   return ThreadPool::instance().parallel_for(
       grid.count(),
       [&](std::size_t task) {
-        const std::size_t begin = task % grid.columns() * grid.tiles_per_task;
-        const std::size_t end = std::min(grid.tiles, begin + grid.tiles_per_task);
-        const std::size_t first_strip = task / grid.columns() * grid.strips_per_task;
-        const std::size_t last_strip = std::min(grid.strips, first_strip + grid.strips_per_task);
-        for (std::size_t t = begin; t < end; t += unit) {
-          panel({t, std::min(unit, end - t), first_strip, last_strip}, activations, gate_activations);
+        const GridTask t = grid.task(task);
+        for (std::size_t tile = t.first_tile; tile < t.last_tile; tile += unit) {
+          const Panel p{tile, std::min(unit, t.last_tile - tile), t.first_strip, t.last_strip};
+          panel(p, activations, gate_activations);
         }
       },
       cancel);

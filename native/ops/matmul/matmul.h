@@ -13,7 +13,7 @@ struct LinearArguments {
   const float* x;  // [M, K], row-major
   std::size_t m;
   const PackedWeight* weight;
-  const float* bias;  // [N] or nullptr
+  const float* bias;         // [N] or nullptr
   const PackedWeight* gate;  // nullptr, or as many rows and columns as the weight
   const float* gate_bias;
   Activation activation;
@@ -39,16 +39,16 @@ struct IntegerMatmulArguments {
   const std::uint8_t* a;  // [m, k] bytes
   bool a_signed;
   std::size_t m;
-  const PackedWeight* b;         // kIntegers
-  const std::int32_t* a_zeros;   // one, or one for each row of a
+  const PackedWeight* b;        // kIntegers
+  const std::int32_t* a_zeros;  // one, or one for each row of a
   bool a_zero_per_row;
-  const std::int32_t* b_zeros;   // one, or one for each column of b
+  const std::int32_t* b_zeros;  // one, or one for each column of b
   bool b_zero_per_column;
   IntegerResult result;
-  const float* scales;           // one, or one for each column; not for kInt32
+  const float* scales;  // one, or one for each column; not for kInt32
   bool scale_per_column;
-  const float* bias;             // kFloats: one for each column, or nullptr
-  std::int32_t zero_point;       // kInt8, kUint8
+  const float* bias;        // kFloats: one for each column, or nullptr
+  std::int32_t zero_point;  // kInt8, kUint8
   void* c;
 };
 Outcome matmul_integer(const IntegerMatmulArguments& arguments, const CancelFlag* cancel = nullptr);

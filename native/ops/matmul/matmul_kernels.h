@@ -5,8 +5,8 @@
 
 #include "core/dtype.h"
 
-// Matrix products on packed weights. A weight matrix W[N, K] is stored in tiles of sixteen rows of W, which are columns of
-// the product x·Wᵀ: lane c of a vector belongs to column c of its tile.
+// Matrix products on packed weights. A weight matrix W[N, K] is stored in tiles of sixteen rows of W, which are columns
+// of the product x·Wᵀ: lane c of a vector belongs to column c of its tile.
 //
 // Codes are unsigned (signed ones are stored with 2^(b−1) added) and lie in lines of 64 bytes. Byte 4c + i of a line
 // belongs to column c and to the k with k mod 4 = i, so that four consecutive k, a quad, are the 32-bit lane of a dot
@@ -15,7 +15,8 @@
 //   kBits8   one quad a line
 //   kBits4   two: the first in the low nibbles, the second in the high ones
 //   kBits2   four, the first in the lowest two bits
-//   kBits3   eight quads in three lines: the low two bits of the first four, of the last four, then the third bits, quad
+//   kBits3   eight quads in three lines: the low two bits of the first four, of the last four, then the third bits,
+//   quad
 //            j in bit j
 //
 // The same bytes serve every instruction set.
@@ -35,7 +36,8 @@ enum class LineFormat : std::uint8_t {
 };
 
 // Activations as rows of signed bytes, interleaved so that a kernel reads one after the other: quad q of row r is
-// quads[q · rows + r]. With two planes, rows 2i and 2i + 1 are the parts of one row of activations, 128 · a[2i] + a[2i + 1].
+// quads[q · rows + r]. With two planes, rows 2i and 2i + 1 are the parts of one row of activations, 128 · a[2i] + a[2i
+// + 1].
 //
 // k is divided into segments, over which sums are exact integers. Each begins with a correction that repays the zero
 // points of the weights.
@@ -45,16 +47,16 @@ struct ActivationStrip {
   bool per_token;  // one scale for a row of activations, not one for each of its segments
   const std::int32_t* quads;
   // Per segment and row. Where all weights have the zero point z, the sum starts from this, −z · Σ a; where zero points
-  // differ, from column_zero · −Σ a, and this is −Σ a as the two int16 that pair_of() makes. For two planes the second of
-  // the rows carries it for both.
+  // differ, from column_zero · −Σ a, and this is −Σ a as the two int16 that pair_of() makes. For two planes the second
+  // of the rows carries it for both.
   const std::int32_t* starts;
   const float* scales;  // per segment and row of activations; per token: per row of activations
 };
 
-// What one call of dot() computes: out[r][c] = Σ over segments of scale(segment, c) · scale(segment, r) · Σ codes · quads,
-// for the rows of a strip and the columns of some neighbouring tiles, one segment after the other. The segments can be
-// given in parts, in calls that follow each other: all but the first continue with what is in `out`; the last multiplies by
-// the scales per token. All pointers are to the first segment of the part.
+// What one call of dot() computes: out[r][c] = Σ over segments of scale(segment, c) · scale(segment, r) · Σ codes ·
+// quads, for the rows of a strip and the columns of some neighbouring tiles, one segment after the other. The segments
+// can be given in parts, in calls that follow each other: all but the first continue with what is in `out`; the last
+// multiplies by the scales per token. All pointers are to the first segment of the part.
 struct DotArguments {
   LineFormat format;
   std::size_t tiles;
@@ -113,32 +115,32 @@ struct DequantizeTileArguments {
   std::size_t first_quad, quads;  // a multiple of 4, of 8 for kBits3
   std::size_t quads_per_group;
   FloatType scale_type;
-  const void* scales;  // of the tile: [group][column]
+  const void* scales;               // of the tile: [group][column]
   const std::uint8_t* zero_points;  // of the tile, or nullptr: zero_point for all
   std::int32_t zero_point;
   float* out;
 };
 
 // One row of activations to signed bytes, symmetric: the scale of a segment is its largest magnitude divided by `steps`
-// (127 for one plane, 127 · 128 for two), and q = round(x · (steps / largest)), half to even. Where the largest is below
-// 2^-110 all is zero. Writes zeros from `count` to the end of the last segment.
+// (127 for one plane, 127 · 128 for two), and q = round(x · (steps / largest)), half to even. Where the largest is
+// below 2^-110 all is zero. Writes zeros from `count` to the end of the last segment.
 struct QuantizeRowArguments {
   const float* x;
   std::size_t count;
   std::size_t segment, segments;
   bool two_planes;
   bool per_token;
-  std::int8_t* high;  // segment · segments bytes: the codes; with two planes (q + 64) >> 7
-  std::int8_t* low;   // with two planes: q − 128 · high, in [−64, 63]
-  float* scales;      // per segment; per token: one
+  std::int8_t* high;   // segment · segments bytes: the codes; with two planes (q + 64) >> 7
+  std::int8_t* low;    // with two planes: q − 128 · high, in [−64, 63]
+  float* scales;       // per segment; per token: one
   std::int32_t* sums;  // per segment: Σ q
 };
 
 enum class Activation : std::uint8_t { kNone, kSilu, kGelu, kGeluTanh };
 
 struct MatmulKernels {
-  // The most rows of a strip, planes counted, and how many tiles side by side make the best use of registers for a number
-  // of rows. (Calls take any number of tiles.)
+  // The most rows of a strip, planes counted, and how many tiles side by side make the best use of registers for a
+  // number of rows. (Calls take any number of tiles.)
   std::size_t dot_rows, float_rows;
   std::size_t (*dot_tiles)(std::size_t rows);
   std::size_t (*float_tiles)(std::size_t rows);

@@ -1,5 +1,5 @@
-// The activation functions of MatmulKernels::finish, written once over the vocabulary's names so that every instruction set
-// gives the same bits: F is F32x16, or float in the scalar file. Included after those names are there.
+// The activation functions of MatmulKernels::finish, written once over the vocabulary's names so that every instruction
+// set gives the same bits: F is F32x16, or float in the scalar file. Included after those names are there.
 
 namespace lowbit::LOWBIT_ISA {
 namespace {

@@ -11,7 +11,8 @@
 namespace lowbit::scalar {
 namespace {
 
-// --- the names of the vector vocabulary for one lane, which matmul_math.h needs ---------------------------------------
+// --- the names of the vector vocabulary for one lane, which matmul_math.h needs
+// ---------------------------------------
 
 float like(float, float value) { return value; }
 float add(float a, float b) { return a + b; }

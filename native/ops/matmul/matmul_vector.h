@@ -1,5 +1,5 @@
-// Matrix products on packed weights, sixteen columns at a time. Included by one file per instruction set, after its vector
-// vocabulary (core/simd/<isa>.h), its dot products (dot_<isa>.h) and the shape of its register tiles:
+// Matrix products on packed weights, sixteen columns at a time. Included by one file per instruction set, after its
+// vector vocabulary (core/simd/<isa>.h), its dot products (dot_<isa>.h) and the shape of its register tiles:
 //
 //   kDotRows, kFloatRows      the most rows of a strip
 //   dot_tiles_for(rows)       tiles side by side for that many rows, so that sums stay in registers
@@ -28,7 +28,8 @@ LOWBIT_INLINE F32x16 load_scales(FloatType type, const void* scales, std::size_t
   return load<FloatType::kFloat32>(static_cast<const float*>(scales) + i);
 }
 
-// --- codes times activations ------------------------------------------------------------------------------------------
+// --- codes times activations
+// ------------------------------------------------------------------------------------------
 
 // Quad J of a run of quads that begins on a line. The loads of neighbouring quads are one.
 template <LineFormat Format, int J>
@@ -146,8 +147,7 @@ void dot_tiles(const DotArguments& a) {
     LOWBIT_UNROLL
     for (std::size_t t = 0; t < Tiles; t++) {
       const bool zero = a.first || r >= rows;
-      totals[r][t] =
-          zero ? broadcast(0.0F) : load<FloatType::kFloat32>(a.out + r * a.out_stride + t * kTileColumns);
+      totals[r][t] = zero ? broadcast(0.0F) : load<FloatType::kFloat32>(a.out + r * a.out_stride + t * kTileColumns);
     }
   }
   const std::uint8_t* codes = a.codes;
@@ -256,7 +256,8 @@ void dot(const DotArguments& a) {
   }
 }
 
-// --- exact integers ---------------------------------------------------------------------------------------------------
+// --- exact integers
+// ---------------------------------------------------------------------------------------------------
 
 template <int Rows, int Tiles>
 void integer_tiles(const IntegerArguments& a) {
@@ -302,7 +303,8 @@ void integer_rows(IntegerArguments a) {
 
 void integer_dot(const IntegerArguments& a) { integer_rows(a); }
 
-// --- floats -----------------------------------------------------------------------------------------------------------
+// --- floats
+// -----------------------------------------------------------------------------------------------------------
 
 template <FloatType Type, int Rows, int Tiles>
 void float_tiles(const FloatArguments& a) {
@@ -369,7 +371,8 @@ void float_dot(const FloatArguments& a) {
   }
 }
 
-// --- codes to bytes and to floats -------------------------------------------------------------------------------------
+// --- codes to bytes and to floats
+// -------------------------------------------------------------------------------------
 
 template <LineFormat Format, int J, int Quads>
 LOWBIT_INLINE void decode_run(const std::uint8_t* run, std::uint8_t* out) {
@@ -447,7 +450,8 @@ void dequantize_tile(const DequantizeTileArguments& a) {
   }
 }
 
-// --- activations ------------------------------------------------------------------------------------------------------
+// --- activations
+// ------------------------------------------------------------------------------------------------------
 
 // Sixteen elements at position k; zeros past the end.
 LOWBIT_INLINE F32x16 activations_at(const QuantizeRowArguments& a, std::size_t k) {
@@ -517,7 +521,8 @@ std::ptrdiff_t quantize_row(const QuantizeRowArguments& a) {
   return -1;
 }
 
-// --- results ----------------------------------------------------------------------------------------------------------
+// --- results
+// ----------------------------------------------------------------------------------------------------------
 
 template <Activation Function>
 void finish_with(float* y, const float* bias, const float* factor, std::size_t count) {

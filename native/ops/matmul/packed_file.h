@@ -6,8 +6,8 @@
 
 #include "ops/matmul/packed_weight.h"
 
-// A packed weight on disk: a page that says how it lies, then its memory as it is, so that a server maps the file and starts.
-// The layout is that of every instruction set; `version` changes when it does.
+// A packed weight on disk: a page that says how it lies, then its memory as it is, so that a server maps the file and
+// starts. The layout is that of every instruction set; `version` changes when it does.
 
 namespace lowbit {
 

@@ -1,4 +1,5 @@
-// From rows of codes, floats or bytes to tiles of sixteen rows: see matmul_kernels.h for the lines that they consist of.
+// From rows of codes, floats or bytes to tiles of sixteen rows: see matmul_kernels.h for the lines that they consist
+// of.
 
 #include "ops/matmul/packed_weight.h"
 
@@ -14,7 +15,8 @@ namespace {
 
 std::size_t line_aligned(std::size_t bytes) { return ceil_div(bytes, kLineBytes) * kLineBytes; }
 
-// --- segments ---------------------------------------------------------------------------------------------------------
+// --- segments
+// ---------------------------------------------------------------------------------------------------------
 
 struct Division {
   std::size_t segment, segments, segments_per_group;
@@ -38,7 +40,8 @@ Division divide_row(std::size_t columns, std::size_t unit) {
   return {best, segments, segments};
 }
 
-// --- codes ------------------------------------------------------------------------------------------------------------
+// --- codes
+// ------------------------------------------------------------------------------------------------------------
 
 std::uint32_t word_at(const std::uint8_t* p) {
   std::uint32_t word;
@@ -160,6 +163,22 @@ std::int32_t common_zero(const CodesSource& source, std::size_t parameter_sets) 
   return parameter_sets == 0 ? shift : source.zero_points[0] + shift;
 }
 
+// Four rows of sixteen bytes to a line, and their sums by column. The loops are what compilers make vectors of.
+void interleave_quad(const std::uint8_t* rows, std::size_t stride, std::uint8_t flip, std::uint8_t* line,
+                     std::int32_t* sums) {
+  std::uint8_t bytes[kQuad][kTileColumns];
+  for (std::size_t i = 0; i < kQuad; i++) {
+    for (std::size_t c = 0; c < kTileColumns; c++) bytes[i][c] = rows[i * stride + c] ^ flip;
+  }
+  for (std::size_t c = 0; c < kTileColumns; c++) {
+    line[4 * c] = bytes[0][c];
+    line[4 * c + 1] = bytes[1][c];
+    line[4 * c + 2] = bytes[2][c];
+    line[4 * c + 3] = bytes[3][c];
+  }
+  for (std::size_t c = 0; c < kTileColumns; c++) sums[c] += bytes[0][c] + bytes[1][c] + bytes[2][c] + bytes[3][c];
+}
+
 LineFormat format_of(CodeType type, std::size_t group_size, bool whole_rows) {
   if (type.bits == 8) return LineFormat::kBits8;
   if (type.bits == 2) return LineFormat::kBits2;
@@ -220,8 +239,7 @@ PackedWeight pack_codes(const CodesSource& source) {
   layout.rows = rows;
   layout.columns = columns;
   const std::size_t unit = layout.format == LineFormat::kBits3 ? 32 : 16;
-  const Division division =
-      whole_rows ? divide_row(columns, unit) : divide_groups(source.group_size, columns, unit);
+  const Division division = whole_rows ? divide_row(columns, unit) : divide_groups(source.group_size, columns, unit);
   layout.segment = division.segment;
   layout.segments = division.segments;
   layout.segments_per_group = division.segments_per_group;
@@ -302,16 +320,19 @@ PackedWeight pack_integers(const std::uint8_t* b, bool is_signed, std::size_t k,
     for (std::size_t q = 0; q * kQuad < k; q++) {
       for (std::size_t t = first; t < last; t++) {
         const std::size_t begin = t * kTileColumns, count = std::min(n - begin, kTileColumns);
-        std::uint8_t line[kLineBytes] = {};
-        for (std::size_t i = 0; i < kQuad && q * kQuad + i < k; i++) {
-          const std::uint8_t* const row = b + (q * kQuad + i) * n + begin;
+        const std::size_t rows_of_quad = std::min(kQuad, k - q * kQuad);
+        const std::uint8_t* const corner = b + q * kQuad * n + begin;
+        std::uint8_t* const line = memory + t * layout.tile_bytes() + q * kLineBytes;
+        if (rows_of_quad == kQuad && count == kTileColumns) {
+          interleave_quad(corner, n, flip, line, sums + begin);
+          continue;
+        }
+        for (std::size_t i = 0; i < rows_of_quad; i++) {
           for (std::size_t c = 0; c < count; c++) {
-            const std::uint8_t code = row[c] ^ flip;
-            line[kQuad * c + i] = code;
-            sums[begin + c] += code;
+            line[kQuad * c + i] = corner[i * n + c] ^ flip;
+            sums[begin + c] += line[kQuad * c + i];
           }
         }
-        std::memcpy(memory + t * layout.tile_bytes() + q * kLineBytes, line, kLineBytes);
       }
     }
   });

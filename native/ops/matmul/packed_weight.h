@@ -52,9 +52,7 @@ struct PackedWeight {
   const std::uint8_t* codes() const { return memory.data() + begin; }
   const std::uint8_t* scales() const { return codes() + layout.scales_at(); }
   const std::uint8_t* zero_points() const { return layout.column_zeros ? codes() + layout.zeros_at() : nullptr; }
-  const std::int32_t* column_sums() const {
-    return reinterpret_cast<const std::int32_t*>(codes() + layout.sums_at());
-  }
+  const std::int32_t* column_sums() const { return reinterpret_cast<const std::int32_t*>(codes() + layout.sums_at()); }
 };
 
 // Quantized weights as native/ops/affine writes them: rows of packed codes, each row starting on a byte.
@@ -68,7 +66,8 @@ struct CodesSource {
   std::size_t row_stride, group_size;
 };
 
-// Whether weights with groups of this many columns can be packed as codes: multiples of sixteen, or one group for a row.
+// Whether weights with groups of this many columns can be packed as codes: multiples of sixteen, or one group for a
+// row.
 bool can_pack_groups(std::size_t group_size, std::size_t columns);
 
 // All of these throw std::bad_alloc.

@@ -16,11 +16,17 @@ struct Strips {
   std::size_t rows, count, base, longer;  // the first `longer` strips have one row more
 
   Strips(std::size_t rows_, std::size_t most)
-      : rows(rows_), count(ceil_div(rows_, most)), base(rows_ / std::max<std::size_t>(count, 1)),
+      : rows(rows_),
+        count(ceil_div(rows_, most)),
+        base(rows_ / std::max<std::size_t>(count, 1)),
         longer(rows_ - base * count) {}
   std::size_t size(std::size_t i) const { return base + (i < longer ? 1 : 0); }
   std::size_t begin(std::size_t i) const { return i * base + std::min(i, longer); }
   std::size_t longest() const { return base + (longer != 0 ? 1 : 0); }
+};
+
+struct GridTask {
+  std::size_t first_tile, last_tile, first_strip, last_strip;
 };
 
 // A product as a grid of tasks: some tiles of columns by some strips of rows. Results don't depend on the division.
@@ -29,6 +35,10 @@ struct Grid {
 
   std::size_t columns() const { return ceil_div(tiles, tiles_per_task); }
   std::size_t count() const { return columns() * ceil_div(strips, strips_per_task); }
+  GridTask task(std::size_t i) const {
+    const std::size_t tile = i % columns() * tiles_per_task, strip = i / columns() * strips_per_task;
+    return {tile, std::min(tiles, tile + tiles_per_task), strip, std::min(strips, strip + strips_per_task)};
+  }
 };
 
 // Work that one thread does in less time than another takes to wake up is not divided.
@@ -38,7 +48,8 @@ constexpr double kWorthDividing = 25e-6;  // seconds
 inline Grid divide(std::size_t tiles, std::size_t unit, std::size_t strips, double bytes, double products) {
   const std::size_t threads = ThreadPool::instance().thread_count();
   const double seconds = bytes / 40e9 + products / 100e9;
-  if (threads == 1 || seconds < kWorthDividing) return {tiles, std::max<std::size_t>(tiles, 1), strips, std::max<std::size_t>(strips, 1)};
+  if (threads == 1 || seconds < kWorthDividing)
+    return {tiles, std::max<std::size_t>(tiles, 1), strips, std::max<std::size_t>(strips, 1)};
   // Tasks of some microseconds, and enough of them that no thread waits long for the last.
   const std::size_t wanted = std::min<std::size_t>(8 * threads, static_cast<std::size_t>(seconds / 4e-6) + 1);
   const std::size_t units = ceil_div(tiles, unit);
