@@ -7,6 +7,21 @@ namespace {
 
 constexpr double kMaxSafeInteger = 9007199254740991.0;
 
+std::size_t element_size(napi_typedarray_type type) {
+  switch (type) {
+    case napi_float64_array:
+      return 8;
+    case napi_float32_array:
+    case napi_int32_array:
+    case napi_uint32_array:
+      return 4;
+    case napi_uint16_array:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
 }  // namespace
 
 Napi::Error error_with_code(Napi::Env env, const char* code, const std::string& message) {
@@ -24,8 +39,10 @@ Napi::Error error_of(Napi::Env env, const Outcome& outcome) {
   return error;
 }
 
-void Arguments::fail(const std::string& message) const {
-  throw error_with_code(info_.Env(), "INVALID_ARGUMENT", message);
+void Arguments::fail(const std::string& message, const char* argument) const {
+  Napi::Error error = error_with_code(info_.Env(), "INVALID_ARGUMENT", message);
+  if (argument != nullptr) error.Set("argument", Napi::String::New(info_.Env(), argument));
+  throw error;
 }
 
 void Arguments::check(bool condition, const char* what) const {
@@ -40,11 +57,21 @@ Bytes Arguments::array(std::size_t i, const char* name, napi_typedarray_type typ
       actual != type) {
     fail(std::string("Expected a typed array of the right kind for ") + name + ".");
   }
-  std::size_t element = 1;
-  if (type == napi_uint16_array) element = 2;
-  if (type == napi_float32_array || type == napi_int32_array || type == napi_uint32_array) element = 4;
-  if (type == napi_float64_array) element = 8;
-  return {static_cast<std::uint8_t*>(data), length * element};
+  return {static_cast<std::uint8_t*>(data), length * element_size(type)};
+}
+
+Bytes Arguments::optional_array(std::size_t i, const char* name, napi_typedarray_type type, std::size_t count) const {
+  if (is_null(i)) return {};
+  const Bytes bytes = array(i, name, type);
+  if (bytes.size != count * element_size(type)) {
+    fail(std::string("Expected ") + std::to_string(count) + " elements for " + name + ".", name);
+  }
+  return bytes;
+}
+
+Bytes Arguments::bytes(std::size_t i, const char* name, bool& is_signed) const {
+  is_signed = info_[i].IsTypedArray() && info_[i].As<Napi::TypedArray>().TypedArrayType() == napi_int8_array;
+  return array(i, name, is_signed ? napi_int8_array : napi_uint8_array);
 }
 
 Bytes Arguments::floats(std::size_t i, const char* name, FloatType type) const {
@@ -83,9 +110,37 @@ FloatType Arguments::float_type(std::size_t i, const char* name) const {
   return static_cast<FloatType>(integer(i, name, 0, 2));
 }
 
+std::string Arguments::string(std::size_t i, const char* name) const {
+  if (!info_[i].IsString()) fail(std::string("Expected a string for ") + name + ".");
+  return info_[i].As<Napi::String>().Utf8Value();
+}
+
 Napi::Function Arguments::function(std::size_t i, const char* name) const {
   if (!info_[i].IsFunction()) fail(std::string("Expected a function for ") + name + ".");
   return info_[i].As<Napi::Function>();
+}
+
+void check_scales(const Arguments& a, const char* name, const float* scales, std::size_t count, bool positive) {
+  for (std::size_t i = 0; i < count; i++) {
+    if (!std::isfinite(scales[i]) || (positive && !(scales[i] > 0.0F))) {
+      a.fail(std::string("Expected ") + name + " to be finite" + (positive ? " and greater than 0" : "") +
+                 " but received " + std::to_string(scales[i]) + " at index " + std::to_string(i) + ".",
+             name);
+    }
+  }
+}
+
+void check_zero_points(const Arguments& a, const char* name, const std::int32_t* zero_points, std::size_t count,
+                       int lowest, int highest) {
+  if (zero_points == nullptr) return;
+  for (std::size_t i = 0; i < count; i++) {
+    if (zero_points[i] < lowest || zero_points[i] > highest) {
+      a.fail(std::string("Expected ") + name + " to lie in [" + std::to_string(lowest) + ", " +
+                 std::to_string(highest) + "] but received " + std::to_string(zero_points[i]) + " at index " +
+                 std::to_string(i) + ".",
+             name);
+    }
+  }
 }
 
 std::size_t checked_product(const Arguments& arguments, std::size_t a, std::size_t b) {

@@ -34,6 +34,10 @@ class Arguments {
 
   // A typed array of this element type.
   Bytes array(std::size_t i, const char* name, napi_typedarray_type type) const;
+  // Null, which gives no data, or a typed array of so many elements.
+  Bytes optional_array(std::size_t i, const char* name, napi_typedarray_type type, std::size_t count) const;
+  // An Int8Array or a Uint8Array.
+  Bytes bytes(std::size_t i, const char* name, bool& is_signed) const;
   // Float elements: a Float32Array for float32, else a Uint16Array.
   Bytes floats(std::size_t i, const char* name, FloatType type) const;
   bool is_null(std::size_t i) const { return info_[i].IsNull(); }
@@ -43,17 +47,25 @@ class Arguments {
   double number(std::size_t i, const char* name) const;
   bool flag(std::size_t i, const char* name) const;
   FloatType float_type(std::size_t i, const char* name) const;
+  std::string string(std::size_t i, const char* name) const;
   Napi::Function function(std::size_t i, const char* name) const;
 
   Napi::Env env() const { return info_.Env(); }
   const Napi::CallbackInfo& info() const { return info_; }
 
-  [[noreturn]] void fail(const std::string& message) const;
+  // `argument` is what lib/ calls the one concerned, if the error is about one.
+  [[noreturn]] void fail(const std::string& message, const char* argument = nullptr) const;
   void check(bool condition, const char* what) const;
 
  private:
   const Napi::CallbackInfo& info_;
 };
+
+// Errors about the elements of an array carry its name.
+void check_scales(const Arguments& a, const char* name, const float* scales, std::size_t count, bool positive);
+// Null is accepted.
+void check_zero_points(const Arguments& a, const char* name, const std::int32_t* zero_points, std::size_t count,
+                       int lowest, int highest);
 
 // a · b, or an error if it does not fit.
 std::size_t checked_product(const Arguments& arguments, std::size_t a, std::size_t b);

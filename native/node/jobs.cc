@@ -25,6 +25,7 @@ struct Job {
   CancelFlag cancel{false};
   Outcome outcome;
   std::string failure;  // what(), if the work threw
+  bool out_of_memory = false;
 };
 
 // The queue and its thread, for the whole process; never destroyed, like the thread pool.
@@ -122,7 +123,7 @@ class Environment {
     try {
       napi_value argument = env.Undefined();
       if (!job->failure.empty()) {
-        argument = error_with_code(env, "INTERNAL", job->failure).Value();
+        argument = error_with_code(env, job->out_of_memory ? "OUT_OF_MEMORY" : "INTERNAL", job->failure).Value();
       } else if (job->outcome.status != Status::kOk) {
         argument = error_of(env, job->outcome).Value();
       }
@@ -147,6 +148,9 @@ void Dispatcher::run() {
     lock.unlock();
     try {
       job->outcome = job->work(&job->cancel);
+    } catch (const std::bad_alloc& error) {
+      job->failure = error.what();
+      job->out_of_memory = true;
     } catch (const std::exception& error) {
       job->failure = error.what();
     }

@@ -1,18 +1,14 @@
 // The operations on tensors: arguments in, work out. The order of the arguments is that of lib/addon.ts.
 
-#include <cmath>
-#include <limits>
-
 #include "node/arguments.h"
 #include "node/calls.h"
+#include "node/record.h"
 #include "ops/affine/affine.h"
 #include "ops/cast/cast.h"
 #include "ops/compare/compare.h"
 
 namespace lowbit::node {
 namespace {
-
-constexpr std::int64_t kMaxIndex = (std::int64_t{1} << 53) - 1;
 
 // cast(input, from, output, to)
 Work prepare_cast(const Napi::CallbackInfo& info) {
@@ -31,33 +27,6 @@ struct Codes {
   std::size_t count, rows;
 };
 
-// Calls with many numbers pass them in one Float64Array: reading seventeen arguments one by one costs more than
-// quantizing a row.
-class Record {
- public:
-  Record(const Arguments& a, std::size_t i, std::size_t length)
-      : a_(a), numbers_(a.array(i, "record", napi_float64_array)) {
-    a.check(numbers_.size == length * sizeof(double), "Expected a record of the right length.");
-  }
-
-  double number() { return numbers_.as<const double>()[next_++]; }
-  std::int64_t integer(std::int64_t lowest, std::int64_t highest) {
-    const double value = number();
-    a_.check(
-        value >= static_cast<double>(lowest) && value <= static_cast<double>(highest) && value == std::floor(value),
-        "Expected an integer in range.");
-    return static_cast<std::int64_t>(value);
-  }
-  std::size_t size(std::int64_t lowest = 0) { return static_cast<std::size_t>(integer(lowest, kMaxIndex)); }
-  bool flag() { return integer(0, 1) == 1; }
-  FloatType float_type() { return static_cast<FloatType>(integer(0, 2)); }
-
- private:
-  const Arguments& a_;
-  Bytes numbers_;
-  std::size_t next_ = 0;
-};
-
 // blocks, blockSize, groupSize, shared, columns, bits, signed
 constexpr std::size_t kCodesNumbers = 7;
 
@@ -68,9 +37,7 @@ Codes read_codes(const Arguments& a, Record& record) {
   codes.layout.group_size = record.size(1);
   codes.layout.shared = record.flag();
   codes.layout.columns = record.size();
-  const std::int64_t bits = record.integer(2, 8);
-  a.check(bits <= 4 || bits == 8, "Expected codes of 2, 3, 4 or 8 bits.");
-  codes.type = {static_cast<std::uint8_t>(bits), record.flag()};
+  codes.type = record.code_type();
   codes.count = checked_product(a, codes.layout.blocks, codes.layout.block_size);
   if (codes.count == 0) return codes;
   a.check(codes.layout.columns != 0 && codes.count % codes.layout.columns == 0, "Expected whole rows.");
@@ -82,30 +49,7 @@ Codes read_codes(const Arguments& a, Record& record) {
 std::size_t code_bytes(const Codes& codes) { return codes.rows * codes.type.packed_bytes(codes.layout.columns); }
 
 Bytes zero_points_at(const Arguments& a, std::size_t i, std::size_t count) {
-  if (a.is_null(i)) return {};
-  const Bytes zero_points = a.array(i, "zeroPoints", napi_int32_array);
-  a.check(zero_points.size == 4 * count, "Expected as many zero points as scales.");
-  return zero_points;
-}
-
-void check_scales(const Arguments& a, const float* scales, std::size_t count, bool positive) {
-  for (std::size_t i = 0; i < count; i++) {
-    if (!std::isfinite(scales[i]) || (positive && !(scales[i] > 0.0F))) {
-      a.fail(std::string("Expected scales to be finite") + (positive ? " and greater than 0" : "") + " but received " +
-             std::to_string(scales[i]) + " at index " + std::to_string(i) + ".");
-    }
-  }
-}
-
-void check_zero_points(const Arguments& a, const std::int32_t* zero_points, std::size_t count, int lowest,
-                       int highest) {
-  if (zero_points == nullptr) return;
-  for (std::size_t i = 0; i < count; i++) {
-    if (zero_points[i] < lowest || zero_points[i] > highest) {
-      a.fail("Expected zeroPoints to lie in [" + std::to_string(lowest) + ", " + std::to_string(highest) +
-             "] but received " + std::to_string(zero_points[i]) + " at index " + std::to_string(i) + ".");
-    }
-  }
+  return a.optional_array(i, "zeroPoints", napi_int32_array, count);
 }
 
 // quantizeAffine(record, input, scales, zeroPoints | null, codes), where the record holds the numbers of Codes, then
@@ -139,8 +83,9 @@ Work prepare_quantize(const Napi::CallbackInfo& info) {
               !zero_points.overlaps(input) && !scales.overlaps(zero_points),
           "Expected input, data, scales and zeroPoints not to overlap.");
   if (given) {
-    check_scales(a, scales.as<const float>(), parameters, true);
-    check_zero_points(a, zero_points.as<const std::int32_t>(), parameters, codes.type.lowest(), codes.type.highest());
+    check_scales(a, "scales", scales.as<const float>(), parameters, true);
+    check_zero_points(a, "zeroPoints", zero_points.as<const std::int32_t>(), parameters, codes.type.lowest(),
+                      codes.type.highest());
   }
   return [=](const CancelFlag* cancel) {
     return quantize_affine(input.data, type, codes.layout, scheme, range, non_finite, scales.as<float>(),
@@ -167,8 +112,9 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
   a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
   a.check(!output.overlaps(data) && !output.overlaps(scales) && !output.overlaps(zero_points),
           "Expected out not to overlap data, scales or zeroPoints.");
-  check_scales(a, scales.as<const float>(), parameters, false);
-  check_zero_points(a, zero_points.as<const std::int32_t>(), parameters, -kZeroPointLimit, kZeroPointLimit);
+  check_scales(a, "scales", scales.as<const float>(), parameters, false);
+  check_zero_points(a, "zeroPoints", zero_points.as<const std::int32_t>(), parameters, -kZeroPointLimit,
+                    kZeroPointLimit);
   return [=](const CancelFlag* cancel) {
     return dequantize_affine(data.data, codes.type, codes.layout, scales.as<const float>(),
                              zero_points.as<const std::int32_t>(), output.data, type, cancel);
@@ -208,25 +154,6 @@ Work prepare_compare(const Napi::CallbackInfo& info) {
     for (std::size_t i = 0; i < 5; i++) sums.as<double>()[i] = values[i];
     return outcome;
   };
-}
-
-template <Prepare prepare>
-Napi::Value run_now(const Napi::CallbackInfo& info) {
-  const Outcome outcome = prepare(info)(nullptr);
-  if (outcome.status != Status::kOk) throw error_of(info.Env(), outcome);
-  return info.Env().Undefined();
-}
-
-template <Prepare prepare>
-Napi::Value run_later(const Napi::CallbackInfo& info) {
-  const Napi::Function done = Arguments(info).function(info.Length() - 1, "done");
-  return start_job(info, done, prepare(info));
-}
-
-template <Prepare prepare>
-void register_call(Napi::Env env, Napi::Object exports, const std::string& name) {
-  exports.Set(name, Napi::Function::New<run_now<prepare>>(env, name.c_str()));
-  exports.Set(name + "Async", Napi::Function::New<run_later<prepare>>(env, (name + "Async").c_str()));
 }
 
 }  // namespace

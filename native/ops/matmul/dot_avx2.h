@@ -7,6 +7,7 @@ namespace lowbit::LOWBIT_ISA {
 namespace {
 
 constexpr std::int32_t kByteOffset = 0;
+constexpr bool kRowPairs = false;
 
 struct Line {
   __m256i low, high;  // columns 0–7, 8–15
@@ -80,9 +81,16 @@ struct Partial<false> {
             _mm256_add_epi32(sum.high, _mm256_madd_epi16(high, ones))};
   }
 };
+// GCC would add the products as a tree, and keep all of them on the stack until then.
+LOWBIT_INLINE __m256i in_order(__m256i sum) {
+#if defined(__GNUC__) && !defined(__clang__)
+  __asm__("" : "+x"(sum));
+#endif
+  return sum;
+}
 LOWBIT_INLINE Partial<false> dot(Partial<false> sum, Line codes, Quad quad) {
-  return {_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(codes.low, quad.v)),
-          _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(codes.high, quad.v))};
+  return {in_order(_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(codes.low, quad.v))),
+          in_order(_mm256_add_epi16(sum.high, _mm256_maddubs_epi16(codes.high, quad.v)))};
 }
 
 // Sums of 32 bits, two for every column.
@@ -99,7 +107,7 @@ struct Partial<true> {
   }
 };
 LOWBIT_INLINE __m256i add_products(__m256i sum, __m128i codes, __m256i activations) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(codes), activations));
+  return in_order(_mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(codes), activations)));
 }
 LOWBIT_INLINE Partial<true> dot(Partial<true> sum, Line codes, Quad quad) {
   const __m256i activations = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quad.v));
@@ -119,11 +127,11 @@ LOWBIT_INLINE I32x16 zero_times_pair(I32x16 zero, std::int32_t pair) {
   return {_mm256_madd_epi16(pairs_of(zero.low), start), _mm256_madd_epi16(pairs_of(zero.high), start)};
 }
 
-// Sixteen registers of half a tile's row: 4 × 1 sums; 6 × 1 sums of floats.
-constexpr int kDotRows = 4, kFloatRows = 6;
+// Sixteen registers of half a tile's row: 5 × 1 sums; 6 × 1 sums of floats.
+constexpr int kDotRows = 5, kFloatRows = 6;
 constexpr int dot_tiles_for(int rows) { return rows <= 1 ? 2 : 1; }
 constexpr int float_tiles_for(int rows) { return rows <= 2 ? 2 : 1; }
-constexpr std::size_t kDecodeRows = 12;
+constexpr std::size_t kDecodeRows = 40;
 
 }  // namespace
 }  // namespace lowbit::LOWBIT_ISA

@@ -7,6 +7,7 @@ namespace lowbit::LOWBIT_ISA {
 namespace {
 
 constexpr std::int32_t kByteOffset = 0;
+constexpr bool kRowPairs = false;
 constexpr LineFormat kSmallFormat = LineFormat::kBits8;  // small codes need no kernel of their own
 
 struct Line {

@@ -18,6 +18,7 @@ LOWBIT_INLINE F32x16 like(F32x16, float value) { return broadcast(value); }
 }  // namespace lowbit::LOWBIT_ISA
 
 #include "ops/matmul/matmul_math.h"
+#include "ops/matmul/matmul_vector_sums.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
@@ -28,94 +29,7 @@ LOWBIT_INLINE F32x16 load_scales(FloatType type, const void* scales, std::size_t
   return load<FloatType::kFloat32>(static_cast<const float*>(scales) + i);
 }
 
-// --- codes times activations
-// ------------------------------------------------------------------------------------------
-
-// Quad J of a run of quads that begins on a line. The loads of neighbouring quads are one.
-template <LineFormat Format, int J>
-LOWBIT_INLINE Line codes_of(const std::uint8_t* run) {
-  if constexpr (Format == LineFormat::kBits4) {
-    return field<4 * (J % 2), 15>(load_line(run + kLineBytes * (J / 2)));
-  } else if constexpr (Format == LineFormat::kBits2) {
-    return field<2 * (J % 4), 3>(load_line(run + kLineBytes * (J / 4)));
-  } else if constexpr (Format == LineFormat::kBits3) {
-    return either(field<2 * (J % 4), 3>(load_line(run + kLineBytes * (J / 4))),
-                  third_bit<J>(load_line(run + kLineBytes * 2)));
-  } else if constexpr (Format == LineFormat::kBits8) {
-    return load_wide_line(run + kLineBytes * J);
-  } else {
-    return load_line(run + kLineBytes * J);
-  }
-}
-
-template <LineFormat Format>
-constexpr std::size_t bytes_of_quads(std::size_t quads) {
-  switch (Format) {
-    case LineFormat::kBits2:
-      return quads * (kLineBytes / 4);
-    case LineFormat::kBits3:
-      return quads / 8 * (3 * kLineBytes);
-    case LineFormat::kBits4:
-      return quads * (kLineBytes / 2);
-    default:
-      return quads * kLineBytes;
-  }
-}
-
-template <LineFormat Format>
-using PartialOf = Partial<Format == LineFormat::kBits8>;
-
-template <LineFormat Format, int Rows, int Tiles, int J, int Quads>
-LOWBIT_INLINE void add_quads(PartialOf<Format> (&sums)[Rows][Tiles], const std::uint8_t* run, std::size_t tile_bytes,
-                             const std::int32_t* quads) {
-  if constexpr (J < Quads) {
-    Line codes[Tiles];
-    LOWBIT_UNROLL
-    for (int t = 0; t < Tiles; t++) codes[t] = codes_of<Format, J>(run + static_cast<std::size_t>(t) * tile_bytes);
-    LOWBIT_UNROLL
-    for (int r = 0; r < Rows; r++) {
-      const Quad quad = load_quad(quads + J * Rows + r);
-      LOWBIT_UNROLL
-      for (int t = 0; t < Tiles; t++) sums[r][t] = dot(sums[r][t], codes[t], quad);
-    }
-    add_quads<Format, Rows, Tiles, J + 1, Quads>(sums, run, tile_bytes, quads);
-  }
-}
-
-// sums += codes · activations over `Quads` quads.
-template <LineFormat Format, int Rows, int Tiles, int Quads>
-LOWBIT_INLINE void add_run(I32x16 (&sums)[Rows][Tiles], const std::uint8_t* run, std::size_t tile_bytes,
-                           const std::int32_t* quads) {
-  PartialOf<Format> partial[Rows][Tiles];
-  LOWBIT_UNROLL
-  for (int r = 0; r < Rows; r++) {
-    LOWBIT_UNROLL
-    for (int t = 0; t < Tiles; t++) partial[r][t] = PartialOf<Format>::begin(sums[r][t]);
-  }
-  add_quads<Format, Rows, Tiles, 0, Quads>(partial, run, tile_bytes, quads);
-  LOWBIT_UNROLL
-  for (int r = 0; r < Rows; r++) {
-    LOWBIT_UNROLL
-    for (int t = 0; t < Tiles; t++) sums[r][t] = partial[r][t].end(sums[r][t]);
-  }
-}
-
-constexpr int kRun = 8;  // quads; what is left of a segment is a run of half of it
-
-// The same over `count` quads, a multiple of 4.
-template <LineFormat Format, int Rows, int Tiles>
-LOWBIT_INLINE void add_quads_of(I32x16 (&sums)[Rows][Tiles], const std::uint8_t* codes, std::size_t tile_bytes,
-                                const std::int32_t* quads, std::size_t count) {
-  LOWBIT_NO_UNROLL
-  for (; count >= kRun; count -= kRun) {
-    add_run<Format, Rows, Tiles, kRun>(sums, codes, tile_bytes, quads);
-    codes += bytes_of_quads<Format>(kRun);
-    quads += kRun * Rows;
-  }
-  if constexpr (Format != LineFormat::kBits3) {
-    if (count != 0) add_run<Format, Rows, Tiles, kRun / 2>(sums, codes, tile_bytes, quads);
-  }
-}
+// --- codes times activations -----------------------------------------------------------------------------------------
 
 template <int Rows, int Tiles>
 LOWBIT_INLINE void start_sums(I32x16 (&sums)[Rows][Tiles], const DotArguments& a, const std::uint8_t* zero_points,
@@ -158,7 +72,7 @@ void dot_tiles(const DotArguments& a) {
   LOWBIT_NO_UNROLL
   for (std::size_t s = 0; s < a.segments; s++) {
     I32x16 sums[Rows][Tiles];
-    start_sums(sums, a, a.zero_points + parameter, starts);
+    start_sums(sums, a, a.zero_points == nullptr ? nullptr : a.zero_points + parameter, starts);
     add_quads_of<Format>(sums, codes, a.tile_bytes, quads, a.quads_per_segment);
     codes += bytes_of_quads<Format>(a.quads_per_segment);
     quads += a.quads_per_segment * Rows;
@@ -256,8 +170,7 @@ void dot(const DotArguments& a) {
   }
 }
 
-// --- exact integers
-// ---------------------------------------------------------------------------------------------------
+// --- exact integers --------------------------------------------------------------------------------------------------
 
 template <int Rows, int Tiles>
 void integer_tiles(const IntegerArguments& a) {
@@ -303,8 +216,7 @@ void integer_rows(IntegerArguments a) {
 
 void integer_dot(const IntegerArguments& a) { integer_rows(a); }
 
-// --- floats
-// -----------------------------------------------------------------------------------------------------------
+// --- floats ----------------------------------------------------------------------------------------------------------
 
 template <FloatType Type, int Rows, int Tiles>
 void float_tiles(const FloatArguments& a) {
@@ -371,8 +283,7 @@ void float_dot(const FloatArguments& a) {
   }
 }
 
-// --- codes to bytes and to floats
-// -------------------------------------------------------------------------------------
+// --- codes to bytes and to floats ------------------------------------------------------------------------------------
 
 template <LineFormat Format, int J, int Quads>
 LOWBIT_INLINE void decode_run(const std::uint8_t* run, std::uint8_t* out) {
@@ -450,8 +361,7 @@ void dequantize_tile(const DequantizeTileArguments& a) {
   }
 }
 
-// --- activations
-// ------------------------------------------------------------------------------------------------------
+// --- activations -----------------------------------------------------------------------------------------------------
 
 // Sixteen elements at position k; zeros past the end.
 LOWBIT_INLINE F32x16 activations_at(const QuantizeRowArguments& a, std::size_t k) {
@@ -521,8 +431,7 @@ std::ptrdiff_t quantize_row(const QuantizeRowArguments& a) {
   return -1;
 }
 
-// --- results
-// ----------------------------------------------------------------------------------------------------------
+// --- results ---------------------------------------------------------------------------------------------------------
 
 template <Activation Function>
 void finish_with(float* y, const float* bias, const float* factor, std::size_t count) {

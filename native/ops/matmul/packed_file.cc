@@ -49,7 +49,7 @@ std::uint64_t checksum_of(const Header& header) {
 bool plausible(const PackedLayout& l) {
   constexpr std::uint64_t kMost = std::uint64_t{1} << 40;
   if (l.kind > WeightKind::kIntegers || l.format > LineFormat::kBits8 || l.type > FloatType::kBfloat16) return false;
-  if (l.rows > kMost || l.columns > kMost || l.rows * (l.columns / 2 + 1) > kMost) return false;
+  if (l.rows > kMost || l.columns > kMost || l.columns + 1 > kMost / (l.rows + 1)) return false;
   if (l.kind == WeightKind::kFloats) return l.segments_per_group == 1;
   if (l.segment == 0 || l.segment % 16 != 0 || l.segments == 0 || l.segment > kMost || l.segments > kMost) return false;
   if (l.segments_per_group == 0 || l.segments % l.segments_per_group != 0) return false;

@@ -68,10 +68,10 @@ std::uint32_t sign_flip(CodeType type) {
   return flip;
 }
 
-// A row of one tile's codes: the lines' words of its column.
-class Words {
+// The words of one column in the lines of a tile.
+class Column {
  public:
-  Words(std::uint8_t* tile, std::size_t column) : next_(tile + 4 * column) {}
+  Column(std::uint8_t* tile, std::size_t column) : next_(tile + kQuad * column) {}
   void put(std::uint32_t word) {
     std::memcpy(next_, &word, sizeof word);
     next_ += kLineBytes;
@@ -81,75 +81,115 @@ class Words {
   std::uint8_t* next_;
 };
 
-// `row` holds `quads` quads of packed codes, padded with zeros.
-void pack_row(CodeType type, LineFormat format, const std::uint8_t* row, std::size_t quads, Words words) {
+// word_of(i) for every i. Sixteen are computed before they are put, which compilers do with vectors.
+template <typename WordOf>
+void put_words(std::size_t count, const WordOf& word_of, Column column) {
+  constexpr std::size_t kBatch = 16;
+  std::uint32_t words[kBatch];
+  std::size_t i = 0;
+  for (; i + kBatch <= count; i += kBatch) {
+    for (std::size_t j = 0; j < kBatch; j++) words[j] = word_of(i + j);
+    for (std::size_t j = 0; j < kBatch; j++) column.put(words[j]);
+  }
+  for (; i < count; i++) column.put(word_of(i));
+}
+
+// Eight codes of three bits.
+std::uint32_t eight_threes(const std::uint8_t* p) {
+  return p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16);
+}
+
+// Three bits in the place of four.
+std::uint32_t threes_as_nibbles(std::uint32_t eight) {
+  std::uint32_t word = 0;
+  for (unsigned i = 0; i < 8; i++) word |= ((eight >> (3 * i)) & 7U) << (8 * (i % 4) + 4 * (i / 4));
+  return word;
+}
+
+// Thirty-two codes of three bits: two lines of their low bits, one of their third bits.
+void put_threes(const std::uint8_t* p, std::uint32_t flip, Column& column) {
+  std::uint32_t low[2] = {0, 0}, high = 0;
+  for (unsigned part = 0; part < 4; part++) {  // two quads each
+    const std::uint32_t nibbles = threes_as_nibbles(eight_threes(p + 3 * part) ^ flip);
+    for (unsigned half = 0; half < 2; half++) {
+      const std::uint32_t codes = (nibbles >> (4 * half)) & 0x07070707U;
+      const unsigned quad = 2 * part + half;
+      low[quad / 4] |= (codes & 0x03030303U) << (2 * (quad % 4));
+      high |= ((codes >> 2) & 0x01010101U) << quad;
+    }
+  }
+  column.put(low[0]);
+  column.put(low[1]);
+  column.put(high);
+}
+
+// `row` holds `quads` quads of packed codes.
+void pack_row(CodeType type, LineFormat format, const std::uint8_t* row, std::size_t quads, Column column) {
   const std::uint32_t flip = sign_flip(type);
   switch (format) {
     case LineFormat::kBits8:
-      for (std::size_t q = 0; q < quads; q++) words.put(word_at(row + 4 * q) ^ flip);
-      return;
+      return put_words(quads, [=](std::size_t i) { return word_at(row + 4 * i) ^ flip; }, column);
     case LineFormat::kBits4:
-      if (type.bits == 4) {
-        for (std::size_t q = 0; q < quads; q += 2) {
-          const std::uint32_t eight = word_at(row + 2 * q) ^ flip;
-          words.put(spread_nibbles(eight & 0xffffU) | (spread_nibbles(eight >> 16) << 4));
-        }
-        return;
+      if (type.bits == 3) {
+        const auto word = [=](std::size_t i) { return threes_as_nibbles(eight_threes(row + 3 * i) ^ flip); };
+        return put_words(quads / 2, word, column);
       }
-      for (std::size_t q = 0; q < quads; q += 2) {  // three bits in the place of four
-        const std::uint8_t* const p = row + 3 * (q / 2);
-        const std::uint32_t eight = (p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16)) ^ flip;
-        std::uint32_t word = 0;
-        for (unsigned i = 0; i < 8; i++) word |= ((eight >> (3 * i)) & 7U) << (8 * (i % 4) + 4 * (i / 4));
-        words.put(word);
-      }
-      return;
+      return put_words(
+          quads / 2,
+          [=](std::size_t i) {
+            const std::uint32_t eight = word_at(row + 4 * i) ^ flip;
+            return spread_nibbles(eight & 0xffffU) | (spread_nibbles(eight >> 16) << 4);
+          },
+          column);
     case LineFormat::kBits2:
-      for (std::size_t q = 0; q < quads; q += 4) {
-        const std::uint32_t sixteen = word_at(row + q) ^ flip;
-        words.put(spread_pairs(sixteen & 0xffU) | (spread_pairs((sixteen >> 8) & 0xffU) << 2) |
-                  (spread_pairs((sixteen >> 16) & 0xffU) << 4) | (spread_pairs(sixteen >> 24) << 6));
-      }
-      return;
+      return put_words(
+          quads / 4,
+          [=](std::size_t i) {
+            const std::uint32_t sixteen = word_at(row + 4 * i) ^ flip;
+            return spread_pairs(sixteen & 0xffU) | (spread_pairs((sixteen >> 8) & 0xffU) << 2) |
+                   (spread_pairs((sixteen >> 16) & 0xffU) << 4) | (spread_pairs(sixteen >> 24) << 6);
+          },
+          column);
     case LineFormat::kBits3:
-      for (std::size_t q = 0; q < quads; q += 8) {
-        std::uint32_t low[2] = {0, 0}, high = 0;
-        for (unsigned part = 0; part < 4; part++) {  // eight codes, two quads
-          const std::uint8_t* const p = row + 3 * (q / 2 + part);
-          const std::uint32_t eight = (p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16)) ^ flip;
-          for (unsigned i = 0; i < 8; i++) {
-            const std::uint32_t code = (eight >> (3 * i)) & 7U;
-            const unsigned quad = 2 * part + i / 4, byte = 8 * (i % 4);
-            low[quad / 4] |= (code & 3U) << (byte + 2 * (quad % 4));
-            high |= (code >> 2) << (byte + quad);
-          }
-        }
-        words.put(low[0]);
-        words.put(low[1]);
-        words.put(high);
-      }
+      for (std::size_t q = 0; q < quads; q += 8) put_threes(row + 3 * (q / 2), flip, column);
       return;
     case LineFormat::kSmallBytes:
       return;
   }
 }
 
+// Most scales are float16 numbers in disguise: normal ones, of which the last thirteen bits are zero.
+bool is_normal_float16(float value) {
+  const std::uint32_t bits = bits_of(value), exponent = (bits >> 23) & 0xffU;
+  return (bits & 0x1fffU) == 0 && exponent - 113U <= 142U - 113U;
+}
+
 // Scales are kept in sixteen bits where that loses nothing.
 FloatType scale_type_of(const float* scales, std::size_t count) {
-  bool half = true, brain = true;
-  for (std::size_t i = 0; i < count && (half || brain); i++) {
-    half = half && float_of_float16(float16_of(scales[i])) == scales[i];
-    brain = brain && float_of_bfloat16(bfloat16_of(scales[i])) == scales[i];
-  }
-  return half ? FloatType::kFloat16 : brain ? FloatType::kBfloat16 : FloatType::kFloat32;
+  std::size_t i = 0;
+  while (i < count && (is_normal_float16(scales[i]) || float_of_float16(float16_of(scales[i])) == scales[i])) i++;
+  if (i == count) return FloatType::kFloat16;
+  i = 0;
+  while (i < count && (bits_of(scales[i]) & 0xffffU) == 0) i++;
+  return i == count ? FloatType::kBfloat16 : FloatType::kFloat32;
 }
 
 void store_scale(FloatType type, std::uint8_t* scales, std::size_t i, float scale) {
-  if (type == FloatType::kFloat32) {
-    std::memcpy(scales + 4 * i, &scale, 4);
-    return;
+  const std::uint32_t bits = bits_of(scale);
+  std::uint16_t half = 0;
+  switch (type) {
+    case FloatType::kFloat32:
+      std::memcpy(scales + 4 * i, &scale, 4);
+      return;
+    case FloatType::kBfloat16:
+      half = static_cast<std::uint16_t>(bits >> 16);
+      break;
+    case FloatType::kFloat16:
+      half = is_normal_float16(scale)
+                 ? static_cast<std::uint16_t>(((bits >> 16) & 0x8000U) | (((bits >> 13) & 0x3ffffU) - (112U << 10)))
+                 : float16_of(scale);
+      break;
   }
-  const std::uint16_t half = type == FloatType::kFloat16 ? float16_of(scale) : bfloat16_of(scale);
   std::memcpy(scales + 2 * i, &half, 2);
 }
 
@@ -166,17 +206,17 @@ std::int32_t common_zero(const CodesSource& source, std::size_t parameter_sets) 
 // Four rows of sixteen bytes to a line, and their sums by column. The loops are what compilers make vectors of.
 void interleave_quad(const std::uint8_t* rows, std::size_t stride, std::uint8_t flip, std::uint8_t* line,
                      std::int32_t* sums) {
-  std::uint8_t bytes[kQuad][kTileColumns];
-  for (std::size_t i = 0; i < kQuad; i++) {
-    for (std::size_t c = 0; c < kTileColumns; c++) bytes[i][c] = rows[i * stride + c] ^ flip;
+  const std::uint8_t *const a = rows, *const b = a + stride, *const c = b + stride, *const d = c + stride;
+  const std::uint32_t flips = 0x01010101U * flip;
+  std::uint32_t words[kTileColumns];
+  for (std::size_t i = 0; i < kTileColumns; i++) {
+    words[i] = (a[i] | (std::uint32_t{b[i]} << 8) | (std::uint32_t{c[i]} << 16) | (std::uint32_t{d[i]} << 24)) ^ flips;
   }
-  for (std::size_t c = 0; c < kTileColumns; c++) {
-    line[4 * c] = bytes[0][c];
-    line[4 * c + 1] = bytes[1][c];
-    line[4 * c + 2] = bytes[2][c];
-    line[4 * c + 3] = bytes[3][c];
+  for (std::size_t i = 0; i < kTileColumns; i++) {
+    const std::uint32_t pairs = (words[i] & 0x00ff00ffU) + ((words[i] >> 8) & 0x00ff00ffU);
+    sums[i] += static_cast<std::int32_t>((pairs & 0xffffU) + (pairs >> 16));
   }
-  for (std::size_t c = 0; c < kTileColumns; c++) sums[c] += bytes[0][c] + bytes[1][c] + bytes[2][c] + bytes[3][c];
+  std::memcpy(line, words, sizeof words);
 }
 
 LineFormat format_of(CodeType type, std::size_t group_size, bool whole_rows) {
@@ -246,9 +286,12 @@ PackedWeight pack_codes(const CodesSource& source) {
 
   PackedWeight weight{layout, Pages(layout.bytes())};
   std::uint8_t* const memory = weight.memory.data();
-  const std::size_t row_bytes = source.type.packed_bytes(columns);
-  const std::size_t padded_bytes = layout.quads() * kQuad * source.type.bits / 8;
-  const std::size_t groups = layout.groups();
+  std::uint8_t* const scales = memory + layout.scales_at();
+  std::uint8_t* const zeros = layout.column_zeros ? memory + layout.zeros_at() : nullptr;
+  const std::size_t quads = layout.quads(), groups = layout.groups(), tile_bytes = layout.tile_bytes();
+  const std::size_t row_bytes = source.type.packed_bytes(columns), padded_bytes = quads * kQuad * source.type.bits / 8;
+  const bool ragged = row_bytes != padded_bytes;
+  const std::size_t group_stride = source.row_stride > 1 ? 1 : 0;
   const std::int32_t shift = source.type.is_signed ? 1 << (source.type.bits - 1) : 0;
   ThreadPool::instance().parallel_for(layout.tiles(), [&](std::size_t t) {
     std::uint8_t* const padded = scratch(Scratch::kRow, padded_bytes);
@@ -256,18 +299,16 @@ PackedWeight pack_codes(const CodesSource& source) {
     const std::size_t begin = t * kTileColumns, end = std::min(rows, begin + kTileColumns);
     for (std::size_t r = begin; r < end; r++) {
       const std::uint8_t* row = source.data + r * row_bytes;
-      if (row_bytes != padded_bytes || columns * source.type.bits % 8 != 0) {
+      if (ragged) {
         std::memcpy(padded, row, row_bytes);
         row = padded;
       }
-      pack_row(source.type, layout.format, row, layout.quads(), Words(memory + t * layout.tile_bytes(), r - begin));
+      pack_row(source.type, layout.format, row, quads, Column(memory + t * tile_bytes, r - begin));
       for (std::size_t g = 0; g < groups; g++) {
-        const std::size_t from = r * source.row_stride + (source.row_stride <= 1 ? 0 : g);
-        const std::size_t to = t * layout.parameters() + g * kTileColumns + (r - begin);
-        store_scale(layout.type, memory + layout.scales_at(), to, source.scales[from]);
-        if (layout.column_zeros) {
-          memory[layout.zeros_at() + to] = static_cast<std::uint8_t>(source.zero_points[from] + shift);
-        }
+        const std::size_t from = r * source.row_stride + g * group_stride;
+        const std::size_t to = (t * groups + g) * kTileColumns + (r - begin);
+        store_scale(layout.type, scales, to, source.scales[from]);
+        if (zeros != nullptr) zeros[to] = static_cast<std::uint8_t>(source.zero_points[from] + shift);
       }
     }
   });
@@ -314,7 +355,7 @@ PackedWeight pack_integers(const std::uint8_t* b, bool is_signed, std::size_t k,
   auto* const sums = reinterpret_cast<std::int32_t*>(memory + layout.sums_at());
   const std::uint8_t flip = is_signed ? 0x80 : 0;
   // Some tiles side by side read whole cache lines of b.
-  constexpr std::size_t kSide = 4;
+  constexpr std::size_t kSide = 16;
   ThreadPool::instance().parallel_for(ceil_div(layout.tiles(), kSide), [&](std::size_t task) {
     const std::size_t first = task * kSide, last = std::min(layout.tiles(), first + kSide);
     for (std::size_t q = 0; q * kQuad < k; q++) {
