@@ -207,8 +207,9 @@ void integer_panel(const PackedWeight& weight, const IntegerActivations& activat
 
 // `activations` holds [k][row] of every strip, one after the other.
 void float_panel(const PackedWeight& weight, const Strips& strips, const float* activations, Panel p, Target target) {
-  // Some hundred k at a time stay in the cache for all strips; quantized weights become floats there.
-  constexpr std::size_t kBlock = 512;
+  // So many k at a time stay in the cache for all strips; quantized weights become floats there, for few rows in the
+  // first-level cache.
+  const std::size_t block = strips.rows <= 4 ? 64 : 512;
   const MatmulKernels& kernel = *kernels().matmul;
   const PackedLayout& l = weight.layout;
   const std::size_t columns = static_cast<std::size_t>(l.columns);
@@ -216,12 +217,12 @@ void float_panel(const PackedWeight& weight, const Strips& strips, const float* 
   FloatArguments a{};
   a.tiles = p.tiles;
   a.type = quantized ? FloatType::kFloat32 : l.type;
-  a.tile_stride = (quantized ? kBlock : columns) * kTileColumns;
+  a.tile_stride = (quantized ? block : columns) * kTileColumns;
   a.out_stride = target.stride;
   float* const dequantized =
       quantized ? reinterpret_cast<float*>(scratch(Scratch::kPanel, p.tiles * a.tile_stride * sizeof(float))) : nullptr;
-  for (std::size_t k = 0; k < columns || k == 0; k += kBlock) {
-    a.count = std::min(kBlock, columns - k);
+  for (std::size_t k = 0; k < columns || k == 0; k += block) {
+    a.count = std::min(block, columns - k);
     a.first = k == 0;
     a.weights = dequantized;
     if (!quantized) a.weights = weight.codes() + p.first_tile * l.tile_bytes() + k * kTileColumns * size_of(l.type);
@@ -232,7 +233,7 @@ void float_panel(const PackedWeight& weight, const Strips& strips, const float* 
       d.format = l.format;
       d.codes = weight.codes() + tile * l.tile_bytes();
       d.first_quad = k / kQuad;
-      d.quads = std::min(kBlock / kQuad, l.quads() - d.first_quad);
+      d.quads = std::min(block / kQuad, l.quads() - d.first_quad);
       d.quads_per_group = static_cast<std::size_t>(l.segment * l.segments_per_group) / kQuad;
       d.scale_type = l.type;
       d.scales = weight.scales() + parameter * size_of(l.type);
