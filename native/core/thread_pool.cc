@@ -103,7 +103,7 @@ const Wanted& wanted() {
 
 // A worker looks for more work for this long before it parks, and the caller for a straggler before it blocks: waking a
 // parked thread costs about as much.
-constexpr auto kSpinTime = std::chrono::microseconds(30);
+constexpr auto kSpinTime = std::chrono::microseconds(50);
 
 template <typename Done>
 bool spin_until(const Done& done) {
@@ -146,8 +146,9 @@ struct ThreadPool::Shared {
   Monitor published;              // for pool threads: epoch has changed
   Monitor finished;               // for the caller: a pool thread has left
   std::atomic<std::uint64_t> epoch{0};
-  Job* job = nullptr;       // guarded by `published`
-  std::size_t started = 0;  // guarded by `published`
+  Job* job = nullptr;                   // guarded by `published`
+  std::atomic<std::size_t> started{0};  // changed under `published`
+  std::atomic<std::size_t> awake{0};    // pool threads that are looking for work
 
   void start_threads(std::size_t wanted);
   void thread_main(std::uint64_t seen);
@@ -168,7 +169,9 @@ void ThreadPool::Shared::start_threads(std::size_t wanted) {
 
 void ThreadPool::Shared::thread_main(std::uint64_t seen) {
   for (;;) {
+    awake.fetch_add(1, std::memory_order_relaxed);
     spin_until([&] { return epoch.load(std::memory_order_acquire) != seen; });
+    awake.fetch_sub(1, std::memory_order_relaxed);
     std::unique_lock<Monitor> lock(published);
     published.wait_until([&] { return epoch.load(std::memory_order_relaxed) != seen; });
     seen = epoch.load(std::memory_order_relaxed);
@@ -195,10 +198,13 @@ void ThreadPool::set_thread_count(std::size_t count) {
   thread_count_.store(std::clamp<std::size_t>(count, 1, kMaxThreads), std::memory_order_relaxed);
 }
 
-bool ThreadPool::run(std::size_t count, Call call, const void* context, const CancelFlag* cancel) {
+bool ThreadPool::run(std::size_t count, Call call, const void* context, const CancelFlag* cancel, Helpers wanted) {
   Shared& shared = *shared_;
   Shared::Job job{count, call, context, cancel, 0};
-  const std::size_t helpers = std::min(thread_count(), count) - (count == 0 ? 0 : 1);
+  std::size_t helpers = std::min(thread_count(), count) - (count == 0 ? 0 : 1);
+  if (wanted == Helpers::kAwake && shared.started.load(std::memory_order_relaxed) >= helpers) {
+    helpers = std::min(helpers, shared.awake.load(std::memory_order_relaxed));
+  }
   if (helpers == 0 || shared.busy.exchange(true, std::memory_order_acquire)) {
     job.work();
     return !job.cancelled();
@@ -209,7 +215,7 @@ bool ThreadPool::run(std::size_t count, Call call, const void* context, const Ca
     job.places = helpers;
     shared.job = &job;
     shared.epoch.fetch_add(1, std::memory_order_release);
-    shared.published.notify_all();
+    if (wanted == Helpers::kAll) shared.published.notify_all();
   }
   job.work();
   std::size_t joined = 0;

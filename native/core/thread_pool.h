@@ -8,6 +8,10 @@ namespace lowbit {
 // Set from any thread to make work stop between two tasks.
 using CancelFlag = std::atomic<bool>;
 
+// Which of the pool's threads a caller wants. Waking one that is parked takes some 40 µs, for the caller as well; those
+// that have just finished other work look out for more for a while, and cost nothing.
+enum class Helpers { kAll, kAwake };
+
 // One process-wide pool. Threads start when they are first needed, park when idle, and live until the process ends: the
 // pool is never destroyed and the library is never unloaded (see pin_library() in thread_pool.cc), so that a worker
 // thread of Node can come and go at any moment.
@@ -26,9 +30,11 @@ class ThreadPool {
   // Calls task(i) for every i in [0, count), in no particular order, on the calling thread and the pool's. Returns
   // false if `cancel` was set before all had run. Tasks must not throw.
   template <typename Task>
-  bool parallel_for(std::size_t count, const Task& task, const CancelFlag* cancel = nullptr) {
+  bool parallel_for(std::size_t count, const Task& task, const CancelFlag* cancel = nullptr,
+                    Helpers helpers = Helpers::kAll) {
     return run(
-        count, [](const void* context, std::size_t i) { (*static_cast<const Task*>(context))(i); }, &task, cancel);
+        count, [](const void* context, std::size_t i) { (*static_cast<const Task*>(context))(i); }, &task, cancel,
+        helpers);
   }
 
  private:
@@ -36,7 +42,7 @@ class ThreadPool {
   struct Shared;
 
   ThreadPool();
-  bool run(std::size_t count, Call call, const void* context, const CancelFlag* cancel);
+  bool run(std::size_t count, Call call, const void* context, const CancelFlag* cancel, Helpers wanted);
 
   std::atomic<std::size_t> thread_count_;
   Shared* shared_;

@@ -154,7 +154,7 @@ Outcome IntegerMatmul::run(const CancelFlag* cancel) {
           panel(tile, std::min(unit, t.last_tile - tile), t.first_strip, t.last_strip);
         }
       },
-      cancel);
+      cancel, grid.helpers);
   return finished ? Outcome{} : Outcome{Status::kCancelled, -1};
 }
 

@@ -285,6 +285,9 @@ class Linear {
   const float* activations_ = nullptr;
 };
 
+// Elements of x that take about as long to quantize as a thread to wake up.
+constexpr std::size_t kWorthWakingElements = std::size_t{1} << 18;
+
 // Fills all strips; reports the first element that is not finite.
 template <typename Fill>
 Outcome Linear::fill(const Fill& fill_strip, const CancelFlag* cancel) const {
@@ -298,7 +301,7 @@ Outcome Linear::fill(const Fill& fill_strip, const CancelFlag* cancel) const {
         while (bad >= 0 && bad < seen && !first.compare_exchange_weak(seen, bad)) {
         }
       },
-      cancel);
+      cancel, a_.m * columns_ >= kWorthWakingElements ? Helpers::kAll : Helpers::kAwake);
   if (!finished) return {Status::kCancelled, -1};
   if (first != kNone) return {Status::kNonFinite, first};
   return {};
@@ -356,7 +359,7 @@ bool Linear::multiply(const IntegerActivations* activations, const IntegerActiva
           panel(p, activations, gate_activations);
         }
       },
-      cancel);
+      cancel, grid.helpers);
 }
 
 Outcome Linear::run(const CancelFlag* cancel) {

@@ -32,6 +32,7 @@ struct GridTask {
 // A product as a grid of tasks: some tiles of columns by some strips of rows. Results don't depend on the division.
 struct Grid {
   std::size_t tiles, tiles_per_task, strips, strips_per_task;
+  Helpers helpers;
 
   std::size_t columns() const { return ceil_div(tiles, tiles_per_task); }
   std::size_t count() const { return columns() * ceil_div(strips, strips_per_task); }
@@ -41,19 +42,20 @@ struct Grid {
   }
 };
 
-// Work that one thread does in less time than another takes to wake up is not divided.
-constexpr double kWorthDividing = 25e-6;  // seconds
+// Work that one thread does in less time than this is not divided, or only with threads that are awake.
+constexpr double kWorthDividing = 10e-6, kWorthWaking = 100e-6;  // seconds
 
 // `bytes` of weights are read and `products` computed; a task takes a multiple of `unit` tiles.
 inline Grid divide(std::size_t tiles, std::size_t unit, std::size_t strips, double bytes, double products) {
   const std::size_t threads = ThreadPool::instance().thread_count();
-  const double seconds = bytes / 40e9 + products / 100e9;
-  if (threads == 1 || seconds < kWorthDividing)
-    return {tiles, std::max<std::size_t>(tiles, 1), strips, std::max<std::size_t>(strips, 1)};
+  const double seconds = bytes / 60e9 + products / 200e9;  // what is in the cache, by a fast processor
+  Grid grid{tiles, std::max<std::size_t>(tiles, 1), strips, std::max<std::size_t>(strips, 1), Helpers::kAll};
+  if (threads == 1 || seconds < kWorthDividing) return grid;
+  if (seconds < kWorthWaking) grid.helpers = Helpers::kAwake;
   // Tasks of some microseconds, and enough of them that no thread waits long for the last.
-  const std::size_t wanted = std::min<std::size_t>(8 * threads, static_cast<std::size_t>(seconds / 4e-6) + 1);
+  const std::size_t wanted = std::min<std::size_t>(8 * threads, static_cast<std::size_t>(seconds / 2e-6) + 1);
   const std::size_t units = ceil_div(tiles, unit);
-  Grid grid{tiles, ceil_div(units, std::min(units, wanted)) * unit, strips, std::max<std::size_t>(strips, 1)};
+  grid.tiles_per_task = ceil_div(units, std::min(units, wanted)) * unit;
   if (grid.columns() < 4 * threads && strips > 1) {
     const std::size_t parts = std::min(strips, ceil_div(4 * threads, grid.columns()));
     grid.strips_per_task = ceil_div(strips, parts);
