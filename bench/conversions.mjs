@@ -7,22 +7,14 @@
 import { createRequire } from 'node:module';
 import lowbit from '../dist/index.js';
 import { medians, normal } from './support/measure.mjs';
+import { peer } from './support/peer.mjs';
 import { gigabytes, markdownTable, publish, time } from './support/report.mjs';
 
 const require = createRequire(import.meta.url);
 const limits = require('../build-bench/lowbit_limits.node');
 
-/** Peers are optional: their package is not installed with lowbit. */
-async function peer(path) {
-  try {
-    return await import(path);
-  } catch (error) {
-    console.error(`peer left out: ${path}: ${error.message.split('\n')[0]}`);
-    return null;
-  }
-}
-const ggml = await peer('./peers/ggml.mjs');
-const onnxruntime = await peer('./peers/onnxruntime.mjs');
+const ggml = await peer('ggml');
+const onnxruntime = await peer('onnxruntime');
 
 const COLUMNS = 4096;
 const SIZES = [

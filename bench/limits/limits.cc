@@ -3,7 +3,11 @@
 //
 //   traffic(input, output, readBytes, writeBytes, around): moves through the arrays once, for every `readBytes` read
 //   writing `writeBytes`, around the caches or not. It computes nothing: no conversion with the same traffic is faster.
-//   setThreads(n)
+//   setThreads(n): of the pool that this addon has for itself
+//   peak: peaks.cc
+//   reserve, release, read: reads.cc
+
+#include "limits.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -99,6 +103,10 @@ Napi::Value set_threads(const Napi::CallbackInfo& info) {
 static Napi::Object initialize_limits(Napi::Env env, Napi::Object exports) {
   exports.Set("traffic", Napi::Function::New<lowbit::bench::traffic>(env, "traffic"));
   exports.Set("setThreads", Napi::Function::New<lowbit::bench::set_threads>(env, "setThreads"));
+  exports.Set("peak", Napi::Function::New<lowbit::bench::peak>(env, "peak"));
+  exports.Set("reserve", Napi::Function::New<lowbit::bench::reserve>(env, "reserve"));
+  exports.Set("release", Napi::Function::New<lowbit::bench::release>(env, "release"));
+  exports.Set("read", Napi::Function::New<lowbit::bench::read>(env, "read"));
   return exports;
 }
 

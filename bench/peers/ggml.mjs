@@ -1,4 +1,4 @@
-/** ggml's quantizers, in this process through FFI: the shared libraries of the node-llama-cpp binary package. */
+/** ggml in this process, through FFI: the shared libraries of the node-llama-cpp binary package. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
@@ -14,15 +14,15 @@ function cpuVariant() {
   return flags.has('avx2') ? 'haswell' : 'x64';
 }
 
-const base = koffi.load(join(folder, 'libggml-base.so'));
-const cpu = koffi.load(join(folder, `libggml-cpu-${cpuVariant()}.so`));
+export const base = koffi.load(join(folder, 'libggml-base.so'));
+export const cpu = koffi.load(join(folder, `libggml-cpu-${cpuVariant()}.so`));
 
 const quantizeChunk = base.func(
   'size_t ggml_quantize_chunk(int type, const float* src, void* dst, int64_t start, int64_t nrows, int64_t n_per_row, const float* imatrix)',
 );
 
 export const name = 'ggml';
-export const TYPES = { q4_0: 2, q8_0: 8 };
+export const TYPES = { f32: 0, q4_0: 2, q8_0: 8, q4_k: 12, tq2_0: 35 };
 
 /** What llama-quantize does to a tensor. */
 export const quantize = (type, input, output, rows, columns) =>
@@ -33,6 +33,8 @@ const row = (library, symbol, from, to) => library.func(`void ${symbol}(const ${
 export const dequantize = {
   q4_0: row(base, 'dequantize_row_q4_0', 'void', 'float'),
   q8_0: row(base, 'dequantize_row_q8_0', 'void', 'float'),
+  q4_k: row(base, 'dequantize_row_q4_K', 'void', 'float'),
+  tq2_0: row(base, 'dequantize_row_tq2_0', 'void', 'float'),
 };
 
 /** The vectorized conversions that inference uses. */

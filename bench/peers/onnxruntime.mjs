@@ -2,21 +2,36 @@
 import onnxProto from 'onnx-proto';
 import ort from 'onnxruntime-node';
 
-const { onnx } = onnxProto;
-const TYPES = { float32: 1, uint8: 2, int8: 3, float16: 10 };
+export const { onnx } = onnxProto;
+export const TYPES = { float32: 1, uint8: 2, int8: 3, int32: 6, float16: 10 };
 
 export const name = 'ONNX Runtime';
 
-const valueInfo = (name, type) => ({ name, type: { tensorType: { elemType: TYPES[type] } } });
+export const valueInfo = (name, type) => ({ name, type: { tensorType: { elemType: TYPES[type] } } });
 
-/** A graph of one node. */
-function model(op, inputs, outputs, attributes) {
-  const attribute = Object.entries(attributes).map(([key, value]) => ({
+export const integerAttributes = (attributes) =>
+  Object.entries(attributes).map(([key, value]) => ({
     name: key,
     type: onnx.AttributeProto.AttributeType.INT,
     i: value,
   }));
-  const node = { opType: op, input: Object.keys(inputs), output: Object.keys(outputs), attribute };
+
+export const openSession = (model, threads) =>
+  ort.InferenceSession.create(model, {
+    executionProviders: ['cpu'],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    logSeverityLevel: 3,
+  });
+
+/** A graph of one node. */
+function model(op, inputs, outputs, attributes) {
+  const node = {
+    opType: op,
+    input: Object.keys(inputs),
+    output: Object.keys(outputs),
+    attribute: integerAttributes(attributes),
+  };
   const graph = {
     name: op,
     node: [node],
@@ -29,12 +44,7 @@ function model(op, inputs, outputs, attributes) {
 
 /** A function that runs one operator; `feeds` are typed arrays with their dims. */
 export async function operator(op, { inputs, outputs, attributes = {}, feeds, fetches, threads }) {
-  const session = await ort.InferenceSession.create(model(op, inputs, outputs, attributes), {
-    executionProviders: ['cpu'],
-    intraOpNumThreads: threads,
-    interOpNumThreads: 1,
-    logSeverityLevel: 3,
-  });
+  const session = await openSession(model(op, inputs, outputs, attributes), threads);
   const tensors = (types, arrays) =>
     Object.fromEntries(
       Object.entries(arrays).map(([key, [data, dims]]) => [key, new ort.Tensor(types[key], data, dims)]),

@@ -103,7 +103,12 @@ const Wanted& wanted() {
 
 // A worker looks for more work for this long before it parks, and the caller for a straggler before it blocks: waking a
 // parked thread costs about as much.
-constexpr auto kSpinTime = std::chrono::microseconds(50);
+constexpr std::chrono::nanoseconds kSpinTime = std::chrono::microseconds(50);
+
+std::int64_t nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 template <typename Done>
 bool spin_until(const Done& done) {
@@ -146,9 +151,10 @@ struct ThreadPool::Shared {
   Monitor published;              // for pool threads: epoch has changed
   Monitor finished;               // for the caller: a pool thread has left
   std::atomic<std::uint64_t> epoch{0};
-  Job* job = nullptr;                   // guarded by `published`
-  std::atomic<std::size_t> started{0};  // changed under `published`
-  std::atomic<std::size_t> awake{0};    // pool threads that are looking for work
+  Job* job = nullptr;                     // guarded by `published`
+  std::atomic<std::size_t> started{0};    // changed under `published`
+  std::atomic<std::size_t> awake{0};      // pool threads that are looking for work
+  std::atomic<std::int64_t> last_end{0};  // of a job that could be divided, in nanoseconds
 
   void start_threads(std::size_t wanted);
   void thread_main(std::uint64_t seen);
@@ -202,11 +208,17 @@ bool ThreadPool::run(std::size_t count, Call call, const void* context, const Ca
   Shared& shared = *shared_;
   Shared::Job job{count, call, context, cancel, 0};
   std::size_t helpers = std::min(thread_count(), count) - (count == 0 ? 0 : 1);
-  if (wanted == Helpers::kAwake && shared.started.load(std::memory_order_relaxed) >= helpers) {
-    helpers = std::min(helpers, shared.awake.load(std::memory_order_relaxed));
+  if (helpers != 0 && wanted == Helpers::kAwake && shared.awake.load(std::memory_order_relaxed) < helpers) {
+    // Calls that follow each other closely are worth a thread that stays awake between them.
+    if (nanoseconds() - shared.last_end.load(std::memory_order_relaxed) < kSpinTime.count()) {
+      wanted = Helpers::kAll;
+    } else {
+      helpers = shared.awake.load(std::memory_order_relaxed);
+    }
   }
   if (helpers == 0 || shared.busy.exchange(true, std::memory_order_acquire)) {
     job.work();
+    if (wanted == Helpers::kAwake) shared.last_end.store(nanoseconds(), std::memory_order_relaxed);
     return !job.cancelled();
   }
   shared.start_threads(helpers);
@@ -229,6 +241,7 @@ bool ThreadPool::run(std::size_t count, Call call, const void* context, const Ca
     const std::lock_guard<Monitor> lock(shared.finished);
     shared.finished.wait_until(all_left);
   }
+  shared.last_end.store(nanoseconds(), std::memory_order_relaxed);
   shared.busy.store(false, std::memory_order_release);
   return !job.cancelled();
 }
