@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import bindings from 'bindings';
 import nodeGypBuild from 'node-gyp-build';
-import { AddonError } from './errors.js';
+import { AddonError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
 
 /** A float array as the addon takes it: float16 and bfloat16 as bit patterns. */
 export type RawFloats = Float32Array | Uint16Array;
@@ -39,13 +39,61 @@ type UnpackArguments = [
 ];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
+/** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
+export interface RawWeight {
+  readonly packedWeight: never;
+}
+
+/** The numbers of `record`s are listed in native/node/matmul_calls.cc. */
+type PackCodesArguments = [
+  record: Float64Array,
+  handle: RawWeight,
+  data: Uint8Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+];
+type PackFloatsArguments = [handle: RawWeight, weights: RawFloats, type: number, rows: number, columns: number];
+type PackIntegersArguments = [handle: RawWeight, b: Int8Array | Uint8Array, k: number, n: number];
+type LinearArguments = [
+  record: Float64Array,
+  x: Float32Array,
+  weight: RawWeight,
+  bias: Float32Array | null,
+  gate: RawWeight | null,
+  gateBias: Float32Array | null,
+  out: Float32Array,
+];
+type MatmulIntegerArguments = [
+  record: Float64Array,
+  a: Int8Array | Uint8Array,
+  b: Int8Array | Uint8Array | RawWeight,
+  aZeroPoints: Int32Array | null,
+  bZeroPoints: Int32Array | null,
+  scales: Float32Array | null,
+  out: Int32Array | Int8Array | Uint8Array,
+];
+type DynamicQuantizeMatmulArguments = [
+  record: Float64Array,
+  x: Float32Array,
+  b: Int8Array | Uint8Array | RawWeight,
+  bZeroPoints: Int32Array | null,
+  bScales: Float32Array,
+  bias: Float32Array | null,
+  out: Float32Array,
+];
+type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
+type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
+type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
+
 /** Called when a job has ended: with an error that carries `code` and `index`, or with nothing. */
 type Done = (error?: RawError) => void;
 
 /** What the addon throws: see error_of() in native/node/arguments.cc. */
 export interface RawError extends Error {
-  code: 'INVALID_ARGUMENT' | 'NON_FINITE' | 'SCALE_OVERFLOW' | 'CANCELLED' | 'INTERNAL';
+  code: 'INVALID_ARGUMENT' | 'NON_FINITE' | 'SCALE_OVERFLOW' | 'OUT_OF_MEMORY' | 'CANCELLED' | 'INTERNAL';
   index?: number;
+  /** The argument that an INVALID_ARGUMENT is about, where it is about one. */
+  argument?: string;
 }
 
 /** The result of parseSafetensorsHeader: a fault, or the tensors in the order of their data. */
@@ -77,6 +125,28 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  createWeight(): RawWeight;
+  shareWeight(handle: RawWeight): RawWeight;
+  describeWeight(handle: RawWeight): Float64Array;
+  disposeWeight(handle: RawWeight): void;
+  packCodes(...args: PackCodesArguments): void;
+  packCodesAsync(...args: [...PackCodesArguments, Done]): number;
+  packFloats(...args: PackFloatsArguments): void;
+  packFloatsAsync(...args: [...PackFloatsArguments, Done]): number;
+  packIntegers(...args: PackIntegersArguments): void;
+  packIntegersAsync(...args: [...PackIntegersArguments, Done]): number;
+  linear(...args: LinearArguments): void;
+  linearAsync(...args: [...LinearArguments, Done]): number;
+  matmulInteger(...args: MatmulIntegerArguments): void;
+  matmulIntegerAsync(...args: [...MatmulIntegerArguments, Done]): number;
+  dynamicQuantizeMatmul(...args: DynamicQuantizeMatmulArguments): void;
+  dynamicQuantizeMatmulAsync(...args: [...DynamicQuantizeMatmulArguments, Done]): number;
+  gram(...args: GramArguments): void;
+  gramAsync(...args: [...GramArguments, Done]): number;
+  packedBytes(...args: PackedBytesArguments): void;
+  packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
+  loadPacked(...args: LoadPackedArguments): void;
+  loadPackedAsync(...args: [...LoadPackedArguments, Done]): number;
   parseSafetensorsHeader(header: Uint8Array, dataBytes: number): RawSafetensorsHeader;
 }
 
@@ -126,16 +196,45 @@ export const configuration: { readonly isa: string; readonly isas: readonly stri
   return { isa, isas };
 })();
 
-/** Runs an `…Async` call of the addon as a promise that an AbortSignal can end. */
-export function runJob(start: (done: Done) => number, signal: AbortSignal | undefined): Promise<void> {
+/** What the addon threw as an error of ours; `argument` is the one that it is about where it does not say. */
+export function explain(error: unknown, argument: string): unknown {
+  const { code, message, argument: named = argument } = error as Partial<RawError>;
+  switch (code) {
+    case 'INVALID_ARGUMENT':
+      return new InvalidArgumentError(named, String(message), { cause: error });
+    case 'OUT_OF_MEMORY':
+      return new OutOfMemoryError('There is not enough memory for this call.', { cause: error });
+    case 'INTERNAL':
+      return new AddonError('INTERNAL', `The native addon failed: ${message}.`, { cause: error });
+    default:
+      return error;
+  }
+}
+
+/**
+ * Runs an `…Async` call of the addon as a promise that an AbortSignal can end. `explained` makes an error of ours out of
+ * what the addon reports.
+ */
+export function runJob(
+  start: (done: Done) => number,
+  signal: AbortSignal | undefined,
+  explained: (error: unknown) => unknown,
+): Promise<void> {
   return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const cancel = () => addon.cancel(job);
-    const job = start((error) => {
-      signal?.removeEventListener('abort', cancel);
-      if (error === undefined) resolve();
-      else if (error.code === 'CANCELLED') reject(signal?.reason);
-      else reject(error);
-    });
+    let job: number;
+    try {
+      job = start((error) => {
+        signal?.removeEventListener('abort', cancel);
+        if (error === undefined) resolve();
+        else if (error.code === 'CANCELLED') reject(signal?.reason);
+        else reject(explained(error));
+      });
+    } catch (error) {
+      reject(explained(error));
+      return;
+    }
     signal?.addEventListener('abort', cancel);
   });
 }

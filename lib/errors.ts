@@ -46,6 +46,15 @@ export type CheckpointErrorCode =
 /** Codes of {@link OutputError}. */
 export type OutputErrorCode = 'OUTPUT_EXISTS' | 'DISK_FULL' | 'PERMISSION_DENIED' | 'WRITE_FAILED';
 
+/** Codes of {@link PackedFileError}: one for each way in which the file of a packed weight can be wrong. */
+export type PackedFileErrorCode =
+  | 'PACKED_NOT_A_PACKED_WEIGHT'
+  | 'PACKED_VERSION'
+  | 'PACKED_DAMAGED'
+  | 'PACKED_TRUNCATED'
+  | 'FILE_NOT_FOUND'
+  | 'READ_FAILED';
+
 /** Codes of {@link AddonError}. */
 export type AddonErrorCode = 'ADDON_NOT_FOUND' | 'INVALID_ENVIRONMENT' | 'INTERNAL';
 
@@ -54,7 +63,9 @@ export type ErrorCode =
   | ArgumentErrorCode
   | 'NON_FINITE'
   | 'SCALE_OVERFLOW'
+  | 'OUT_OF_MEMORY'
   | CheckpointErrorCode
+  | PackedFileErrorCode
   | OutputErrorCode
   | AddonErrorCode;
 
@@ -112,6 +123,15 @@ export class ScaleOverflowError extends LowbitError {
   }
 }
 
+/** There is not enough memory for a result, a packed weight or what a call needs in between. */
+export class OutOfMemoryError extends LowbitError {
+  declare readonly code: 'OUT_OF_MEMORY';
+
+  constructor(message: string, options?: { cause?: unknown }) {
+    super('OUT_OF_MEMORY', message, options);
+  }
+}
+
 /** A checkpoint can't be read, or can't be quantized as asked. */
 export class CheckpointError extends LowbitError {
   declare readonly code: CheckpointErrorCode;
@@ -128,6 +148,18 @@ export class CheckpointError extends LowbitError {
     super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
     this.path = details.path;
     this.tensor = details.tensor;
+  }
+}
+
+/** The file of a packed weight can't be read, or is not what `savePacked` wrote. */
+export class PackedFileError extends LowbitError {
+  declare readonly code: PackedFileErrorCode;
+  /** The file concerned. */
+  readonly path: string;
+
+  constructor(code: PackedFileErrorCode, message: string, details: { path: string; cause?: unknown }) {
+    super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.path = details.path;
   }
 }
 
@@ -178,6 +210,21 @@ function describeObject(value: object): string {
   } catch {
     return 'an object'; // a revoked proxy, or one whose traps throw
   }
+}
+
+/** The error of a failed system call on an output. */
+export function outputError(path: string, cause: unknown): OutputError {
+  if (cause instanceof OutputError) return cause;
+  const { code, message } = cause as NodeJS.ErrnoException;
+  const details = { path, cause };
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, details);
+  }
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
+    const remedy = 'Choose a folder you may write to.';
+    return new OutputError('PERMISSION_DENIED', `${path} can't be written: ${message}. ${remedy}`, details);
+  }
+  return new OutputError('WRITE_FAILED', `${path} can't be written: ${message}.`, details);
 }
 
 /** `Expected … for … but received …` */

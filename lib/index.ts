@@ -14,10 +14,55 @@ export {
   InvalidArgumentError,
   LowbitError,
   NonFiniteError,
+  OutOfMemoryError,
   OutputError,
   type OutputErrorCode,
+  PackedFileError,
+  type PackedFileErrorCode,
   ScaleOverflowError,
 } from './errors.js';
+export { type GramAsyncOptions, type GramOptions, gram, gramAsync } from './matmul/gram.js';
+export {
+  type DynamicQuantizeMatmulOptions,
+  dynamicQuantizeMatmul,
+  dynamicQuantizeMatmulAsync,
+  type IntegerArrayOf,
+  type IntegerMatrix,
+  type MatmulIntegerOptions,
+  matmulInteger,
+  matmulIntegerAsync,
+  type ProductSize,
+  type QuantizedMatmulOptions,
+  quantizedMatmul,
+  quantizedMatmulAsync,
+} from './matmul/integer.js';
+export {
+  type Activation,
+  type ComputeDtype,
+  type LinearAsyncOptions,
+  type LinearOptions,
+  linear,
+  linearAsync,
+} from './matmul/linear.js';
+export {
+  type LoadPackedAsyncOptions,
+  type LoadPackedOptions,
+  loadPacked,
+  loadPackedAsync,
+  savePacked,
+  savePackedAsync,
+} from './matmul/packed-file.js';
+export { PackedWeight, type WeightKind } from './matmul/packed-weight.js';
+export {
+  type PrepackAsyncOptions,
+  type PrepackFloatOptions,
+  type PrepackIntegerOptions,
+  type PrepackOptions,
+  prepack,
+  prepackAsync,
+  prepackInteger,
+  prepackIntegerAsync,
+} from './matmul/prepack.js';
 export type { QuantizationSpec } from './pipeline/plan.js';
 export {
   type Progress,

@@ -7,7 +7,7 @@
 
 import type { RawFloats } from './addon.js';
 import { type Float16ArrayLike, floatCodeOf } from './dtype.js';
-import { describe, InvalidArgumentError, invalidArgument } from './errors.js';
+import { describe, InvalidArgumentError, invalidArgument, OutOfMemoryError } from './errors.js';
 
 /** An options object with no unknown names: a misspelled option must not be silently without effect. */
 export function options<T extends object>(argument: string, value: unknown, known: ReadonlySet<string>): Partial<T> {
@@ -38,6 +38,23 @@ export function integer(argument: string, value: unknown, lowest: number, highes
   if (typeof value !== 'number' || !Number.isInteger(value) || value < lowest || value > highest) {
     const range = highest === Number.MAX_SAFE_INTEGER ? `of at least ${lowest}` : `from ${lowest} to ${highest}`;
     throw invalidArgument(argument, `an integer ${range}`, value);
+  }
+  return value;
+}
+
+/** A number that is finite, and still is when rounded to float32. Returns it rounded. */
+export function finite(argument: string, value: unknown, positive: boolean): number {
+  if (typeof value === 'number') {
+    const rounded = Math.fround(value);
+    if (Number.isFinite(rounded) && (!positive || rounded > 0)) return rounded;
+  }
+  throw invalidArgument(argument, positive ? 'a finite number greater than 0' : 'a finite number', value);
+}
+
+/** The path of a file. */
+export function path(argument: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '' || value.includes('\0')) {
+    throw invalidArgument(argument, 'a path: a string that is not empty and has no zero bytes', value);
   }
   return value;
 }
@@ -131,9 +148,44 @@ export function int32Array(argument: string, value: unknown, count: number): Int
   return lengthOf(argument, value, count);
 }
 
-export function uint8Array(argument: string, value: unknown, count: number): Uint8Array {
+export function uint8Array(argument: string, value: unknown, count?: number): Uint8Array {
   if (!(value instanceof Uint8Array)) throw invalidArgument(argument, 'a Uint8Array', value);
+  return count === undefined ? attached(argument, value) : lengthOf(argument, value, count);
+}
+
+/** Integers of 8 bits, signed or not. */
+export function bytes(argument: string, value: unknown, count: number): Int8Array | Uint8Array {
+  if (!(value instanceof Int8Array || value instanceof Uint8Array)) {
+    throw invalidArgument(argument, 'an Int8Array or a Uint8Array', value);
+  }
   return lengthOf(argument, value, count);
+}
+
+interface ArrayType<T> {
+  readonly name: string;
+  new (length: number): T;
+}
+
+/** A new array for a result. */
+export function allocated<T>(type: ArrayType<T>, count: number): T {
+  try {
+    return new type(count);
+  } catch (cause) {
+    throw new OutOfMemoryError(`There is not enough memory for a ${type.name} of length ${count}.`, { cause });
+  }
+}
+
+/** The array that a call writes its result to: the caller's, or a new one. */
+export function result<T extends ArrayBufferView & { readonly length: number }>(
+  value: unknown,
+  type: ArrayType<T>,
+  count: number,
+): T {
+  if (value === undefined) return allocated(type, count);
+  if (!(value instanceof type)) {
+    throw invalidArgument('out', `${type.name.startsWith('I') ? 'an' : 'a'} ${type.name}`, value);
+  }
+  return lengthOf('out', value, count);
 }
 
 function lengthOf<T extends ArrayBufferView & { readonly length: number }>(

@@ -114,7 +114,7 @@ function defaultPlaces() {
 function checkPrebuilds(places = defaultPlaces()) {
   const { floor } = require('../package.json').lowbit;
   const files = places.flatMap(filesOf);
-  const problems = files.length > 0 ? [] : ['There is no prebuilt addon to check: run `npm run prebuild`.'];
+  const problems = files.length > 0 ? [] : ['There is no prebuilt addon to check: run `npm run make-prebuilds`.'];
   for (const file of files) {
     const name = path.relative(process.cwd(), file);
     try {

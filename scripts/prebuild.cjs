@@ -1,5 +1,5 @@
 /**
- * npm run prebuild [-- --arch arm64]: compiles prebuilds/<platform>-<arch>/lowbit.node, on Linux lowbit.glibc.node or
+ * npm run make-prebuilds [-- --arch arm64]: compiles prebuilds/<platform>-<arch>/lowbit.node, on Linux lowbit.glibc.node or
  * lowbit.musl.node, the names that node-gyp-build looks for. It builds in a folder of its own and leaves build/ alone.
  */
 'use strict';

@@ -7,30 +7,7 @@
 import { randomBytes } from 'node:crypto';
 import { lstat, mkdir, open, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { OutputError } from '../errors.js';
-
-/** The error of a failed system call on an output. */
-export function outputError(path: string, cause: unknown): OutputError {
-  if (cause instanceof OutputError) return cause;
-  const { code, message } = cause as NodeJS.ErrnoException;
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, {
-      path,
-      cause,
-    });
-  }
-  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
-    return new OutputError(
-      'PERMISSION_DENIED',
-      `${path} can't be written: ${message}. Choose a folder you may write to.`,
-      {
-        path,
-        cause,
-      },
-    );
-  }
-  return new OutputError('WRITE_FAILED', `${path} can't be written: ${message}.`, { path, cause });
-}
+import { OutputError, outputError } from '../errors.js';
 
 async function exists(path: string): Promise<boolean> {
   try {

@@ -5,7 +5,7 @@
  * @module
  */
 import { type FileHandle, open } from 'node:fs/promises';
-import { outputError } from './output.js';
+import { outputError } from '../errors.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from './safetensors.js';
 
 /** A tensor to be written. */

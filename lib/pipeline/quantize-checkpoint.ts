@@ -8,9 +8,9 @@ import { cp, readdir } from 'node:fs/promises';
 import { basename, extname, join, resolve, sep } from 'node:path';
 import { type Checkpoint, type CheckpointTensor, openCheckpoint } from '../checkpoint/checkpoint.js';
 import { packCodes, packedNames, packShape, packZeroPoints } from '../checkpoint/compressed-tensors.js';
-import { OutputFolder, outputError } from '../checkpoint/output.js';
+import { OutputFolder } from '../checkpoint/output.js';
 import { SafetensorsWriter, tensorBytes } from '../checkpoint/safetensors-writer.js';
-import { InvalidArgumentError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
+import { InvalidArgumentError, NonFiniteError, OutputError, outputError, ScaleOverflowError } from '../errors.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import {
   addSums,

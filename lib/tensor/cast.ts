@@ -3,9 +3,8 @@
  *
  * @module
  */
-import { addon, type RawError, type RawFloats, runJob } from '../addon.js';
+import { addon, explain, type RawFloats, runJob } from '../addon.js';
 import { type Float16ArrayLike, type FloatDtype, floatCodeOf } from '../dtype.js';
-import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
 
@@ -63,11 +62,6 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
   return { input, from, to, out, result: given['out'], fresh: false };
 }
 
-function explained(error: unknown): unknown {
-  const { code, message } = error as Partial<RawError>;
-  return code === 'INVALID_ARGUMENT' ? new InvalidArgumentError('input', String(message), { cause: error }) : error;
-}
-
 /**
  * Converts between float32, float16 and bfloat16. To a narrower type it rounds to nearest even; values past the largest
  * finite one become infinity, as IEEE 754 says; subnormals are kept; a NaN stays a NaN and becomes quiet. To float32 it is
@@ -92,7 +86,7 @@ export function castTensor<
   try {
     addon.cast(p.input, p.from, p.out, p.to);
   } catch (error) {
-    throw explained(error);
+    throw explain(error, 'input');
   }
   return p.result as Out;
 }
@@ -112,11 +106,11 @@ export async function castTensorAsync<
   signal?.throwIfAborted();
   const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
   const copied = detachedFromCaller.input(p.input);
-  try {
-    await runJob((done) => addon.castAsync(copied, p.from, out, p.to, done), signal);
-  } catch (error) {
-    throw explained(error);
-  }
+  await runJob(
+    (done) => addon.castAsync(copied, p.from, out, p.to, done),
+    signal,
+    (error) => explain(error, 'input'),
+  );
   detachedFromCaller.copyBack('out', out, p.out);
   return p.result as Out;
 }

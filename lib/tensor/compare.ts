@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { addon, type RawError, runJob } from '../addon.js';
-import { InvalidArgumentError, NonFiniteError } from '../errors.js';
+import { addon, explain, type RawError, runJob } from '../addon.js';
+import { NonFiniteError } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
 
@@ -68,9 +68,8 @@ function sumsFrom(raw: Float64Array, count: number): ComparisonSums {
 }
 
 function explained(error: unknown, reference: Float32Array, other: Float32Array): unknown {
-  const { code, index = -1, message } = error as Partial<RawError>;
-  if (code === 'INVALID_ARGUMENT') return new InvalidArgumentError('other', String(message), { cause: error });
-  if (code !== 'NON_FINITE') return error;
+  const { code, index = -1 } = error as Partial<RawError>;
+  if (code !== 'NON_FINITE') return explain(error, 'other');
   const inReference = !Number.isFinite(reference[index]);
   const value = (inReference ? reference : other)[index] as number;
   const name = inReference ? 'reference' : 'other';
@@ -92,11 +91,11 @@ export async function compareSumsAsync(
   const reference = detachedFromCaller.input(checked.reference);
   const other = detachedFromCaller.input(checked.other);
   const raw = new Float64Array(5);
-  try {
-    await runJob((done) => addon.compareAsync(reference, other, raw, done), signal);
-  } catch (error) {
-    throw explained(error, reference, other);
-  }
+  await runJob(
+    (done) => addon.compareAsync(reference, other, raw, done),
+    signal,
+    (error) => explained(error, reference, other),
+  );
   return sumsFrom(raw, reference.length);
 }
 

@@ -3,9 +3,8 @@
  *
  * @module
  */
-import { addon, type RawError, type RawFloats, runJob } from '../addon.js';
+import { addon, explain, type RawFloats, runJob } from '../addon.js';
 import { type Float16ArrayLike, floatCodeOf } from '../dtype.js';
-import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
 import { checkQuantizedTensor, type Layout, type QuantizedTensor, writeLayout } from './quantized-tensor.js';
@@ -43,7 +42,7 @@ function prepare(q: unknown, optionsValue: unknown, known: ReadonlySet<string>):
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
   const type = given['dtype'] === undefined ? validate.typeOfArray(given['out']) : floatCodeOf('dtype', given['dtype']);
   if (given['out'] === undefined) {
-    const out = type === 0 ? new Float32Array(layout.elementCount) : new Uint16Array(layout.elementCount);
+    const out = validate.allocated<RawFloats>(type === 0 ? Float32Array : Uint16Array, layout.elementCount);
     return { tensor, layout, type, out, result: out, fresh: true };
   }
   const out = validate.floatsOut('out', given['out'], type, layout.elementCount);
@@ -56,11 +55,6 @@ const record = new Float64Array(8);
 function recordOf(p: Prepared): Float64Array {
   record[writeLayout(record, p.layout)] = p.type;
   return record;
-}
-
-function explained(error: unknown): unknown {
-  const { code, message } = error as Partial<RawError>;
-  return code === 'INVALID_ARGUMENT' ? new InvalidArgumentError('q', String(message), { cause: error }) : error;
 }
 
 /**
@@ -95,7 +89,7 @@ export function dequantizeTensor(q: QuantizedTensor, options: DequantizeOptions 
     try {
       addon.dequantizeAffine(recordOf(p), p.tensor.data, p.tensor.scales, p.tensor.zeroPoints, p.out);
     } catch (error) {
-      throw explained(error);
+      throw explain(error, 'q');
     }
   }
   return p.result;
@@ -135,11 +129,11 @@ export async function dequantizeTensorAsync(
   const scales = detachedFromCaller.input(p.tensor.scales);
   const zeroPoints = p.tensor.zeroPoints === null ? null : detachedFromCaller.input(p.tensor.zeroPoints);
   const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
-  try {
-    await runJob((done) => addon.dequantizeAffineAsync(recordOf(p), data, scales, zeroPoints, out, done), signal);
-  } catch (error) {
-    throw explained(error);
-  }
+  await runJob(
+    (done) => addon.dequantizeAffineAsync(recordOf(p), data, scales, zeroPoints, out, done),
+    signal,
+    (error) => explain(error, 'q'),
+  );
   detachedFromCaller.copyBack('out', out, p.out);
   return p.result;
 }

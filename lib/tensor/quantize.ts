@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { addon, type RawError, type RawFloats, runJob } from '../addon.js';
+import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
 import {
   type Float16ArrayLike,
   type FloatDtype,
@@ -307,7 +307,7 @@ function recordOf(p: Prepared): Float64Array {
 
 /** The addon's error in the words of the caller's arguments. */
 function explained(error: unknown, p: Prepared): unknown {
-  const { code, index = -1, message } = error as Partial<RawError>;
+  const { code, index = -1 } = error as Partial<RawError>;
   switch (code) {
     case 'NON_FINITE': {
       const value = floatAt(p.input, p.inputType, index);
@@ -323,10 +323,8 @@ function explained(error: unknown, p: Prepared): unknown {
         `The scale at index ${index} is too large for ${p.scaleDtype}. Use scaleDtype 'float32' or 'bfloat16'.`,
         index,
       );
-    case 'INVALID_ARGUMENT':
-      return new InvalidArgumentError('input', String(message), { cause: error });
     default:
-      return error;
+      return explain(error, 'input');
   }
 }
 
@@ -409,12 +407,12 @@ export async function quantizeTensorAsync<D extends QuantDtype, I extends Quanti
   if (p.layout.elementCount === 0) {
     fillEmpty(p, target);
   } else {
-    try {
-      const { scales, zeroPoints, data } = target;
-      await runJob((done) => addon.quantizeAffineAsync(recordOf(p), p.input, scales, zeroPoints, data, done), signal);
-    } catch (error) {
-      throw explained(error, p);
-    }
+    const { scales, zeroPoints, data } = target;
+    await runJob(
+      (done) => addon.quantizeAffineAsync(recordOf(p), p.input, scales, zeroPoints, data, done),
+      signal,
+      (error) => explained(error, p),
+    );
   }
   if (!fresh) detachedFromCaller.copyTensor(target, p.result);
   return p.result as QuantizedTensor<D>;

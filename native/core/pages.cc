@@ -14,7 +14,6 @@
 #else
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #endif
 
@@ -95,13 +94,14 @@ Pages::Pages(std::size_t bytes) : size_(bytes) {
 Pages Pages::map_file(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) throw std::runtime_error(std::strerror(errno));
-  struct stat status{};
-  if (fstat(file, &status) != 0 || status.st_size <= 0) {
+  // Not fstat(): its symbol ties the addon to a newer C library than Node needs.
+  const off_t end = lseek(file, 0, SEEK_END);
+  if (end <= 0) {
     const int error = errno;
     close(file);
-    throw std::runtime_error(status.st_size == 0 ? "the file is empty" : std::strerror(error));
+    throw std::runtime_error(end == 0 ? "the file is empty" : std::strerror(error));
   }
-  const auto size = static_cast<std::size_t>(status.st_size);
+  const auto size = static_cast<std::size_t>(end);
   void* const view = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
   const int error = errno;
   close(file);

@@ -7,6 +7,13 @@ namespace {
 
 constexpr double kMaxSafeInteger = 9007199254740991.0;
 
+// As JavaScript says it.
+std::string text_of(float value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value < 0.0F ? "-Infinity" : "Infinity";
+  return std::to_string(value);
+}
+
 std::size_t element_size(napi_typedarray_type type) {
   switch (type) {
     case napi_float64_array:
@@ -124,7 +131,7 @@ void check_scales(const Arguments& a, const char* name, const float* scales, std
   for (std::size_t i = 0; i < count; i++) {
     if (!std::isfinite(scales[i]) || (positive && !(scales[i] > 0.0F))) {
       a.fail(std::string("Expected ") + name + " to be finite" + (positive ? " and greater than 0" : "") +
-                 " but received " + std::to_string(scales[i]) + " at index " + std::to_string(i) + ".",
+                 " but received " + text_of(scales[i]) + " at index " + std::to_string(i) + ".",
              name);
     }
   }

@@ -52,8 +52,8 @@ Work prepare_pack_codes(const Napi::CallbackInfo& info) {
   source.data = data.data;
   source.scales = scales.as<const float>();
   source.zero_points = zero_points.as<const std::int32_t>();
-  check_scales(a, "scales", source.scales, parameters, false);
-  check_zero_points(a, "zeroPoints", source.zero_points, parameters, source.type.lowest(), source.type.highest());
+  check_scales(a, "q.scales", source.scales, parameters, false);
+  check_zero_points(a, "q.zeroPoints", source.zero_points, parameters, source.type.lowest(), source.type.highest());
   return packing(slot_at(a, 1), [=] { return pack_codes(source); });
 }
 
@@ -94,8 +94,8 @@ Work prepare_linear(const Napi::CallbackInfo& info) {
   const Bytes bias = a.optional_array(3, "bias", napi_float32_array, rows);
   const Bytes gate_bias = a.optional_array(5, "gateBias", napi_float32_array, rows);
   a.check(l.kind != WeightKind::kIntegers, "Expected a weight with scales.");
-  a.check(gate != nullptr || gate_bias.data == nullptr, "Expected no bias for a gate that is not there.");
-  if (gate != nullptr) {
+  a.check(gate || gate_bias.data == nullptr, "Expected no bias for a gate that is not there.");
+  if (gate) {
     a.check(gate->layout.kind != WeightKind::kIntegers, "Expected a gate with scales.");
     a.check(gate->layout.rows == l.rows && gate->layout.columns == l.columns,
             "Expected a gate of the same shape as the weight.");
@@ -277,12 +277,13 @@ Work prepare_packed_bytes(const Napi::CallbackInfo& info) {
     std::size_t done = 0;
     if (offset < kPackedHeaderBytes) {
       std::uint8_t header[kPackedHeaderBytes];
-      write_packed_header(*weight, header);
+      write_packed_header(*weight.get(), header);
       done = std::min(out.size, kPackedHeaderBytes - offset);
       std::memcpy(out.data, header + offset, done);
     }
-    const std::size_t from = offset + done - (done == out.size ? offset + done : kPackedHeaderBytes);
-    if (done != out.size) std::memcpy(out.data + done, weight->codes() + from, out.size - done);
+    // What is left lies behind the header.
+    const std::size_t left = out.size - done;
+    if (left != 0) std::memcpy(out.data + done, weight->codes() + (offset + done - kPackedHeaderBytes), left);
     return Outcome{};
   };
 }

@@ -112,8 +112,8 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
   a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
   a.check(!output.overlaps(data) && !output.overlaps(scales) && !output.overlaps(zero_points),
           "Expected out not to overlap data, scales or zeroPoints.");
-  check_scales(a, "scales", scales.as<const float>(), parameters, false);
-  check_zero_points(a, "zeroPoints", zero_points.as<const std::int32_t>(), parameters, -kZeroPointLimit,
+  check_scales(a, "q.scales", scales.as<const float>(), parameters, false);
+  check_zero_points(a, "q.zeroPoints", zero_points.as<const std::int32_t>(), parameters, -kZeroPointLimit,
                     kZeroPointLimit);
   return [=](const CancelFlag* cancel) {
     return dequantize_affine(data.data, codes.type, codes.layout, scales.as<const float>(),

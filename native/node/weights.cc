@@ -1,6 +1,10 @@
 #include "node/weights.h"
 
+#include <memory>
+#include <utility>
+
 #include "node/calls.h"
+#include "ops/matmul/packed_file.h"
 
 namespace lowbit::node {
 namespace {
@@ -37,15 +41,15 @@ Handle& handle_at(const Arguments& a, std::size_t i) {
   bool tagged = false;
   void* data = nullptr;
   const napi_value value = a.info()[i];
-  if (napi_check_object_type_tag(a.env(), value, &kWeightTag, &tagged) != napi_ok || !tagged ||
-      napi_unwrap(a.env(), value, &data) != napi_ok) {
+  if (!a.info()[i].IsObject() || napi_check_object_type_tag(a.env(), value, &kWeightTag, &tagged) != napi_ok ||
+      !tagged || napi_unwrap(a.env(), value, &data) != napi_ok) {
     a.fail("Expected a packed weight.");
   }
   return *static_cast<Handle*>(data);
 }
 
 Napi::Value create_weight(const Napi::CallbackInfo& info) {
-  return guarded(info, [&] { return handle_of(info.Env(), std::make_shared<std::optional<PackedWeight>>()); });
+  return guarded(info, [&] { return handle_of(info.Env(), WeightSlot::make()); });
 }
 
 Napi::Value share_weight(const Napi::CallbackInfo& info) {
@@ -58,12 +62,13 @@ Napi::Value describe_weight(const Napi::CallbackInfo& info) {
   const PackedLayout& l = weight->layout;
   const std::size_t bytes = l.bytes();
   report(info.Env(), handle_at(a, 0), static_cast<std::int64_t>(bytes));
-  Napi::Float64Array numbers = Napi::Float64Array::New(info.Env(), 5);
+  Napi::Float64Array numbers = Napi::Float64Array::New(info.Env(), 6);
   numbers[0] = static_cast<double>(l.kind);
   numbers[1] = static_cast<double>(l.rows);
   numbers[2] = static_cast<double>(l.columns);
   numbers[3] = static_cast<double>(bytes);
   numbers[4] = l.kind == WeightKind::kIntegers && l.zero != 0 ? 1.0 : 0.0;
+  numbers[5] = static_cast<double>(kPackedHeaderBytes + bytes);
   return numbers;
 }
 
@@ -78,17 +83,17 @@ Napi::Value dispose_weight(const Napi::CallbackInfo& info) {
 
 WeightSlot slot_at(const Arguments& a, std::size_t i) {
   WeightSlot slot = handle_at(a, i).slot;
-  a.check(slot != nullptr, "Expected a packed weight that has not been disposed.");
+  a.check(static_cast<bool>(slot), "Expected a packed weight that has not been disposed.");
   return slot;
 }
 
 Weight weight_at(const Arguments& a, std::size_t i) {
-  const WeightSlot slot = slot_at(a, i);
+  WeightSlot slot = slot_at(a, i);
   a.check(slot->has_value(), "Expected a packed weight that holds something.");
-  return {slot, &**slot};
+  return Weight(std::move(slot));
 }
 
-Weight optional_weight_at(const Arguments& a, std::size_t i) { return a.is_null(i) ? nullptr : weight_at(a, i); }
+Weight optional_weight_at(const Arguments& a, std::size_t i) { return a.is_null(i) ? Weight() : weight_at(a, i); }
 
 void register_weight_calls(Napi::Env env, Napi::Object exports) {
   exports.Set("createWeight", Napi::Function::New<create_weight>(env, "createWeight"));

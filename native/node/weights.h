@@ -2,10 +2,11 @@
 
 #include <napi.h>
 
-#include <memory>
 #include <optional>
+#include <utility>
 
 #include "node/arguments.h"
+#include "node/shared.h"
 #include "ops/matmul/packed_weight.h"
 
 // Packed weights as JavaScript holds them: an object that only native code can make, with a type tag that tells it from
@@ -14,13 +15,23 @@
 namespace lowbit::node {
 
 // Empty until a call has packed or loaded into it.
-using WeightSlot = std::shared_ptr<std::optional<PackedWeight>>;
+using WeightSlot = Shared<std::optional<PackedWeight>>;
 
 // The slot of a handle that createWeight() made: for what fills it.
 WeightSlot slot_at(const Arguments& a, std::size_t i);
 
-// A weight to compute with. Shares the ownership of its slot.
-using Weight = std::shared_ptr<const PackedWeight>;
+// A weight to compute with, or none. Shares the ownership of its slot.
+class Weight {
+ public:
+  Weight() = default;
+  explicit Weight(WeightSlot slot) : slot_(std::move(slot)) {}
+  const PackedWeight* get() const { return slot_ ? &**slot_ : nullptr; }
+  const PackedWeight* operator->() const { return get(); }
+  explicit operator bool() const { return static_cast<bool>(slot_); }
+
+ private:
+  WeightSlot slot_;
+};
 Weight weight_at(const Arguments& a, std::size_t i);
 // The same, or null.
 Weight optional_weight_at(const Arguments& a, std::size_t i);

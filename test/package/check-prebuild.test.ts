@@ -117,6 +117,6 @@ describe.skipIf(process.platform !== 'linux')('check-prebuild', () => {
   it('fails where there is nothing to check', async () => {
     const { status, stderr } = await check('readme.txt', '');
     expect(status).toBe(1);
-    expect(stderr).toBe('There is no prebuilt addon to check: run `npm run prebuild`.\n');
+    expect(stderr).toBe('There is no prebuilt addon to check: run `npm run make-prebuilds`.\n');
   });
 });

@@ -1,25 +1,6 @@
-import { spawn } from 'node:child_process';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { capabilities } from '../../lib/index.js';
-
-const DIST = JSON.stringify(join(__dirname, '..', '..', 'dist', 'index.js'));
-
-/** Runs a script in a process of its own. */
-function run(script: string, env: Record<string, string> = {}, flags: string[] = []) {
-  return new Promise<{ status: number | null; signal: string | null; stdout: string; stderr: string }>((resolve) => {
-    const child = spawn(process.execPath, [...flags, '-e', script], {
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    let [stdout, stderr] = ['', ''];
-    child.stdout.on('data', (data: Buffer) => (stdout += data));
-    child.stderr.on('data', (data: Buffer) => (stderr += data));
-    child.on('close', (status, signal) => resolve({ status, signal, stdout, stderr }));
-  });
-}
-
-const success = (stdout = '') => ({ status: 0, signal: null, stdout, stderr: '' });
+import { DIST, run, success } from '../support/processes.js';
 
 describe('worker threads', () => {
   const worker = `
@@ -66,6 +47,25 @@ describe('worker threads', () => {
         console.log((await lowbit.quantizeTensorAsync(new Float32Array([1, -2]), { dtype: 'int8' })).data.join());
       })();`;
     expect(await run(script)).toEqual(success('64,129\n'));
+  });
+
+  it('may be terminated in the middle of synchronous calls, whatever they throw', async () => {
+    const script = `${worker}
+      const bodies = [
+        'const x = new Float32Array(64).fill(NaN); for (;;) try { lowbit.quantizeTensor(x, { dtype: "int8" }) } catch {}',
+        'const w = lowbit.prepack(new Float32Array(4096), { shape: [64, 64] }), x = new Float32Array(64); for (;;) lowbit.linear(x, w);',
+        'for (;;) lowbit.prepack(new Float32Array(256), { shape: [16, 16] }).dispose();',
+      ];
+      (async () => {
+        for (let round = 0; round < 60; round++) {
+          const w = start('parentPort.postMessage(1); ' + bodies[round % bodies.length]);
+          await new Promise((resolve) => w.on('message', resolve));
+          await new Promise((resolve) => setTimeout(resolve, round % 5));
+          await w.terminate();
+        }
+        console.log('done');
+      })();`;
+    expect(await run(script)).toEqual(success('done\n'));
   });
 
   it("share one pool without getting in each other's way", async () => {

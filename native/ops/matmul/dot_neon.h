@@ -1,5 +1,6 @@
-// Dot products of bytes on AArch64 Advanced SIMD. All of them multiply signed bytes: small codes are that as they are, and
-// those of 8 bits get 128 subtracted as they are read. matmul_neondot.cc and matmul_neoni8mm.cc name what they have:
+// Dot products of bytes on AArch64 Advanced SIMD. All of them multiply signed bytes: small codes are that as they are,
+// and those of 8 bits get 128 subtracted as they are read. matmul_neondot.cc and matmul_neoni8mm.cc name what they
+// have:
 //
 //   LOWBIT_NEON_SDOT    four products added to a lane
 //   LOWBIT_NEON_SMMLA   two rows of eight bytes by two columns of them as well
@@ -105,12 +106,13 @@ struct RowPair {
     const I32x16 a = lanes_of(first), b = lanes_of(second);
     const auto low = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s8_s32(vzip1q_s32(x, y)); };
     const auto high = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s8_s32(vzip2q_s32(x, y)); };
-    return {{low(a.a, b.a), high(a.a, b.a), low(a.b, b.b), high(a.b, b.b), low(a.c, b.c), high(a.c, b.c),
-             low(a.d, b.d), high(a.d, b.d)}};
+    return {{low(a.a, b.a), high(a.a, b.a), low(a.b, b.b), high(a.b, b.b), low(a.c, b.c), high(a.c, b.c), low(a.d, b.d),
+             high(a.d, b.d)}};
   }
   static LOWBIT_INLINE Activations activations(const std::int32_t* first, const std::int32_t* second) {
     const int32x2_t zero = vdup_n_s32(0);
-    return {vreinterpretq_s8_s32(vzip1q_s32(vcombine_s32(vld1_s32(first), zero), vcombine_s32(vld1_s32(second), zero)))};
+    return {
+        vreinterpretq_s8_s32(vzip1q_s32(vcombine_s32(vld1_s32(first), zero), vcombine_s32(vld1_s32(second), zero)))};
   }
   static LOWBIT_INLINE int32x4_t low(int32x4_t x, int32x4_t y) {
     return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(x), vreinterpretq_s64_s32(y)));
@@ -119,8 +121,8 @@ struct RowPair {
     return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(x), vreinterpretq_s64_s32(y)));
   }
   static LOWBIT_INLINE RowPair begin(I32x16 x, I32x16 y) {
-    return {{low(x.a, y.a), high(x.a, y.a), low(x.b, y.b), high(x.b, y.b), low(x.c, y.c), high(x.c, y.c),
-             low(x.d, y.d), high(x.d, y.d)}};
+    return {{low(x.a, y.a), high(x.a, y.a), low(x.b, y.b), high(x.b, y.b), low(x.c, y.c), high(x.c, y.c), low(x.d, y.d),
+             high(x.d, y.d)}};
   }
   LOWBIT_INLINE I32x16 first() const { return {low(v[0], v[1]), low(v[2], v[3]), low(v[4], v[5]), low(v[6], v[7])}; }
   LOWBIT_INLINE I32x16 second() const {
@@ -169,9 +171,9 @@ struct RowPair {
 
 #endif
 
-// 6 × 1 sums; 6 × 1 sums of floats.
-constexpr int kDotRows = 6, kFloatRows = 6;
-constexpr int dot_tiles_for(int rows) { return rows <= 2 ? 2 : 1; }
+// Thirty-two registers: 4 × 1 sums of four, with the codes of two quads beside them; 6 × 1 sums of floats.
+constexpr int kDotRows = 4, kFloatRows = 6;
+constexpr int dot_tiles_for(int rows) { return rows <= 1 ? 2 : 1; }
 constexpr std::size_t kDecodeRows = 24;
 
 #else

@@ -3,7 +3,6 @@
 
 #include <cstring>
 
-#include "core/float_bits.h"
 #include "core/kernels.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/strips.h"
@@ -110,10 +109,9 @@ void Gram::mirror() const {
 }  // namespace
 
 Outcome gram(const float* x, std::size_t m, std::size_t k, bool first, float* out, const CancelFlag* cancel) {
-  for (std::size_t i = 0; i < m * k; i++) {
-    if (!is_finite(x[i])) return {Status::kNonFinite, static_cast<std::int64_t>(i)};
-  }
-  if (first) std::memset(out, 0, k * k * sizeof(float));
+  const std::ptrdiff_t bad = first_not_finite(x, m * k);
+  if (bad >= 0) return {Status::kNonFinite, bad};
+  if (first && k != 0) std::memset(out, 0, k * k * sizeof(float));
   if (m == 0 || k == 0) return {};
   Gram product(x, k, out);
   for (std::size_t begin = 0; begin < m; begin += kGramRows) {

@@ -125,26 +125,6 @@ void interleave_floats(const float* x, std::size_t stride, std::size_t rows, std
   }
 }
 
-std::ptrdiff_t first_not_finite(const float* x, std::size_t count) {
-  // Sums of zeros are zero; NaN and infinity are not.
-  constexpr std::size_t kBatch = 1024;
-  for (std::size_t begin = 0; begin < count; begin += kBatch) {
-    const std::size_t end = std::min(count, begin + kBatch);
-    std::uint32_t bad = 0;
-    for (std::size_t i = begin; i < end; i++) {
-      std::uint32_t bits;
-      std::memcpy(&bits, x + i, sizeof bits);
-      bad |= static_cast<std::uint32_t>((bits & 0x7f800000U) == 0x7f800000U);
-    }
-    for (std::size_t i = begin; bad != 0 && i < end; i++) {
-      std::uint32_t bits;
-      std::memcpy(&bits, x + i, sizeof bits);
-      if ((bits & 0x7f800000U) == 0x7f800000U) return static_cast<std::ptrdiff_t>(i);
-    }
-  }
-  return -1;
-}
-
 // --- a panel of columns times some strips of rows
 // ---------------------------------------------------------------------
 

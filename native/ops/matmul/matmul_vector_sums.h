@@ -1,5 +1,5 @@
-// Sums of codes times activations over runs of quads, the innermost loops of matmul_vector.h, over Line, Quad, Partial and
-// RowPair of dot_<isa>.h.
+// Sums of codes times activations over runs of quads, the innermost loops of matmul_vector.h, over Line, Quad, Partial
+// and RowPair of dot_<isa>.h.
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
@@ -75,8 +75,8 @@ LOWBIT_INLINE void add_run(I32x16 (&sums)[Rows][Tiles], const std::uint8_t* run,
 
 constexpr int kRun = 8;  // quads; what is left of a segment is a run of half of it
 
-// Where an instruction set has a form of its own for the sums of two rows (kRowPairs), sums have it from the first run to
-// the last, and are added to two quads at a time.
+// Where an instruction set has a form of its own for the sums of two rows (kRowPairs), sums have it from the first run
+// to the last, and are added to two quads at a time.
 template <bool Wide>
 struct RowPair;
 template <LineFormat Format>

@@ -53,7 +53,8 @@ bool plausible(const PackedLayout& l) {
   if (l.kind == WeightKind::kFloats) return l.segments_per_group == 1;
   if (l.segment == 0 || l.segment % 16 != 0 || l.segments == 0 || l.segment > kMost || l.segments > kMost) return false;
   if (l.segments_per_group == 0 || l.segments % l.segments_per_group != 0) return false;
-  if (l.segment * l.segments < l.columns || l.segment * l.segments > 2 * l.columns + kMost / 1024) return false;
+  // Padding is less than a group, or than the longest segment of a row: more could make a size overflow.
+  if (l.segment * l.segments < l.columns || l.segment * l.segments > 2 * l.columns + 2 * kLongestSegment) return false;
   if (l.kind == WeightKind::kIntegers) return l.format == LineFormat::kBits8 && l.segments == 1;
   return l.segment <= kLongestSegment && (l.format != LineFormat::kBits3 || l.segment % 32 == 0);
 }
@@ -112,6 +113,9 @@ PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& wei
   l.segments = header.segments;
   l.segments_per_group = header.segments_per_group;
   if (!plausible(l) || header.bytes != l.bytes()) return {PackedFault::kDamagedHeader, ""};
+  for (std::size_t i = sizeof header; i < kPackedHeaderBytes; i++) {
+    if (file.data()[i] != 0) return {PackedFault::kDamagedHeader, ""};
+  }
   if (file.size() != kPackedHeaderBytes + header.bytes) {
     return {PackedFault::kSize, std::to_string(kPackedHeaderBytes + header.bytes)};
   }

@@ -99,11 +99,12 @@ std::uint32_t eight_threes(const std::uint8_t* p) {
   return p[0] | (std::uint32_t{p[1]} << 8) | (std::uint32_t{p[2]} << 16);
 }
 
-// Three bits in the place of four.
-std::uint32_t threes_as_nibbles(std::uint32_t eight) {
-  std::uint32_t word = 0;
-  for (unsigned i = 0; i < 8; i++) word |= ((eight >> (3 * i)) & 7U) << (8 * (i % 4) + 4 * (i / 4));
-  return word;
+// Three bits in the place of four: twelve bits to sixteen, six to eight, three to four.
+std::uint32_t threes_as_nibbles(std::uint32_t x) {
+  x = (x & 0xfffU) | ((x & 0xfff000U) << 4);
+  x = (x & 0x003f003fU) | ((x & 0x0fc00fc0U) << 2);
+  x = (x & 0x07070707U) | ((x & 0x38383838U) << 1);
+  return spread_nibbles(x & 0xffffU) | (spread_nibbles(x >> 16) << 4);
 }
 
 // Thirty-two codes of three bits: two lines of their low bits, one of their third bits.
@@ -324,7 +325,8 @@ PackedWeight pack_floats(const void* weights, FloatType type, std::size_t rows, 
   layout.segments_per_group = 1;
   PackedWeight weight{layout, Pages(layout.bytes())};
   const auto pack = [&](auto* in, auto* out) {
-    ThreadPool::instance().parallel_for(layout.tiles(), [&](std::size_t t) {
+    // Rows without columns can be more than there is time to count.
+    ThreadPool::instance().parallel_for(columns == 0 ? 0 : layout.tiles(), [&](std::size_t t) {
       const std::size_t begin = t * kTileColumns, count = std::min(rows - begin, kTileColumns);
       auto* const tile = out + t * columns * kTileColumns;
       for (std::size_t k = 0; k < columns; k++) {

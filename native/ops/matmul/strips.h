@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/float_bits.h"
 #include "core/thread_pool.h"
 #include "core/tiles.h"
 #include "ops/matmul/matmul_kernels.h"
@@ -61,6 +62,21 @@ inline Grid divide(std::size_t tiles, std::size_t unit, std::size_t strips, doub
     grid.strips_per_task = ceil_div(strips, parts);
   }
   return grid;
+}
+
+// The index of the first NaN or infinity, or -1.
+inline std::ptrdiff_t first_not_finite(const float* x, std::size_t count) {
+  constexpr std::size_t kBatch = 1024;
+  for (std::size_t begin = 0; begin < count; begin += kBatch) {
+    const std::size_t end = std::min(count, begin + kBatch);
+    bool bad = false;
+    for (std::size_t i = begin; i < end; i++)
+      bad |= !is_finite(x[i]);  // without branches: compilers make vectors of it
+    for (std::size_t i = begin; bad && i < end; i++) {
+      if (!is_finite(x[i])) return static_cast<std::ptrdiff_t>(i);
+    }
+  }
+  return -1;
 }
 
 }  // namespace lowbit

@@ -1,0 +1,15 @@
+/**
+ * The addon's errors in the words of the caller's arguments.
+ *
+ * @module
+ */
+import { explain, type RawError } from '../addon.js';
+import { NonFiniteError } from '../errors.js';
+
+/** @internal `x` is the array in which NaN and infinity were looked for. */
+export function explained(error: unknown, argument: string, x: Float32Array): unknown {
+  const { code, index = -1 } = error as Partial<RawError>;
+  if (code !== 'NON_FINITE') return explain(error, argument);
+  const value = x[index] as number;
+  return new NonFiniteError(`Expected finite numbers but received ${value} at index ${index} of x.`, index, value);
+}
