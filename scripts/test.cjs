@@ -226,8 +226,9 @@ async function main() {
   await fuzzCorpus();
   await emulated();
   await vitest('API, command line and package', []);
-  for (const isa of instructionSets().slice(1))
-    await vitest(`API, LOWBIT_ISA=${isa}`, ['test/tensor'], { LOWBIT_ISA: isa });
+  const arithmetic = ['tensor', 'matmul/linear', 'matmul/integer', 'matmul/gram', 'matmul/onnx', 'matmul/packed-file'];
+  const folders = arithmetic.map((name) => `test/${name}`);
+  for (const isa of instructionSets().slice(1)) await vitest(`API, LOWBIT_ISA=${isa}`, folders, { LOWBIT_ISA: isa });
   await counted('other runtimes', process.execPath, [path.join('test', 'runtimes', 'run.cjs')]);
   console.log(`\n${summary.join('\n')}\nin ${((performance.now() - start) / 60000).toFixed(1)} minutes\n`);
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);

@@ -4,7 +4,14 @@
 #include <cmath>
 #include <cstdarg>
 
+#include "core/cpu.h"
 #include "test/check.h"
+
+#if LOWBIT_HAVE_AVXVNNI_STAND_IN
+namespace lowbit::avxvnni_stand_in {
+extern const MatmulKernels kMatmul;
+}
+#endif
 
 namespace lowbit::test {
 namespace {
@@ -39,6 +46,11 @@ std::string format(const char* pattern, ...) {
 
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> tables;
+#if LOWBIT_HAVE_AVXVNNI_STAND_IN
+  static const Kernels stand_in = {
+      "AVX-VNNI by AVX-512", "", nullptr, &avx2::kCast, &avx2::kAffine, &avx2::kCompare, &avxvnni_stand_in::kMatmul};
+  if (cpu_features().avx512vnni && !cpu_features().avxvnni) tables.push_back(&stand_in);
+#endif
   for (std::size_t i = 0; i < kAllKernelsCount; i++) {
     if (kAllKernels[i]->supported()) tables.push_back(kAllKernels[i]);
   }

@@ -241,6 +241,15 @@ function onnxRuntime(check) {
         assertSame(lowbit.unpackCodes(q), numbers(outputs.y));
         if (outputs.d !== undefined) assertSame(lowbit.dequantizeTensor(q), numbers(outputs.d));
       });
+    } else if (id.startsWith('MatMulInteger')) {
+      check(`ONNX Runtime ${id}`, () => {
+        const { a, b, az, bz } = { ...inputs, ...initializers };
+        const size = { m: a.shape[0], n: b.shape[1], k: a.shape[1] };
+        const zeros = { aZeroPoint: numbers(az)[0], bZeroPoint: Int32Array.from(numbers(bz)) };
+        const bytes = [Uint8Array.from(numbers(a)), Int8Array.from(numbers(b))];
+        const product = lowbit.matmulInteger(...bytes, { ...size, ...zeros });
+        assertSame(product, numbers(outputs.y));
+      });
     } else if (id.startsWith('DynamicQuantizeLinear')) {
       check(`ONNX Runtime ${id}`, () => {
         const q = lowbit.quantizeTensor(Float32Array.from(numbers(inputs.x)), { dtype: 'uint8' });
@@ -286,6 +295,39 @@ function roundTrips(check) {
       });
     }
   }
+}
+
+function products(check, folder) {
+  const [m, n, k] = [3, 37, 96];
+  const x = normal(m * k, 11);
+  const weights = normal(n * k, 12);
+  /** That y is the product in float64, but for so much of its largest element. */
+  const assertProduct = (y, w, bound) => {
+    const at = (i, j) => x[Math.floor(i / n) * k + j] * w[(i % n) * k + j];
+    const exact = Array.from(y, (_, i) => weights.subarray(0, k).reduce((sum, __, j) => sum + at(i, j), 0));
+    const largest = Math.max(...exact.map(Math.abs));
+    const error = Math.max(...exact.map((value, i) => Math.abs(value - y[i]))) / largest;
+    assert.ok(y.length === m * n && error < bound, `${error} > ${bound}`);
+  };
+  check('linear with quantized weights', () => {
+    for (const dtype of CODES.keys()) {
+      const q = lowbit.quantizeTensor(weights, { dtype, shape: [n, k], granularity: 'per-group', groupSize: 32 });
+      for (const [computeDtype, bound] of Object.entries({ float32: 1e-6, int16: 2e-4, int8: 2e-2 })) {
+        assertProduct(lowbit.linear(x, lowbit.prepack(q), { computeDtype }), lowbit.dequantizeTensor(q), bound);
+      }
+    }
+  });
+  check('linear with float weights: now, later and from a file', async () => {
+    const w = lowbit.prepack(weights, { shape: [n, k] });
+    const y = lowbit.linear(x, w);
+    assertProduct(y, weights, 1e-6);
+    const later = lowbit.linearAsync(x, w);
+    w.dispose();
+    assertSame(await later, y);
+    assert.throws(() => lowbit.linear(x, w), { code: 'INVALID_ARGUMENT', argument: 'w' });
+    lowbit.savePacked(lowbit.prepack(weights, { shape: [n, k] }), path.join(folder, 'packed'));
+    assertSame(lowbit.linear(x, lowbit.loadPacked(path.join(folder, 'packed'))), y);
+  });
 }
 
 function asynchronousCalls(check) {
@@ -503,6 +545,7 @@ async function main() {
   casts(check);
   onnxRuntime(check);
   roundTrips(check);
+  products(check, folder);
   asynchronousCalls(check);
   workerThreads(check);
   errors(check);

@@ -48,7 +48,7 @@ struct Quad {
 };
 LOWBIT_INLINE Quad load_quad(const std::int32_t* p) { return {_mm256_set1_epi32(*p)}; }
 
-#if defined(__AVXVNNI__)
+#if defined(__AVXVNNI__) || defined(LOWBIT_AVXVNNI_STAND_IN)
 
 constexpr LineFormat kSmallFormat = LineFormat::kBits8;  // small codes need no kernel of their own
 

@@ -119,9 +119,9 @@ void dot_tiles(const DotArguments& a) {
   const bool scaled = strip.per_token && a.last;
   LOWBIT_UNROLL
   for (std::size_t r = 0; r < Rows; r++) {
-    if (r >= rows) break;
     LOWBIT_UNROLL
     for (std::size_t t = 0; t < Tiles; t++) {
+      if (r >= rows) continue;  // a way out of the outer loop would keep clang from unrolling it
       const F32x16 total = scaled ? mul(totals[r][t], broadcast(strip.scales[r])) : totals[r][t];
       store<FloatType::kFloat32, false>(a.out + r * a.out_stride + t * kTileColumns, total);
     }
