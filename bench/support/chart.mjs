@@ -79,6 +79,7 @@ export function lineChart({ title, x, y, curves, limit = [], strong = () => fals
   }
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${SIZE.width} ${SIZE.height}" font-family="sans-serif" font-size="12" fill="#222222">`,
+    '  <title>GOP/s of lowbit and its peers by the rows of x</title>',
     ...parts.map((part) => `  ${part}`),
     '</svg>\n',
   ].join('\n');

@@ -22,7 +22,7 @@ template <typename Pack>
 Work packing(WeightSlot slot, const Pack& pack) {
   return [slot = std::move(slot), pack](const CancelFlag* cancel) {
     if (cancelled(cancel)) return Outcome{Status::kCancelled, -1};
-    *slot = pack();
+    slot->fill(pack());
     return cancelled(cancel) ? Outcome{Status::kCancelled, -1} : Outcome{};
   };
 }
@@ -305,7 +305,7 @@ Work prepare_load_packed(const Napi::CallbackInfo& info) {
     problem.data[0] = static_cast<std::uint8_t>(found.fault);
     std::memcpy(problem.data + 1, found.detail.data(), length);
     problem.data[1 + length] = 0;
-    if (found.fault == PackedFault::kNone) *slot = std::move(weight);
+    if (found.fault == PackedFault::kNone) slot->fill(std::move(weight));
     return cancelled(cancel) ? Outcome{Status::kCancelled, -1} : Outcome{};
   };
 }

@@ -1,6 +1,5 @@
 #include "node/weights.h"
 
-#include <memory>
 #include <utility>
 
 #include "node/calls.h"
@@ -30,9 +29,11 @@ void finalize(napi_env env, void* data, void*) {
 
 Napi::Value handle_of(Napi::Env env, WeightSlot slot) {
   Napi::Object object = Napi::Object::New(env);
-  auto handle = std::make_unique<Handle>(Handle{std::move(slot)});
-  if (napi_wrap(env, object, handle.get(), &finalize, nullptr, nullptr) != napi_ok) throw Napi::Error::New(env);
-  handle.release();
+  auto* const handle = new Handle{std::move(slot)};
+  if (napi_wrap(env, object, handle, &finalize, nullptr, nullptr) != napi_ok) {
+    delete handle;
+    throw Napi::Error::New(env);
+  }
   if (napi_type_tag_object(env, object, &kWeightTag) != napi_ok) throw Napi::Error::New(env);
   return object;
 }
@@ -89,7 +90,7 @@ WeightSlot slot_at(const Arguments& a, std::size_t i) {
 
 Weight weight_at(const Arguments& a, std::size_t i) {
   WeightSlot slot = slot_at(a, i);
-  a.check(slot->has_value(), "Expected a packed weight that holds something.");
+  a.check(slot->filled, "Expected a packed weight that holds something.");
   return Weight(std::move(slot));
 }
 

@@ -2,7 +2,6 @@
 
 #include <napi.h>
 
-#include <optional>
 #include <utility>
 
 #include "node/arguments.h"
@@ -14,8 +13,17 @@
 
 namespace lowbit::node {
 
-// Empty until a call has packed or loaded into it.
-using WeightSlot = Shared<std::optional<PackedWeight>>;
+// What a handle refers to: nothing until a call has packed or loaded into it.
+struct HeldWeight {
+  PackedWeight weight{};
+  bool filled = false;
+
+  void fill(PackedWeight&& packed) {
+    weight = std::move(packed);
+    filled = true;
+  }
+};
+using WeightSlot = Shared<HeldWeight>;
 
 // The slot of a handle that createWeight() made: for what fills it.
 WeightSlot slot_at(const Arguments& a, std::size_t i);
@@ -25,7 +33,7 @@ class Weight {
  public:
   Weight() = default;
   explicit Weight(WeightSlot slot) : slot_(std::move(slot)) {}
-  const PackedWeight* get() const { return slot_ ? &**slot_ : nullptr; }
+  const PackedWeight* get() const { return slot_ ? &slot_->weight : nullptr; }
   const PackedWeight* operator->() const { return get(); }
   explicit operator bool() const { return static_cast<bool>(slot_); }
 

@@ -486,7 +486,8 @@ void check_quantized(const Quantized& q, const Buffer<float>& x, std::size_t seg
 TEST("matmul quantize: rows of activations equal the scalar file bit for bit, and what the contract says") {
   Random random(34);
   for (const Kernels* table : supported_kernels()) {
-    for (const std::size_t segment : {16, 32, 48, 64, 208, 256}) {
+    constexpr std::size_t kSegments[] = {16, 32, 48, 64, 208, 256};
+    for (const std::size_t segment : kSegments) {
       for (std::size_t i = 0; i < (quick() ? 8 : 64); i++) {
         const std::size_t segments = 1 + random.below(4);
         const std::size_t count = i % 4 == 0 ? segment * segments : random.below(segment * segments + 1);

@@ -128,22 +128,26 @@ TEST("matmul tensor: long rows, of several segments, groups and blocks, equal pl
 
 TEST("matmul tensor: many rows, for which codes are decoded and long rows divided, equal plain loops") {
   Random random(42);
-  const std::size_t rows = kernels().matmul->decode_rows + 1;
-  for (const CodeType type : {CodeType{4, false}, CodeType{3, true}, CodeType{2, false}, CodeType{8, true}}) {
-    for (const std::size_t group_size : {kOneGroup, std::size_t{96}}) {
-      for (const std::size_t k : {std::size_t{200}, std::size_t{8400}}) {
-        // Long rows only for one of each.
-        if (k > 200 && (group_size == kOneGroup) == (type.bits == 4)) continue;
-        const std::size_t n = k > 200 ? 3 : 33;
-        const RandomWeight weight(type, n, k, group_size, Zeros::kVarying, FloatType::kFloat16, random);
-        for (const Compute compute : {Compute{ComputeType::kInt8, false}, Compute{ComputeType::kInt16, true}}) {
-          const std::size_t m = compute.type == ComputeType::kInt16 ? (rows + 1) / 2 : rows;
-          const Buffer<float> x = normal_floats(m * k, random);
-          check_product(x, m, weight, compute, describe(type, group_size, Zeros::kVarying, m, n, k));
-        }
-        if (failed()) return;
-      }
+  struct Shape {
+    CodeType type;
+    std::size_t n, k, group_size;
+  };
+  // Long rows are divided after 8192 columns: within their one group, between groups, within a group of several
+  // segments.
+  for (const Shape& shape :
+       {Shape{{4, false}, 33, 200, 96}, Shape{{3, true}, 33, 200, kOneGroup}, Shape{{2, false}, 33, 200, 96},
+        Shape{{8, true}, 33, 200, kOneGroup}, Shape{{4, false}, 3, 8800, 768}, Shape{{3, true}, 3, 8400, kOneGroup},
+        Shape{{2, false}, 3, 8400, 96}, Shape{{8, true}, 3, 8800, 768}}) {
+    const auto [type, n, k, group_size] = shape;
+    if (quick() && k > 200 && type.bits != 4) continue;
+    const RandomWeight weight(type, n, k, group_size, Zeros::kVarying, FloatType::kFloat16, random);
+    for (const Compute compute : {Compute{ComputeType::kInt8, false}, Compute{ComputeType::kInt16, true}}) {
+      const std::size_t rows = kernels().matmul->decode_rows + 1;
+      const std::size_t m = compute.type == ComputeType::kInt16 ? (rows + 1) / 2 : rows;
+      const Buffer<float> x = normal_floats(m * k, random);
+      check_product(x, m, weight, compute, describe(type, group_size, Zeros::kVarying, m, n, k));
     }
+    if (failed()) return;
   }
 }
 
@@ -243,6 +247,9 @@ TEST("matmul tensor: bias, activation and gate") {
     const RandomWeight gate(type, n, k, group_size, kZeros[i % 3], FloatType::kFloat32, random);
     const RandomWeight strange(other, n, k, i % 4 == 0 ? 64 : kOneGroup, kZeros[random.below(3)], FloatType::kBfloat16,
                                random);
+    // Segments of another length than those of four bits, and nothing else that differs.
+    const RandomWeight fours({4, true}, n, k, kOneGroup, Zeros::kVarying, FloatType::kFloat16, random);
+    const RandomWeight threes({3, true}, n, k, kOneGroup, Zeros::kVarying, FloatType::kFloat16, random);
     const Buffer<float> x = normal_floats(m * k, random), bias = normal_floats(n, random);
     const Buffer<float> gate_bias = normal_floats(n, random);
     const Activation activation = kActivations[i % 4];
@@ -253,6 +260,7 @@ TEST("matmul tensor: bias, activation and gate") {
       check_layer(x, m, weight, nullptr, &gate, nullptr, activation, compute, what + ", gate");
       check_layer(x, m, weight, &bias, &gate, &gate_bias, activation, compute, what + ", gate and biases");
       check_layer(x, m, weight, nullptr, &strange, &gate_bias, activation, compute, what + ", another gate");
+      check_layer(x, m, fours, nullptr, &threes, nullptr, activation, compute, what + ", four bits and three");
     }
     if (failed()) return;
   }

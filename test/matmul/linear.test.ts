@@ -391,6 +391,24 @@ describe('arrays', () => {
   });
 });
 
+it.each(['float32', 'int16', 'int8'] as const)(
+  '%s: a row gives the same bits alone as among others',
+  (computeDtype) => {
+    const [n, k] = [70, 320];
+    const q = quantizedMatrix(n, k, { dtype: 'uint4', granularity: 'per-group', groupSize: 64 });
+    for (const w of [prepack(q), prepack(dequantizeTensor(q), { shape: [n, k] })]) {
+      for (const m of [2, 3, 7, 12, 13, 40, 97]) {
+        const x = normal(m * k, m);
+        const y = linear(x, w, { computeDtype });
+        for (let row = 0; row < m; row++) {
+          const alone = linear(x.subarray(row * k, (row + 1) * k), w, { computeDtype });
+          expect(sameBytes(alone, y.subarray(row * n, (row + 1) * n))).toBe(true);
+        }
+      }
+    }
+  },
+);
+
 describe('NaN and infinity in x', () => {
   const packs: [string, PackedWeight][] = [
     ['quantized', prepack(quantizedMatrix(9, 100, { dtype: 'int8' }))],

@@ -43,6 +43,22 @@ const WEIGHTS: [string, () => PackedWeight][] = [
   ['large', () => prepack(quantizedMatrix(1030, k, { dtype: 'int8', granularity: 'per-group', groupSize: 16 }))],
 ];
 
+/** That of native/ops/matmul/packed_file.cc. */
+function checksum(data: Buffer): bigint {
+  const mixed = (sum: bigint, word: bigint) => {
+    const product = BigInt.asUintN(64, (sum ^ word) * 0x9e3779b97f4a7c15n);
+    return product ^ (product >> 29n);
+  };
+  const lanes = [1n, 2n, 3n, 4n];
+  const whole = data.length - (data.length % 32);
+  for (let at = 0; at < whole; at += 8) {
+    lanes[(at / 8) % 4] = mixed(lanes[(at / 8) % 4] as bigint, data.readBigUInt64LE(at));
+  }
+  let sum = BigInt(data.length);
+  for (const byte of data.subarray(whole)) sum = mixed(sum, BigInt(byte));
+  return lanes.reduce(mixed, sum);
+}
+
 function thrownBy(call: () => unknown): PackedFileError {
   try {
     call();
@@ -206,6 +222,50 @@ describe('what is no packed weight is refused', () => {
     }
     const longer = damaged((bytes) => Buffer.concat([bytes, Buffer.alloc(1)]));
     expect(thrownBy(() => loadPacked(longer)).code).toBe('PACKED_DAMAGED');
+  });
+
+  it('headers that lie, with a checksum that is right', () => {
+    const integers = prepackInteger(new Int8Array(n * k), { k, n });
+    const floats = prepack(normal(n * k, 3), { shape: [n, k] });
+    savePacked(integers, path('integers'));
+    savePacked(floats, path('floats'));
+    const files = ['good', 'integers', 'floats'].map((name) => readFileSync(path(name)));
+    const value = fc.oneof(
+      fc.constantFrom(0, 1, 2, 3, 4, 8, 15, 16, 17, 31, 32, 33, 45, 64, 96, 127, 128, 255, 256, 257, 512, 4096),
+      fc.constantFrom(...[20, 30, 31, 32, 33, 39, 40, 41, 52, 53, 60, 62, 63].map((bits) => 2 ** bits)),
+    );
+    const fields = fc.array(fc.tuple(fc.integer({ min: 2, max: 12 }), value), { minLength: 1, maxLength: 4 });
+    let loadedOnes = 0;
+    fc.assert(
+      fc.property(fc.constantFrom(...files), fields, (file, lies) => {
+        const bytes = Buffer.from(file);
+        for (const [field, number] of lies) bytes.writeBigUInt64LE(BigInt(number), 8 * field);
+        const claimed = bytes.readBigUInt64LE(8 * 12);
+        bytes.writeBigUInt64LE(checksum(bytes.subarray(0, 8 * 14)), 8 * 14);
+        const length = claimed < 1 << 20 ? PAGE + Number(claimed) : bytes.length;
+        writeFileSync(path('lie'), Buffer.concat([bytes, Buffer.alloc(Math.max(0, length - bytes.length))], length));
+        let loaded: PackedWeight;
+        try {
+          loaded = loadPacked(path('lie'), { verify: false });
+        } catch (error) {
+          expect(['PACKED_DAMAGED', 'PACKED_TRUNCATED']).toContain((error as PackedFileError).code);
+          return;
+        }
+        loadedOnes++;
+        const { rows, cols, kind } = loaded;
+        if (rows > 1e5 || cols > 1e5) return;
+        if (kind === 'integer') {
+          matmulInteger(new Uint8Array(2 * cols), loaded, { m: 2, n: rows, k: cols });
+        } else {
+          for (const computeDtype of ['float32', 'int16', 'int8'] as const) {
+            linear(normal(2 * cols, 1), loaded, { computeDtype });
+          }
+        }
+        loaded.dispose();
+      }),
+      { numRuns: 3000 },
+    );
+    expect(loadedOnes).toBeGreaterThan(0);
   });
 
   it('something else', () => {

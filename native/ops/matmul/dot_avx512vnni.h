@@ -27,8 +27,9 @@ LOWBIT_INLINE Line field(Line line) {
 // Bit J of every byte, as its third bit.
 template <int J>
 LOWBIT_INLINE Line third_bit(Line line) {
-  const __m512i moved =
-      J < 2 ? _mm512_slli_epi16(line.v, J < 2 ? 2 - J : 0) : _mm512_srli_epi16(line.v, J < 2 ? 0 : J - 2);
+  __m512i moved = line.v;
+  if constexpr (J < 2) moved = _mm512_slli_epi16(moved, 2 - J);
+  if constexpr (J > 2) moved = _mm512_srli_epi16(moved, J - 2);
   return {_mm512_and_si512(moved, _mm512_set1_epi8(4))};
 }
 
