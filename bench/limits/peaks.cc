@@ -129,13 +129,13 @@ Recipe find(const std::string& name) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") != 0, avx512 = __builtin_cpu_supports("avx512f") != 0;
   const Recipe recipes[] = {
-      {"vpdpbusd zmm", avx512 && __builtin_cpu_supports("avx512vnni") != 0, 12 * 128, dot_vnni_zmm},
-      {"vpdpbusd ymm", avx2 && __builtin_cpu_supports("avxvnni") != 0, 12 * 64, dot_vnni_ymm},
-      {"2 maddubs", avx2, 4 * 2 * 64, dot_maddubs_2},
-      {"8 maddubs", avx2, 4 * 8 * 64, dot_maddubs_8},
-      {"madd", avx2, 8 * 32, dot_madd},
-      {"fma zmm", avx512, 12 * 32, fma_zmm},
-      {"fma ymm", avx2 && __builtin_cpu_supports("fma") != 0, 12 * 16, fma_ymm},
+      {"vpdpbusd zmm", avx512 && __builtin_cpu_supports("avx512vnni") != 0, std::size_t{12} * 128, dot_vnni_zmm},
+      {"vpdpbusd ymm", avx2 && __builtin_cpu_supports("avxvnni") != 0, std::size_t{12} * 64, dot_vnni_ymm},
+      {"2 maddubs", avx2, std::size_t{4} * 2 * 64, dot_maddubs_2},
+      {"8 maddubs", avx2, std::size_t{4} * 8 * 64, dot_maddubs_8},
+      {"madd", avx2, std::size_t{8} * 32, dot_madd},
+      {"fma zmm", avx512, std::size_t{12} * 32, fma_zmm},
+      {"fma ymm", avx2 && __builtin_cpu_supports("fma") != 0, std::size_t{12} * 16, fma_ymm},
   };
   for (const Recipe& recipe : recipes) {
     if (name == recipe.name) return recipe;

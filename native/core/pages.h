@@ -39,7 +39,7 @@ class Pages {
 
 // Scratch memory of the calling thread, kept for the next call: fresh pages cost more than what is computed in them.
 // `slot` tells what it is for; two users of one slot must not overlap.
-enum class Scratch { kActivations, kGateActivations, kRow, kPanel, kResult, kPacked, kCount };
+enum class Scratch : std::uint8_t { kActivations, kGateActivations, kRow, kPanel, kResult, kPacked, kCount };
 std::uint8_t* scratch(Scratch slot, std::size_t bytes);
 
 }  // namespace lowbit

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 
 namespace lowbit {
 
@@ -10,7 +11,7 @@ using CancelFlag = std::atomic<bool>;
 
 // Which of the pool's threads a caller wants. Waking one that is parked takes some 40 µs, for the caller as well; those
 // that have just finished other work look out for more for a while, and cost nothing.
-enum class Helpers { kAll, kAwake };
+enum class Helpers : std::uint8_t { kAll, kAwake };
 
 // One process-wide pool. Threads start when they are first needed, park when idle, and live until the process ends: the
 // pool is never destroyed and the library is never unloaded (see pin_library() in thread_pool.cc), so that a worker

@@ -11,7 +11,7 @@
 
 namespace lowbit::test {
 
-enum class Zeros { kMiddle, kAlike, kVarying };
+enum class Zeros : std::uint8_t { kMiddle, kAlike, kVarying };
 
 // Random codes, scales and zero points of W[rows, columns], packed; everything is in blocks of exactly its size.
 // group_size 0: one scale for all; group_size ≥ columns: one for each row.

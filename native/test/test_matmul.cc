@@ -50,8 +50,8 @@ struct Tile {
   std::size_t quads;
   std::vector<std::int32_t> codes;  // [k][column]
 
-  Tile(LineFormat format_, std::size_t quads_, Random& random, bool extreme)
-      : format(format_), quads(quads_), codes(quads_ * kQuad * kTileColumns) {
+  Tile(LineFormat lines, std::size_t count, Random& random, bool extreme)
+      : format(lines), quads(count), codes(count * kQuad * kTileColumns) {
     const std::int32_t highest = highest_code(format);
     for (std::int32_t& code : codes) {
       code = static_cast<std::int32_t>(random.below(static_cast<std::size_t>(highest) + 1));
@@ -88,8 +88,8 @@ struct Scales {
   std::vector<float> values;
   Buffer<std::uint8_t> stored;
 
-  Scales(FloatType type_, std::size_t count, Random& random)
-      : type(type_), values(count), stored(count * size_of(type_)) {
+  Scales(FloatType storage, std::size_t count, Random& random)
+      : type(storage), values(count), stored(count * size_of(storage)) {
     for (std::size_t i = 0; i < count; i++) {
       values[i] = random.between(0.001F, 0.1F);
       const bool half = type == FloatType::kFloat16;
@@ -569,8 +569,9 @@ TEST("matmul finish: bias, activation and factor equal the scalar file bit for b
 TEST("matmul finish: activations are those of float64") {
   std::vector<float> values = {
       0.0F, -0.0F, 1e-30F, -1e-30F, 1e4F, -1e4F, 1e20F, -1e20F, std::numeric_limits<float>::max()};
-  for (float x = -30.0F; x <= 30.0F; x += quick() ? 0.01F : 0.001F) values.push_back(x);
-  for (float x = -120.0F; x <= 120.0F; x += 0.1F) values.push_back(x);
+  const int fine = quick() ? 100 : 1000;
+  for (int i = -30 * fine; i <= 30 * fine; i++) values.push_back(static_cast<float>(i) / static_cast<float>(fine));
+  for (int i = -1200; i <= 1200; i++) values.push_back(static_cast<float>(i) * 0.1F);
   Buffer<float> y(values.size());
   for (const Kernels* table : supported_kernels()) {
     for (const Activation activation : kActivations) {

@@ -20,7 +20,7 @@ struct Bytes {
   bool is_signed;
   Buffer<std::uint8_t> data;
 
-  Bytes(bool is_signed_, std::size_t count, bool extreme, Random& random) : is_signed(is_signed_), data(count) {
+  Bytes(bool with_sign, std::size_t count, bool extreme, Random& random) : is_signed(with_sign), data(count) {
     constexpr std::uint8_t kExtremes[] = {0, 255, 0x80, 0x7f};
     for (std::size_t i = 0; i < count; i++) {
       data[i] = extreme ? kExtremes[random.below(4)] : static_cast<std::uint8_t>(random.bits());
@@ -45,10 +45,10 @@ struct IntegerProblem {
   Buffer<float> scales, bias;
   PackedWeight packed;
 
-  IntegerProblem(std::size_t m_, std::size_t n_, std::size_t k_, unsigned mode, bool extreme, Random& random)
-      : m(m_),
-        n(n_),
-        k(k_),
+  IntegerProblem(std::size_t rows, std::size_t columns, std::size_t depth, unsigned mode, bool extreme, Random& random)
+      : m(rows),
+        n(columns),
+        k(depth),
         a((mode & 1) != 0, m * k, extreme, random),
         b((mode & 2) != 0, k * n, extreme, random),
         a_zeros(zeros_of(a, (mode & 4) != 0 ? m : 1, random)),

@@ -393,7 +393,7 @@ TEST("matmul tensor: no rows, no columns, nothing to add up, and cancelled work"
       const RandomWeight weight({4, true}, 20, 40, group_size, Zeros::kVarying, FloatType::kFloat16, random);
       check_product(nothing, 0, weight, compute, "no rows");
       const RandomWeight no_columns({4, true}, 0, 40, group_size, Zeros::kVarying, FloatType::kFloat16, random);
-      check_product(normal_floats(3 * 40, random), 3, no_columns, compute, "no columns");
+      check_product(normal_floats(std::size_t{3} * 40, random), 3, no_columns, compute, "no columns");
       const RandomWeight empty({4, true}, 20, 0, group_size, Zeros::kVarying, FloatType::kFloat16, random);
       const Buffer<float> bias = normal_floats(20, random);
       check_product(nothing, 3, empty, compute, "nothing to add up");
@@ -402,9 +402,9 @@ TEST("matmul tensor: no rows, no columns, nothing to add up, and cancelled work"
   }
   const RandomWeight weight({4, true}, 200, 400, 32, Zeros::kVarying, FloatType::kFloat16, random);
   const FloatWeight floats(FloatType::kFloat32, 20, 0, random);
-  const Buffer<float> x = normal_floats(100 * 400, random);
+  const Buffer<float> x = normal_floats(std::size_t{100} * 400, random);
   for (const Compute compute : kComputes) {
-    Buffer<float> y(100 * 200);
+    Buffer<float> y(std::size_t{100} * 200);
     LinearArguments a{};
     a.x = x.data();
     a.m = 100;

@@ -111,7 +111,7 @@ std::uint32_t threes_as_nibbles(std::uint32_t x) {
 void put_threes(const std::uint8_t* p, std::uint32_t flip, Column& column) {
   std::uint32_t low[2] = {0, 0}, high = 0;
   for (unsigned part = 0; part < 4; part++) {  // two quads each
-    const std::uint32_t nibbles = threes_as_nibbles(eight_threes(p + 3 * part) ^ flip);
+    const std::uint32_t nibbles = threes_as_nibbles(eight_threes(p + std::size_t{3} * part) ^ flip);
     for (unsigned half = 0; half < 2; half++) {
       const std::uint32_t codes = (nibbles >> (4 * half)) & 0x07070707U;
       const unsigned quad = 2 * part + half;

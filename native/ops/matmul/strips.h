@@ -16,11 +16,11 @@ namespace lowbit {
 struct Strips {
   std::size_t rows, count, base, longer;  // the first `longer` strips have one row more
 
-  Strips(std::size_t rows_, std::size_t most)
-      : rows(rows_),
-        count(ceil_div(rows_, most)),
-        base(rows_ / std::max<std::size_t>(count, 1)),
-        longer(rows_ - base * count) {}
+  Strips(std::size_t all, std::size_t most)
+      : rows(all),
+        count(ceil_div(all, most)),
+        base(all / std::max<std::size_t>(count, 1)),
+        longer(all - base * count) {}
   std::size_t size(std::size_t i) const { return base + (i < longer ? 1 : 0); }
   std::size_t begin(std::size_t i) const { return i * base + std::min(i, longer); }
   std::size_t longest() const { return base + (longer != 0 ? 1 : 0); }
