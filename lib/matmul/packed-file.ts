@@ -22,6 +22,7 @@ import * as validate from '../validate.js';
 import {
   checkWeight,
   fileBytesOf,
+  filled,
   handleOf,
   type PackedWeight,
   type WeightKind,
@@ -178,37 +179,33 @@ function readError(path: string, cause: unknown): PackedFileError {
     : new PackedFileError('READ_FAILED', `${path} can't be read: ${message}.`, { path, cause });
 }
 
-/** The weight, or the error for what the addon found; see loadPacked in native/node/matmul_calls.cc. */
-function loaded(path: string, bytes: number, handle: RawWeight, problem: Uint8Array): PackedWeight {
+/** Throws the error for what the addon found; see loadPacked in native/node/matmul_calls.cc. */
+function checkProblem(path: string, bytes: number, problem: Uint8Array): void {
   const [fault] = problem;
-  if (fault === 0) return weightOfHandle(handle);
+  if (fault === 0) return;
   const detail = Buffer.from(problem.subarray(1, problem.indexOf(0, 1))).toString();
   const remedy = 'Write it again with savePacked.';
   const error = (code: PackedFileError['code'], message: string) => new PackedFileError(code, message, { path });
   switch (fault) {
     case FAULT.notPacked:
-      return fail(notPacked(path));
+      throw notPacked(path);
     case FAULT.version:
-      return fail(error('PACKED_VERSION', `${path} has version ${detail}, of another lowbit. ${remedy}`));
+      throw error('PACKED_VERSION', `${path} has version ${detail}, of another lowbit. ${remedy}`);
     case FAULT.damagedHeader:
-      return fail(error('PACKED_DAMAGED', `${path} is damaged: its header can't be true. ${remedy}`));
+      throw error('PACKED_DAMAGED', `${path} is damaged: its header can't be true. ${remedy}`);
     case FAULT.damagedWeights:
-      return fail(error('PACKED_DAMAGED', `${path} is damaged: the checksum of its weights is wrong. ${remedy}`));
+      throw error('PACKED_DAMAGED', `${path} is damaged: the checksum of its weights is wrong. ${remedy}`);
     case FAULT.size: {
       const message = `${path} should have ${detail} bytes but has ${bytes}. ${remedy}`;
-      return fail(error(bytes < Number(detail) ? 'PACKED_TRUNCATED' : 'PACKED_DAMAGED', message));
+      throw error(bytes < Number(detail) ? 'PACKED_TRUNCATED' : 'PACKED_DAMAGED', message);
     }
     default:
-      return fail(error('READ_FAILED', `${path} can't be read: ${detail}.`));
+      throw error('READ_FAILED', `${path} can't be read: ${detail}.`);
   }
 }
 
 function notPacked(path: string): PackedFileError {
   return new PackedFileError('PACKED_NOT_A_PACKED_WEIGHT', `${path} is not a file that savePacked wrote.`, { path });
-}
-
-function fail(error: PackedFileError): never {
-  throw error;
 }
 
 /** Room for the fault and its detail. */
@@ -244,7 +241,8 @@ export function loadPacked(path: string, options: LoadPackedOptions = {}): Packe
   } catch (error) {
     throw explain(error, 'path');
   }
-  return loaded(target, stats.size, handle, problem);
+  checkProblem(target, stats.size, problem);
+  return weightOfHandle(handle);
 }
 
 /**
@@ -265,10 +263,10 @@ export async function loadPackedAsync(path: string, options: LoadPackedAsyncOpti
   }
   const handle = addon.createWeight();
   const problem = problemOfCall();
-  await runJob(
-    (done) => addon.loadPackedAsync(handle, target, verify, problem, done),
-    signal,
-    (error) => explain(error, 'path'),
+  const start = (done: () => void) => addon.loadPackedAsync(handle, target, verify, problem, done);
+  const job = runJob(start, signal, (error) => explain(error, 'path'));
+  return filled(
+    handle,
+    job.then(() => checkProblem(target, stats.size, problem)),
   );
-  return loaded(target, stats.size, handle, problem);
 }

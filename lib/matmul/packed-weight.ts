@@ -137,3 +137,14 @@ export class PackedWeight {
     return { [inspect.custom]: () => `PackedWeight ${inspect({ kind, rows, cols, nbytes, disposed })}` };
   }
 }
+
+/** @internal What a job packs into a handle; if it fails, or is aborted at its end, the memory goes at once. */
+export async function filled(handle: RawWeight, job: Promise<void>): Promise<PackedWeight> {
+  try {
+    await job;
+    return weightOfHandle(handle);
+  } catch (error) {
+    addon.disposeWeight(handle);
+    throw error;
+  }
+}

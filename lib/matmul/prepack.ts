@@ -11,7 +11,7 @@ import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizeInput } from '../tensor/quantize.js';
 import { checkQuantizedTensor, type Layout, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
-import { type PackedWeight, weightOfHandle } from './packed-weight.js';
+import { filled, type PackedWeight, weightOfHandle } from './packed-weight.js';
 
 /** Options of {@link prepack}. */
 export interface PrepackOptions {
@@ -217,17 +217,15 @@ export async function prepackAsync(
     const scales = detachedFromCaller.input(p.scales);
     const zeroPoints = p.zeroPoints === null ? null : detachedFromCaller.input(p.zeroPoints);
     const start = (done: () => void) => addon.packCodesAsync(recordOf(p), handle, data, scales, zeroPoints, done);
-    await runJob(start, signal, explained);
-  } else {
-    const floats =
-      p.source === 'floats'
-        ? detachedFromCaller.input(p.data)
-        : await dequantizeTensorAsync(p.tensor, signal === undefined ? {} : { signal });
-    const [type, [rows = 0, columns = 0]] = p.source === 'floats' ? [p.type, p.shape] : [0, p.layout.shape];
-    const start = (done: () => void) => addon.packFloatsAsync(handle, floats, type, rows, columns, done);
-    await runJob(start, signal, explained);
+    return filled(handle, runJob(start, signal, explained));
   }
-  return weightOfHandle(handle);
+  const floats =
+    p.source === 'floats'
+      ? detachedFromCaller.input(p.data)
+      : await dequantizeTensorAsync(p.tensor, signal === undefined ? {} : { signal });
+  const [type, [rows = 0, columns = 0]] = p.source === 'floats' ? [p.type, p.shape] : [0, p.layout.shape];
+  const start = (done: () => void) => addon.packFloatsAsync(handle, floats, type, rows, columns, done);
+  return filled(handle, runJob(start, signal, explained));
 }
 
 interface PreparedInteger {
@@ -284,10 +282,9 @@ export async function prepackIntegerAsync(
   signal?.throwIfAborted();
   const handle = addon.createWeight();
   const copied = detachedFromCaller.input(p.b);
-  await runJob(
-    (done) => addon.packIntegersAsync(handle, copied, p.k, p.n, done),
-    signal,
-    (error) => explain(error, 'b'),
+  const start = (done: () => void) => addon.packIntegersAsync(handle, copied, p.k, p.n, done);
+  return filled(
+    handle,
+    runJob(start, signal, (error) => explain(error, 'b')),
   );
-  return weightOfHandle(handle);
 }
