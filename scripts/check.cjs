@@ -111,7 +111,9 @@ async function main() {
     await check(name, ['cmake', '--build', folder, '--parallel', String(cores)]);
     if (compiler === 'clang++-19' && has('clang-tidy-19', 'lint of C++')) {
       // What a kernel of another processor includes does not compile here.
-      const files = cxx.filter((file) => file.endsWith('.cc') && !/_(neon|avx)\w*\.cc$|_stand_in\.cc$|fuzz_/.test(file));
+      const files = cxx.filter(
+        (file) => file.endsWith('.cc') && !/_(neon|avx)\w*\.cc$|_stand_in\.cc$|fuzz_/.test(file),
+      );
       await check('lint of C++', ...files.map((file) => ['clang-tidy-19', '-p', folder, '--quiet', file]));
     }
   }
