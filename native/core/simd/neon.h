@@ -92,7 +92,11 @@ LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
 }
 template <int N>
 LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
-  return {vshrq_n_s32(x.a, N), vshrq_n_s32(x.b, N), vshrq_n_s32(x.c, N), vshrq_n_s32(x.d, N)};
+  if constexpr (N == 0) {
+    return x;  // the instruction has no shift by nothing
+  } else {
+    return {vshrq_n_s32(x.a, N), vshrq_n_s32(x.b, N), vshrq_n_s32(x.c, N), vshrq_n_s32(x.d, N)};
+  }
 }
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 x, I32x16 y) {
   return {vorrq_s32(seen.a, veorq_s32(x.a, y.a)), vorrq_s32(seen.b, veorq_s32(x.b, y.b)),
