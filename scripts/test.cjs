@@ -185,6 +185,12 @@ async function emulated() {
   ) {
     const args = ['-L', '/usr/aarch64-linux-gnu', program('build-arm64', NATIVE)];
     await counted(neon, 'qemu-aarch64', args, { LOWBIT_TEST_QUICK: '1' });
+    for (const isa of ['neondot', 'neon']) {
+      await counted(`${neon}, LOWBIT_ISA=${isa}`, 'qemu-aarch64', [...args, 'tensor'], {
+        LOWBIT_TEST_QUICK: '1',
+        LOWBIT_ISA: isa,
+      });
+    }
   }
 }
 

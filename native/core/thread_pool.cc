@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -136,14 +137,26 @@ struct ThreadPool::Shared {
     alignas(128) std::atomic<std::size_t> next{0};
     alignas(128) std::atomic<std::size_t> left{0};
 
+    std::atomic<bool> out_of_memory{false};
+
     bool cancelled() const { return cancel != nullptr && cancel->load(std::memory_order_relaxed); }
 
     void work() {
-      while (!cancelled()) {
-        const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
-        if (i >= count) return;
-        call(context, i);
+      try {
+        while (!cancelled() && !out_of_memory.load(std::memory_order_relaxed)) {
+          const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
+          if (i >= count) return;
+          call(context, i);
+        }
+      } catch (const std::bad_alloc&) {
+        out_of_memory.store(true, std::memory_order_relaxed);
       }
+    }
+
+    // What the caller of parallel_for learns once nobody works any more.
+    bool result() const {
+      if (out_of_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();
+      return !cancelled();
     }
   };
 
@@ -219,7 +232,7 @@ bool ThreadPool::run(std::size_t count, Call call, const void* context, const Ca
   if (helpers == 0 || shared.busy.exchange(true, std::memory_order_acquire)) {
     job.work();
     if (wanted == Helpers::kAwake) shared.last_end.store(nanoseconds(), std::memory_order_relaxed);
-    return !job.cancelled();
+    return job.result();
   }
   shared.start_threads(helpers);
   {
@@ -243,7 +256,7 @@ bool ThreadPool::run(std::size_t count, Call call, const void* context, const Ca
   }
   shared.last_end.store(nanoseconds(), std::memory_order_relaxed);
   shared.busy.store(false, std::memory_order_release);
-  return !job.cancelled();
+  return job.result();
 }
 
 std::size_t default_thread_count() { return wanted().count; }

@@ -29,7 +29,8 @@ class ThreadPool {
   static constexpr std::size_t kMaxThreads = 1024;
 
   // Calls task(i) for every i in [0, count), in no particular order, on the calling thread and the pool's. Returns
-  // false if `cancel` was set before all had run. Tasks must not throw.
+  // false if `cancel` was set before all had run. A task may throw std::bad_alloc, nothing else: others are not begun
+  // then, and the call throws it.
   template <typename Task>
   bool parallel_for(std::size_t count, const Task& task, const CancelFlag* cancel = nullptr,
                     Helpers helpers = Helpers::kAll) {

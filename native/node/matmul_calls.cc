@@ -121,7 +121,11 @@ struct IntegerB {
   Bytes bytes;
   bool is_signed = false;
 
-  PackedWeight pack(std::size_t k, std::size_t n) const { return pack_integers(bytes.data, is_signed, k, n); }
+  template <typename Run>
+  Outcome with_packed(std::size_t k, std::size_t n, const Run& run) const {
+    if (packed.get() != nullptr) return run(*packed.get());
+    return run(pack_integers(bytes.data, is_signed, k, n));
+  }
 };
 
 IntegerB integer_b_at(const Arguments& a, std::size_t i, std::size_t k, std::size_t n) {
@@ -192,11 +196,10 @@ Work prepare_matmul_integer(const Napi::CallbackInfo& info) {
     IntegerMatmulArguments p = product;
     p.a_zeros = p.a_zero_per_row ? a_zeros.as<const std::int32_t>() : &a_zero;
     p.b_zeros = p.b_zero_per_column ? b_zeros.as<const std::int32_t>() : &b_zero;
-    p.b = b.packed.get();
-    if (p.b != nullptr) return matmul_integer(p, cancel);
-    const PackedWeight packed = b.pack(k, n);
-    p.b = &packed;
-    return matmul_integer(p, cancel);
+    return b.with_packed(k, n, [&](const PackedWeight& packed) {
+      p.b = &packed;
+      return matmul_integer(p, cancel);
+    });
   };
 }
 
@@ -225,30 +228,18 @@ Work prepare_dynamic_quantize_matmul(const Napi::CallbackInfo& info) {
   check_zero_points(a, "bZeroPoint", &b_zero, 1, range.lowest, range.highest);
   check_scales(a, "bScale", b_scales.as<const float>(), scale_count, false);
   return [=](const CancelFlag* cancel) {
-    const std::unique_ptr<std::uint8_t[]> codes(new std::uint8_t[m * k]);
-    float scale = 0.0F;
-    std::uint8_t zero_point = 0;
-    const Outcome quantized = dynamic_quantize(x.as<const float>(), m * k, codes.get(), scale, zero_point, cancel);
-    if (quantized.status != Status::kOk) return quantized;
-    const std::unique_ptr<float[]> scales(new float[scale_count]);
-    for (std::size_t i = 0; i < scale_count; i++) scales[i] = scale * b_scales.as<const float>()[i];
-    const std::int32_t a_zero = zero_point;
     IntegerMatmulArguments p{};
-    p.a = codes.get();
     p.m = m;
-    p.a_zeros = &a_zero;
     p.b_zeros = b_zeros.data != nullptr ? b_zeros.as<const std::int32_t>() : &b_zero;
     p.b_zero_per_column = b_zeros.data != nullptr;
-    p.result = IntegerResult::kFloats;
-    p.scales = scales.get();
+    p.scales = b_scales.as<const float>();
     p.scale_per_column = scale_count != 1;
     p.bias = bias.as<const float>();
     p.c = out.data;
-    p.b = b.packed.get();
-    if (p.b != nullptr) return matmul_integer(p, cancel);
-    const PackedWeight packed = b.pack(k, n);
-    p.b = &packed;
-    return matmul_integer(p, cancel);
+    return b.with_packed(k, n, [&](const PackedWeight& packed) {
+      p.b = &packed;
+      return dynamic_quantize_matmul(x.as<const float>(), p, cancel);
+    });
   };
 }
 

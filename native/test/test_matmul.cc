@@ -567,8 +567,17 @@ TEST("matmul finish: bias, activation and factor equal the scalar file bit for b
 }
 
 TEST("matmul finish: activations are those of float64") {
-  std::vector<float> values = {
-      0.0F, -0.0F, 1e-30F, -1e-30F, 1e4F, -1e4F, 1e20F, -1e20F, std::numeric_limits<float>::max()};
+  std::vector<float> values = {0.0F,
+                               -0.0F,
+                               1e-30F,
+                               -1e-30F,
+                               1e4F,
+                               -1e4F,
+                               1e20F,
+                               -1e20F,
+                               -1e33F,
+                               std::numeric_limits<float>::max(),
+                               std::numeric_limits<float>::lowest()};
   const int fine = quick() ? 100 : 1000;
   for (int i = -30 * fine; i <= 30 * fine; i++) values.push_back(static_cast<float>(i) / static_cast<float>(fine));
   for (int i = -1200; i <= 1200; i++) values.push_back(static_cast<float>(i) * 0.1F);
@@ -584,6 +593,19 @@ TEST("matmul finish: activations are those of float64") {
               "%s, activation %d of %.9g: %.9g, expected %.9g", table->name, static_cast<int>(activation),
               static_cast<double>(values[i]), found, expected);
       }
+    }
+  }
+}
+
+TEST("matmul finish: activations of infinities are their limits, of a NaN a NaN") {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const Kernels* table : supported_kernels()) {
+    for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      float y[] = {kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()};
+      table->matmul->finish(y, nullptr, activation, nullptr, 3);
+      CHECK(y[0] == kInfinity && std::fabs(y[1]) <= 1e-30F && std::isnan(y[2]), "%s, activation %d: %g %g %g",
+            table->name, static_cast<int>(activation), static_cast<double>(y[0]), static_cast<double>(y[1]),
+            static_cast<double>(y[2]));
     }
   }
 }

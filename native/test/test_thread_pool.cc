@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <new>
 #include <thread>
 
 #include "core/thread_pool.h"
@@ -42,6 +43,25 @@ TEST("thread pool: work nests, and many callers at once all finish") {
   }
   for (std::thread& caller : callers) caller.join();
   CHECK(total == 64 + 6 * 500 * 10, "tasks of several callers: %d", total.load());
+  ThreadPool::instance().set_thread_count(default_thread_count());
+}
+
+TEST("thread pool: memory that is missing on any thread is missing for the caller, and the pool goes on") {
+  for (const std::size_t threads : kThreadCounts) {
+    ThreadPool::instance().set_thread_count(threads);
+    for (std::size_t thrower = 0; thrower < 40; thrower += 13) {
+      bool thrown = false;
+      try {
+        ThreadPool::instance().parallel_for(40, [&](std::size_t i) {
+          if (i == thrower) throw std::bad_alloc();
+        });
+      } catch (const std::bad_alloc&) {
+        thrown = true;
+      }
+      CHECK(thrown, "task %zu, %zu threads", thrower, threads);
+      run_and_count(40);
+    }
+  }
   ThreadPool::instance().set_thread_count(default_thread_count());
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "core/float_bits.h"
@@ -216,6 +217,25 @@ Outcome dynamic_quantize(const float* x, std::size_t count, std::uint8_t* codes,
       },
       cancel);
   return quantized ? Outcome{} : Outcome{Status::kCancelled, -1};
+}
+
+Outcome dynamic_quantize_matmul(const float* x, IntegerMatmulArguments product, const CancelFlag* cancel) {
+  const PackedLayout& b = product.b->layout;
+  const std::unique_ptr<std::uint8_t[]> codes(new std::uint8_t[product.m * b.columns]);
+  float scale = 0.0F;
+  std::uint8_t zero_point = 0;
+  const Outcome quantized = dynamic_quantize(x, product.m * b.columns, codes.get(), scale, zero_point, cancel);
+  if (quantized.status != Status::kOk) return quantized;
+  std::vector<float> scales(product.scales, product.scales + (product.scale_per_column ? b.rows : 1));
+  for (float& one : scales) one *= scale;
+  const std::int32_t a_zero = zero_point;
+  product.a = codes.get();
+  product.a_signed = false;
+  product.a_zeros = &a_zero;
+  product.a_zero_per_row = false;
+  product.result = IntegerResult::kFloats;
+  product.scales = scales.data();
+  return matmul_integer(product, cancel);
 }
 
 }  // namespace lowbit

@@ -59,6 +59,10 @@ Outcome matmul_integer(const IntegerMatmulArguments& arguments, const CancelFlag
 Outcome dynamic_quantize(const float* x, std::size_t count, std::uint8_t* codes, float& scale, std::uint8_t& zero_point,
                          const CancelFlag* cancel = nullptr);
 
+// ONNX Runtime's DynamicQuantizeMatMul: the product of x[m, k], quantized as above, and b, as floats. `product` says m,
+// b, its zero points and scales, bias and c; the rest is filled in.
+Outcome dynamic_quantize_matmul(const float* x, IntegerMatmulArguments product, const CancelFlag* cancel = nullptr);
+
 // gram[K, K] (+)= xᵀ·x for x[M, K], symmetric; added to what is there unless `first`. Sums in the order of M.
 Outcome gram(const float* x, std::size_t m, std::size_t k, bool first, float* out, const CancelFlag* cancel = nullptr);
 

@@ -22,10 +22,11 @@ LOWBIT_INLINE F exponential(F x) {
   return as_floats(add(as_bits(p), shift_left<23>(n)));
 }
 
-// x · sigmoid(u)
+// x · sigmoid(u), where u is about x or of larger magnitude. Far below zero the result is nothing, but as e^-u is
+// bounded, x must be too. (Of a NaN, max and min give the second operand.)
 template <typename F>
 LOWBIT_INLINE F gated(F x, F u) {
-  return div(x, add(like(x, 1.0F), exponential(sub(like(x, 0.0F), u))));
+  return div(max(like(x, -256.0F), x), add(like(x, 1.0F), exponential(sub(like(x, 0.0F), u))));
 }
 
 // x · sigmoid(x): Elfwing et al., arXiv:1702.03118.
@@ -48,7 +49,8 @@ LOWBIT_INLINE F gelu(F x) {
   p = fused(p, t, like(x, 0.254829592F));
   // half the tail of the normal distribution beyond |x|
   const F tail = mul(mul(mul(p, t), exponential(mul(sub(like(x, 0.0F), z), z))), like(x, 0.5F));
-  return fused_negative(magnitude, tail, max(x, like(x, 0.0F)));
+  // beyond 16 the tail is nothing, which an infinity must not be multiplied with
+  return fused_negative(min(like(x, 16.0F), magnitude), tail, max(x, like(x, 0.0F)));
 }
 
 // The approximation of the same paper: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).
