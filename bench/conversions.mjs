@@ -17,6 +17,7 @@ const ggml = await peer('ggml');
 const onnxruntime = await peer('onnxruntime');
 
 const COLUMNS = 4096;
+const FLOAT8 = 'float8_e4m3fn';
 const SIZES = [
   ['memory', 64 << 20],
   ['cache', 32 << 10],
@@ -85,6 +86,8 @@ async function ortCases(x, threads) {
       feeds: { x: [new Uint16Array(x.length), dims] },
       fetches: { y: floats() },
     }),
+    toFloat8: await onnxruntime.castToFloat8([x, dims], threads),
+    fromFloat8: await onnxruntime.castFromFloat8(lowbit.castTensor(x, { from: 'float32', to: FLOAT8 }), floats(), threads),
   };
 }
 
@@ -122,6 +125,8 @@ for (const [place, elements] of SIZES) {
   const x = normal(elements);
   const half = lowbit.castTensor(x, { from: 'float32', to: 'float16' });
   const brain = lowbit.castTensor(x, { from: 'float32', to: 'bfloat16' });
+  const eightBits = lowbit.castTensor(x, { from: 'float32', to: FLOAT8 });
+  const out8 = new Uint8Array(elements);
   const out16 = new Uint16Array(elements);
   const out32 = new Float32Array(elements);
   const blocks = new Uint8Array((elements / 32) * 34);
@@ -172,10 +177,13 @@ for (const [place, elements] of SIZES) {
       ['float32', 'bfloat16', x, out16, 4, 2, [64, 32], undefined],
       ['float16', 'float32', half, out32, 2, 4, [32, 64], ort.fromFloat16],
       ['bfloat16', 'float32', brain, out32, 2, 4, [32, 64], undefined],
+      ['float32', FLOAT8, x, out8, 4, 1, [128, 32], ort.toFloat8],
+      [FLOAT8, 'float32', eightBits, out32, 1, 4, [32, 128], ort.fromFloat8],
     ]) {
+      const ggmlCast = ggml?.cast[`${from}_to_${to}`];
       const peers = {
         ...only('ORT Cast', ortCase),
-        ...(ggml === null ? {} : only('ggml', () => ggml.cast[`${from}_to_${to}`](input, out, elements))),
+        ...only('ggml', ggmlCast && (() => ggmlCast(input, out, elements))),
       };
       await row(
         `cast ${from} → ${to}`,

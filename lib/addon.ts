@@ -13,7 +13,17 @@ import { AddonError, InvalidArgumentError, OutOfMemoryError } from './errors.js'
 /** A float array as the addon takes it: float16 and bfloat16 as bit patterns. */
 export type RawFloats = Float32Array | Uint16Array;
 
-type CastArguments = [input: RawFloats, from: number, out: RawFloats, to: number];
+/** The same for casts: floats of eight bits and fewer in bytes. */
+export type RawAnyFloats = RawFloats | Uint8Array;
+
+type CastArguments = [
+  input: RawAnyFloats,
+  from: number,
+  out: RawAnyFloats,
+  to: number,
+  count: number,
+  saturate: boolean,
+];
 /** The numbers of `record` are listed in native/node/tensor_calls.cc. */
 type QuantizeArguments = [
   record: Float64Array,
@@ -37,6 +47,14 @@ type UnpackArguments = [
   columns: number,
   out: Int8Array | Uint8Array,
 ];
+type QuantizeBlocksArguments = [
+  input: Float32Array,
+  type: number,
+  rowLength: number,
+  importance: Float32Array | null,
+  out: Uint8Array,
+];
+type DequantizeBlocksArguments = [data: Uint8Array, type: number, out: Float32Array];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
@@ -125,6 +143,10 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  quantizeBlocks(...args: QuantizeBlocksArguments): void;
+  quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
+  dequantizeBlocks(...args: DequantizeBlocksArguments): void;
+  dequantizeBlocksAsync(...args: [...DequantizeBlocksArguments, Done]): number;
   createWeight(): RawWeight;
   shareWeight(handle: RawWeight): RawWeight;
   describeWeight(handle: RawWeight): Float64Array;

@@ -7,9 +7,40 @@ import { invalidArgument } from './errors.js';
 
 /**
  * Float storage types. `float32` travels as Float32Array; `float16` and `bfloat16` travel as Uint16Array of bit patterns
- * (a Float16Array, where the runtime has it, is float16).
+ * (a Float16Array, where the runtime has it, is float16); the others are {@link SmallFloatDtype}s.
  */
-export type FloatDtype = 'float32' | 'float16' | 'bfloat16';
+export type FloatDtype = LargeFloatDtype | SmallFloatDtype;
+
+/** The float types that everything takes and gives. */
+export type LargeFloatDtype = 'float32' | 'float16' | 'bfloat16';
+
+/**
+ * Floats of eight bits and fewer, which {@link castTensor} converts; named by their bits, as ml_dtypes does: `e4m3` has four
+ * of exponent and three of mantissa; `fn` means finite numbers and NaN only (no infinities; those of six and four bits have no
+ * NaN either), `uz` unsigned zero, and `e8m0fnu`, a power of two, is unsigned. They travel as Uint8Array, those of 8 bits one
+ * to a byte, those of 6 and 4 bits packed without gaps, the first element in the low bits: `count` elements take
+ * `ceil(count · bits / 8)` bytes, and unused high bits of the last byte are zero.
+ *
+ * | dtype | largest | smallest | infinity | NaN | defined by |
+ * | --- | --- | --- | --- | --- | --- |
+ * | `float8_e4m3fn` | 448 | 2^−9 | – | 0x7f, 0xff | OCP 8-bit Floating Point (OFP8) |
+ * | `float8_e5m2` | 57344 | 2^−16 | 0x7c, 0xfc | 0x7d–0x7f, 0xfd–0xff | OCP 8-bit Floating Point (OFP8) |
+ * | `float8_e4m3fnuz` | 240 | 2^−10 | – | 0x80 | ONNX |
+ * | `float8_e5m2fnuz` | 57344 | 2^−17 | – | 0x80 | ONNX |
+ * | `float8_e8m0fnu` | 2^127 | 2^−127 | – | 0xff | OCP Microscaling (MX) |
+ * | `float6_e2m3fn` | 7.5 | 0.125 | – | – | OCP Microscaling (MX) |
+ * | `float6_e3m2fn` | 28 | 0.0625 | – | – | OCP Microscaling (MX) |
+ * | `float4_e2m1fn` | 6 | 0.5 | – | – | OCP Microscaling (MX) |
+ */
+export type SmallFloatDtype =
+  | 'float8_e4m3fn'
+  | 'float8_e5m2'
+  | 'float8_e4m3fnuz'
+  | 'float8_e5m2fnuz'
+  | 'float8_e8m0fnu'
+  | 'float6_e2m3fn'
+  | 'float6_e3m2fn'
+  | 'float4_e2m1fn';
 
 /** Integer code types of affine quantization. */
 export type IntDtype = SignedIntDtype | UnsignedIntDtype;
@@ -32,7 +63,28 @@ export interface Float16ArrayLike {
 }
 
 /** Numbers of the raw surface: FloatType in native/core/dtype.h. */
-const FLOAT_CODES: Readonly<Record<FloatDtype, number>> = { float32: 0, float16: 1, bfloat16: 2 };
+const FLOAT_CODES: Readonly<Record<LargeFloatDtype, number>> = { float32: 0, float16: 1, bfloat16: 2 };
+
+/** @internal A float dtype of any width. */
+export interface FloatFormat {
+  /** The addon's number: AnyFloatType in native/core/dtype.h. */
+  readonly code: number;
+  readonly bits: number;
+}
+
+const FLOAT_FORMATS: ReadonlyMap<unknown, FloatFormat> = new Map<FloatDtype, FloatFormat>([
+  ['float32', { code: 0, bits: 32 }],
+  ['float16', { code: 1, bits: 16 }],
+  ['bfloat16', { code: 2, bits: 16 }],
+  ['float8_e4m3fn', { code: 3, bits: 8 }],
+  ['float8_e5m2', { code: 4, bits: 8 }],
+  ['float8_e4m3fnuz', { code: 5, bits: 8 }],
+  ['float8_e5m2fnuz', { code: 6, bits: 8 }],
+  ['float8_e8m0fnu', { code: 7, bits: 8 }],
+  ['float6_e2m3fn', { code: 8, bits: 6 }],
+  ['float6_e3m2fn', { code: 9, bits: 6 }],
+  ['float4_e2m1fn', { code: 10, bits: 4 }],
+]);
 
 /** @internal */
 export interface CodeType {
@@ -66,7 +118,14 @@ export function codeTypeOf(argument: string, dtype: unknown): CodeType {
   return code;
 }
 
-/** @internal The addon's number of a float dtype, or an error that names the argument. */
+/** @internal A float dtype of any width, or an error that names the argument. */
+export function floatFormatOf(argument: string, dtype: unknown): FloatFormat {
+  const format = FLOAT_FORMATS.get(dtype);
+  if (format === undefined) throw invalidArgument(argument, `one of ${[...FLOAT_FORMATS.keys()].join(', ')}`, dtype);
+  return format;
+}
+
+/** @internal The addon's number of a {@link LargeFloatDtype}, or an error that names the argument. */
 export function floatCodeOf(argument: string, dtype: unknown): number {
   if (dtype === 'float32' || dtype === 'float16' || dtype === 'bfloat16') return FLOAT_CODES[dtype];
   throw invalidArgument(argument, 'one of float32, float16, bfloat16', dtype);

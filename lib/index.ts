@@ -3,7 +3,16 @@
  *
  * @packageDocumentation
  */
-export type { Float16ArrayLike, FloatDtype, IntDtype, QuantDtype, SignedIntDtype, UnsignedIntDtype } from './dtype.js';
+export type {
+  Float16ArrayLike,
+  FloatDtype,
+  IntDtype,
+  LargeFloatDtype,
+  QuantDtype,
+  SignedIntDtype,
+  SmallFloatDtype,
+  UnsignedIntDtype,
+} from './dtype.js';
 export {
   AddonError,
   type AddonErrorCode,
@@ -72,6 +81,17 @@ export {
   type TensorReport,
 } from './pipeline/quantize-checkpoint.js';
 export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
+export {
+  type DequantizeBlocksAsyncOptions,
+  type DequantizeBlocksOptions,
+  dequantizeBlocks,
+  dequantizeBlocksAsync,
+  type GgufType,
+  type QuantizeBlocksAsyncOptions,
+  type QuantizeBlocksOptions,
+  quantizeBlocks,
+  quantizeBlocksAsync,
+} from './tensor/blocks.js';
 export {
   type CastAsyncOptions,
   type CastOptions,

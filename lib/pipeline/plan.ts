@@ -6,7 +6,7 @@
 import type { Checkpoint, CheckpointTensor, Json } from '../checkpoint/checkpoint.js';
 import { type PackedScheme, packedTensors, quantizationConfig } from '../checkpoint/compressed-tensors.js';
 import { safetensorsFileBytes, type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
-import type { FloatDtype } from '../dtype.js';
+import type { LargeFloatDtype } from '../dtype.js';
 import { CheckpointError } from '../errors.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
 
@@ -31,7 +31,7 @@ export interface QuantizedEntry {
   readonly tensor: CheckpointTensor;
   readonly rows: number;
   readonly columns: number;
-  readonly inputDtype: FloatDtype;
+  readonly inputDtype: LargeFloatDtype;
   /** What it becomes. */
   readonly outputs: readonly TensorSpec[];
   readonly outputBytes: number;
@@ -60,7 +60,7 @@ export interface Plan {
   readonly fileBytes: number;
 }
 
-const FLOAT_DTYPES: Readonly<Partial<Record<string, FloatDtype>>> = {
+const FLOAT_DTYPES: Readonly<Partial<Record<string, LargeFloatDtype>>> = {
   F32: 'float32',
   F16: 'float16',
   BF16: 'bfloat16',
@@ -169,7 +169,7 @@ function quantizedEntry(tensor: CheckpointTensor, scheme: PackedScheme): Quantiz
     tensor,
     rows,
     columns,
-    inputDtype: FLOAT_DTYPES[tensor.dtype] as FloatDtype,
+    inputDtype: FLOAT_DTYPES[tensor.dtype] as LargeFloatDtype,
     outputs,
     outputBytes: outputs.reduce((sum, output) => sum + tensorBytes(output), 0),
   };

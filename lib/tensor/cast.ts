@@ -3,13 +3,25 @@
  *
  * @module
  */
-import { addon, explain, type RawFloats, runJob } from '../addon.js';
-import { type Float16ArrayLike, type FloatDtype, floatCodeOf } from '../dtype.js';
+import { addon, explain, type RawAnyFloats, type RawFloats, runJob } from '../addon.js';
+import {
+  type Float16ArrayLike,
+  type FloatDtype,
+  type FloatFormat,
+  floatFormatOf,
+  packedRowBytes,
+  type SmallFloatDtype,
+} from '../dtype.js';
+import { invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
 
 /** The array that holds elements of a float dtype. */
-export type FloatArrayOf<D extends FloatDtype> = D extends 'float32' ? Float32Array : Uint16Array;
+export type FloatArrayOf<D extends FloatDtype> = D extends 'float32'
+  ? Float32Array
+  : D extends SmallFloatDtype
+    ? Uint8Array
+    : Uint16Array;
 
 /** What {@link castTensor} reads for a float dtype. */
 export type FloatInputOf<D extends FloatDtype> = FloatArrayOf<D> | (D extends 'float16' ? Float16ArrayLike : never);
@@ -21,11 +33,16 @@ export interface CastOptions<From extends FloatDtype = FloatDtype, To extends Fl
   /** The type of the result. */
   to: To;
   /**
-   * Whether values past the largest finite one become that (default true) instead of infinity or NaN. It concerns types
-   * without infinities; float16 and bfloat16 have one, which IEEE 754 prescribes for overflow, whatever this says.
+   * Whether values past the largest finite one become that (default true) instead of infinity or NaN. It concerns floats of
+   * eight bits and fewer; float16 and bfloat16 overflow to infinity, as IEEE 754 prescribes, whatever this says.
    */
   saturate?: boolean;
-  /** The array to write to and return, as long as the input. */
+  /**
+   * How many elements the input holds. It needs to be said only of packed elements, of 6 and 4 bits, when the last byte is not
+   * full; default as many whole elements as there are. The input's length must be what so many elements take.
+   */
+  count?: number;
+  /** The array to write to and return, as long as the result. */
   out?: FloatInputOf<To>;
 }
 
@@ -36,45 +53,98 @@ export interface CastAsyncOptions<From extends FloatDtype = FloatDtype, To exten
   signal?: AbortSignal;
 }
 
-const OPTIONS: ReadonlySet<string> = new Set(['from', 'to', 'saturate', 'out']);
+const OPTIONS: ReadonlySet<string> = new Set(['from', 'to', 'saturate', 'count', 'out']);
 const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
 
 interface Prepared {
-  readonly input: RawFloats;
+  readonly input: RawAnyFloats;
   readonly from: number;
   readonly to: number;
-  readonly out: RawFloats;
+  readonly count: number;
+  readonly saturate: boolean;
+  readonly out: RawAnyFloats;
   readonly result: unknown;
   readonly fresh: boolean;
 }
 
+/** The length of the array that holds so many elements. */
+function lengthFor({ bits }: FloatFormat, count: number): number {
+  return bits > 8 ? count : packedRowBytes(count, bits);
+}
+
+function countOf(input: RawAnyFloats, format: FloatFormat, dtype: unknown, value: unknown): number {
+  const { bits } = format;
+  if (value === undefined) return bits > 8 ? input.length : Math.floor((input.length * 8) / bits);
+  const count = validate.integer('count', value, 0);
+  const length = lengthFor(format, count);
+  if (length !== input.length) {
+    throw invalidArgument('input', `length ${length}, which ${count} elements of ${dtype} take,`, input);
+  }
+  return count;
+}
+
 function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  const from = floatCodeOf('from', given['from']);
-  const to = floatCodeOf('to', given['to']);
-  const { data: input } = validate.floats('input', inputValue, 'from', given['from']);
-  validate.boolean('saturate', given['saturate'], true);
+  const fromDtype = given['from'];
+  const from = floatFormatOf('from', fromDtype);
+  const to = floatFormatOf('to', given['to']);
+  const input: RawAnyFloats =
+    from.bits > 8
+      ? validate.floats('input', inputValue, 'from', fromDtype).data
+      : validate.uint8Array('input', inputValue);
+  const count = countOf(input, from, fromDtype, given['count']);
+  const saturate = validate.boolean('saturate', given['saturate'], true);
+  const common = { input, from: from.code, to: to.code, count, saturate };
+  const length = lengthFor(to, count);
   if (given['out'] === undefined) {
-    const out = to === 0 ? new Float32Array(input.length) : new Uint16Array(input.length);
-    return { input, from, to, out, result: out, fresh: true };
+    const type = to.bits === 32 ? Float32Array : to.bits === 16 ? Uint16Array : Uint8Array;
+    const out = validate.allocated<RawAnyFloats>(type, length);
+    return { ...common, out, result: out, fresh: true };
   }
-  const out = validate.floatsOut('out', given['out'], to, input.length);
-  return { input, from, to, out, result: given['out'], fresh: false };
+  const out =
+    to.bits > 8
+      ? validate.floatsOut('out', given['out'], to.code, length)
+      : validate.uint8Array('out', given['out'], length);
+  return { ...common, out, result: given['out'], fresh: false };
 }
 
 /**
- * Converts between float32, float16 and bfloat16. To a narrower type it rounds to nearest even; values past the largest
- * finite one become infinity, as IEEE 754 says; subnormals are kept; a NaN stays a NaN and becomes quiet. To float32 it is
- * exact.
+ * Converts between float types of 32, 16, 8, 6 and 4 bits. To a narrower type it rounds to nearest even, subnormals included;
+ * from a narrower type it is exact, but for float16, whose range float8_e8m0fnu exceeds. One small type to another is rounded
+ * once.
  *
- * @param input - A Float32Array for float32, a Uint16Array of bit patterns for float16 and bfloat16, or a Float16Array.
- * @returns A Float32Array or Uint16Array with as many elements, or `out`.
- * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps the input.
+ * What has no nearest number follows the OCP specifications of 8-bit and of microscaling (MX) formats and, for what they leave
+ * open, the Cast operator of ONNX:
+ *
+ * | input | float16, bfloat16 | float8_e4m3fn | float8_e5m2 | …fnuz | float8_e8m0fnu | float6, float4 |
+ * | --- | --- | --- | --- | --- | --- | --- |
+ * | past the largest | ±∞ | ±448, or NaN | ±57344, or ±∞ | ± the largest, or NaN | 2^127, or NaN | ± the largest |
+ * | ±∞ | ±∞ | ±448, or NaN | ±57344, or ±∞ | NaN | 2^127, or NaN | ± the largest |
+ * | NaN | NaN | NaN | NaN | NaN | NaN | the largest |
+ * | ±0 | ±0 | ±0 | ±0 | 0 | 2^−127, or NaN | ±0 |
+ *
+ * Where there are two results, the second is without `saturate`. Values are rounded before they are compared with the largest:
+ * up to 464 become 448 in float8_e4m3fn. float8_e8m0fnu holds powers of two, without a sign: the nearest one, the upper one in
+ * the middle; what lies below the smallest, negative numbers included, becomes that, or NaN without `saturate`. A NaN becomes
+ * quiet in float16 and bfloat16, and 0x7f, 0x80 (…fnuz) or 0xff (float8_e8m0fnu) in 8 bits.
+ *
+ * @param input - A Float32Array for float32, a Uint16Array of bit patterns for float16 and bfloat16, or a Float16Array; a
+ *   Uint8Array for floats of 8 bits, one to a byte, and for those of 6 and 4 bits, packed: see {@link SmallFloatDtype}.
+ * @returns An array of the kind that holds the result, with as many elements, or `out`.
+ * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps the input;
+ *   {@link OutOfMemoryError}.
  *
  * @example
  * ```ts
  * const half = castTensor(new Float32Array([6.25]), { from: 'float32', to: 'float16' });
  * half[0].toString(2); // '100011001000000'
+ * ```
+ *
+ * @example Three elements of 4 bits are two bytes.
+ * ```ts
+ * const packed = castTensor(new Float32Array([0.5, -6, 1.4]), { from: 'float32', to: 'float4_e2m1fn' });
+ * packed; // Uint8Array [ 0xf1, 0x03 ]
+ * castTensor(packed, { from: 'float4_e2m1fn', to: 'float32', count: 3 }); // Float32Array [ 0.5, -6, 1.5 ]
  * ```
  */
 export function castTensor<
@@ -84,7 +154,7 @@ export function castTensor<
 >(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out {
   const p = prepare(input, options, OPTIONS);
   try {
-    addon.cast(p.input, p.from, p.out, p.to);
+    addon.cast(p.input, p.from, p.out, p.to, p.count, p.saturate);
   } catch (error) {
     throw explain(error, 'input');
   }
@@ -107,7 +177,7 @@ export async function castTensorAsync<
   const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
   const copied = detachedFromCaller.input(p.input);
   await runJob(
-    (done) => addon.castAsync(copied, p.from, out, p.to, done),
+    (done) => addon.castAsync(copied, p.from, out, p.to, p.count, p.saturate, done),
     signal,
     (error) => explain(error, 'input'),
   );
@@ -119,6 +189,6 @@ export async function castTensorAsync<
 export function floatAt(data: RawFloats, type: number, index: number): number {
   if (data instanceof Float32Array) return data[index] as number;
   const one = new Float32Array(1);
-  addon.cast(data.slice(index, index + 1), type, one, 0);
+  addon.cast(data.slice(index, index + 1), type, one, 0, 1, true);
   return one[0] as number;
 }

@@ -6,9 +6,9 @@
 import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
 import {
   type Float16ArrayLike,
-  type FloatDtype,
   floatCodeOf,
   type IntDtype,
+  type LargeFloatDtype,
   type QuantDtype,
   type SignedIntDtype,
 } from '../dtype.js';
@@ -36,7 +36,7 @@ export type InputOptions<I> = I extends Uint16Array
     ? { inputDtype?: 'float32' }
     : I extends Float16ArrayLike
       ? { inputDtype?: 'float16' }
-      : { inputDtype?: FloatDtype };
+      : { inputDtype?: LargeFloatDtype };
 
 // The first member of each union lets a variable stand for any of the names.
 
@@ -111,7 +111,7 @@ interface Prepared {
   readonly symmetric: boolean;
   readonly lowest: number;
   readonly scaleType: number;
-  readonly scaleDtype: FloatDtype;
+  readonly scaleDtype: LargeFloatDtype;
   readonly rangeCode: number;
   readonly percentile: number;
   readonly saturate: boolean;
@@ -170,7 +170,7 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
     symmetric,
     lowest: layout.code.lowest + (narrow ? 1 : 0),
     scaleType,
-    scaleDtype: scaleDtype as FloatDtype,
+    scaleDtype: scaleDtype as LargeFloatDtype,
     rangeCode,
     percentile,
     saturate: nonFinite === 'saturate',

@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "ops/affine/affine_kernels.h"
+#include "ops/blocks/blocks_kernels.h"
 #include "ops/cast/cast_kernels.h"
 #include "ops/compare/compare_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
@@ -17,6 +18,7 @@ struct Kernels {
   const CastKernels* cast;
   const AffineKernels* affine;
   const CompareKernels* compare;
+  const BlocksKernels* blocks;
   const MatmulKernels* matmul;
 };
 

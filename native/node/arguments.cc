@@ -85,6 +85,15 @@ Bytes Arguments::floats(std::size_t i, const char* name, FloatType type) const {
   return array(i, name, type == FloatType::kFloat32 ? napi_float32_array : napi_uint16_array);
 }
 
+Bytes Arguments::any_floats(std::size_t i, const char* name, AnyFloatType type, std::size_t count) const {
+  const Bytes bytes = type.is_small() ? array(i, name, napi_uint8_array) : floats(i, name, type.large());
+  // The product of a count and the bits of an element fits 64 bits: a count is less than 2^53.
+  if (bytes.size != type.packed_bytes(count)) {
+    fail(std::string("Expected ") + name + " to hold " + std::to_string(count) + " elements.", name);
+  }
+  return bytes;
+}
+
 double Arguments::number(std::size_t i, const char* name) const {
   double value = 0.0;
   if (napi_get_value_double(info_.Env(), info_[i], &value) != napi_ok) {
@@ -115,6 +124,12 @@ bool Arguments::flag(std::size_t i, const char* name) const {
 
 FloatType Arguments::float_type(std::size_t i, const char* name) const {
   return static_cast<FloatType>(integer(i, name, 0, 2));
+}
+
+AnyFloatType Arguments::any_float_type(std::size_t i, const char* name) const {
+  const std::int64_t number = integer(i, name, 0, AnyFloatType::kCount - 1);
+  if (number <= static_cast<std::int64_t>(FloatType::kBfloat16)) return static_cast<FloatType>(number);
+  return static_cast<SmallFloatType>(number);
 }
 
 std::string Arguments::string(std::size_t i, const char* name) const {

@@ -40,6 +40,8 @@ class Arguments {
   Bytes bytes(std::size_t i, const char* name, bool& is_signed) const;
   // Float elements: a Float32Array for float32, else a Uint16Array.
   Bytes floats(std::size_t i, const char* name, FloatType type) const;
+  // `count` float elements of any type: small ones in a Uint8Array.
+  Bytes any_floats(std::size_t i, const char* name, AnyFloatType type, std::size_t count) const;
   bool is_null(std::size_t i) const { return info_[i].IsNull(); }
   // An integer in [lowest, highest].
   std::int64_t integer(std::size_t i, const char* name, std::int64_t lowest, std::int64_t highest) const;
@@ -47,6 +49,7 @@ class Arguments {
   double number(std::size_t i, const char* name) const;
   bool flag(std::size_t i, const char* name) const;
   FloatType float_type(std::size_t i, const char* name) const;
+  AnyFloatType any_float_type(std::size_t i, const char* name) const;
   std::string string(std::size_t i, const char* name) const;
   Napi::Function function(std::size_t i, const char* name) const;
 

@@ -1,24 +1,27 @@
 // The operations on tensors: arguments in, work out. The order of the arguments is that of lib/addon.ts.
 
+#include <limits>
+
 #include "node/arguments.h"
 #include "node/calls.h"
 #include "node/record.h"
 #include "ops/affine/affine.h"
+#include "ops/blocks/blocks.h"
 #include "ops/cast/cast.h"
 #include "ops/compare/compare.h"
 
 namespace lowbit::node {
 namespace {
 
-// cast(input, from, output, to)
+// cast(input, from, output, to, count, saturate)
 Work prepare_cast(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  const FloatType from = a.float_type(1, "from"), to = a.float_type(3, "to");
-  const Bytes input = a.floats(0, "input", from), output = a.floats(2, "out", to);
-  const std::size_t count = input.size / size_of(from);
-  a.check(output.size / size_of(to) == count, "Expected out to have as many elements as the input.");
+  const AnyFloatType from = a.any_float_type(1, "from"), to = a.any_float_type(3, "to");
+  const std::size_t count = a.size(4, "count");
+  const Bytes input = a.any_floats(0, "input", from, count), output = a.any_floats(2, "out", to, count);
+  const bool saturate = a.flag(5, "saturate");
   a.check(!input.overlaps(output), "Expected out not to overlap the input.");
-  return [=](const CancelFlag* cancel) { return cast(input.data, from, output.data, to, count, cancel); };
+  return [=](const CancelFlag* cancel) { return cast(input.data, from, output.data, to, saturate, count, cancel); };
 }
 
 struct Codes {
@@ -156,6 +159,52 @@ Work prepare_compare(const Napi::CallbackInfo& info) {
   };
 }
 
+void check_importance(const Arguments& a, const Bytes& importance) {
+  const auto* values = importance.as<const float>();
+  for (std::size_t i = 0; i < importance.size / sizeof(float); i++) {
+    if (!(values[i] >= 0.0F && values[i] <= std::numeric_limits<float>::max())) {
+      a.fail("Expected importance to be finite and not negative but received " + std::to_string(values[i]) +
+                 " at index " + std::to_string(i) + ".",
+             "importance");
+    }
+  }
+}
+
+// quantizeBlocks(input, type, rowLength, importance | null, out)
+Work prepare_quantize_blocks(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes input = a.array(0, "input", napi_float32_array);
+  const auto type = static_cast<BlockType>(a.integer(1, "type", 0, kBlockTypes - 1));
+  const BlockFormat& format = format_of(type);
+  const std::size_t columns = a.size(2, "rowLength"), count = input.size / sizeof(float);
+  const Bytes importance = a.optional_array(3, "importance", napi_float32_array, columns);
+  const Bytes out = a.array(4, "out", napi_uint8_array);
+  a.check(columns != 0 && columns % format.length == 0, "Expected rowLength to be a multiple of the block length.");
+  a.check(count % columns == 0, "Expected the input to have whole rows.");
+  a.check(out.size == count / format.length * format.bytes, "Expected out to be as long as the blocks.");
+  a.check(!out.overlaps(input) && !out.overlaps(importance), "Expected out not to overlap input or importance.");
+  check_importance(a, importance);
+  return [=](const CancelFlag* cancel) {
+    return quantize_blocks(input.as<const float>(), type, count / columns, columns, importance.as<const float>(),
+                           out.data, cancel);
+  };
+}
+
+// dequantizeBlocks(data, type, out)
+Work prepare_dequantize_blocks(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes data = a.array(0, "data", napi_uint8_array);
+  const auto type = static_cast<BlockType>(a.integer(1, "type", 0, kBlockTypes - 1));
+  const BlockFormat& format = format_of(type);
+  const Bytes out = a.array(2, "out", napi_float32_array);
+  const std::size_t blocks = data.size / format.bytes;
+  a.check(data.size % format.bytes == 0, "Expected data to be whole blocks.");
+  a.check(out.size == checked_product(a, blocks, format.length * sizeof(float)),
+          "Expected out to have as many elements as the blocks.");
+  a.check(!out.overlaps(data), "Expected out not to overlap data.");
+  return [=](const CancelFlag* cancel) { return dequantize_blocks(data.data, type, blocks, out.as<float>(), cancel); };
+}
+
 }  // namespace
 
 void register_tensor_calls(Napi::Env env, Napi::Object exports) {
@@ -164,6 +213,8 @@ void register_tensor_calls(Napi::Env env, Napi::Object exports) {
   register_call<prepare_dequantize>(env, exports, "dequantizeAffine");
   register_call<prepare_unpack>(env, exports, "unpackCodes");
   register_call<prepare_compare>(env, exports, "compare");
+  register_call<prepare_quantize_blocks>(env, exports, "quantizeBlocks");
+  register_call<prepare_dequantize_blocks>(env, exports, "dequantizeBlocks");
 }
 
 }  // namespace lowbit::node

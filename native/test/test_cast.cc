@@ -153,7 +153,8 @@ TEST("cast: a tensor of several megabytes gives the same bytes for 1, 2, 3, 7 an
   for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
     Buffer<std::uint16_t> got(n);
-    CHECK(cast(in.data(), FloatType::kFloat32, got.data(), FloatType::kBfloat16, n).status == Status::kOk, "status");
+    const Outcome outcome = cast(in.data(), FloatType::kFloat32, got.data(), FloatType::kBfloat16, true, n);
+    CHECK(outcome.status == Status::kOk, "status");
     CHECK(first_difference(got, expected) == n, "%zu threads", threads);
   }
   ThreadPool::instance().set_thread_count(default_thread_count());

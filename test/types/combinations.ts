@@ -28,6 +28,9 @@ export const back: Float32Array = dequantizeTensor(int4);
 export const narrow: Uint16Array = dequantizeTensor(int4, { dtype: 'bfloat16' });
 export const cast: Uint16Array = castTensor(floats, { from: 'float32', to: 'float16' });
 export const into: Float16ArrayLike = castTensor(floats, { from: 'float32', to: 'float16', out: float16 });
+export const small: Uint8Array = castTensor(floats, { from: 'float32', to: 'float8_e4m3fn', saturate: false });
+export const fromSmall: Float32Array = castTensor(small, { from: 'float4_e2m1fn', to: 'float32', count: 3 });
+export const halfFromSmall: Uint16Array = castTensor(small, { from: 'float6_e2m3fn', to: 'float16' });
 // @ts-expect-error: float32 is not a Uint16Array
 export const wrongBack: Uint16Array = dequantizeTensor(int4, { dtype: 'float32' });
 // @ts-expect-error: signed codes are an Int8Array
@@ -48,6 +51,17 @@ quantizeTensor(new Float64Array(4), { dtype: 'int8' });
 castTensor(halves, { from: 'float32', to: 'float16' });
 // @ts-expect-error: out does not hold float16
 castTensor(floats, { from: 'float32', to: 'float16', out: new Float32Array(1) });
+
+// @ts-expect-error: floats of 8 bits are bytes
+castTensor(halves, { from: 'float8_e5m2', to: 'float32' });
+// @ts-expect-error: nor are they anything else
+castTensor(floats, { from: 'float32', to: 'float8_e5m2', out: new Uint16Array(1) });
+// @ts-expect-error: floats of 8 bits are a matter of casts
+quantizeTensor(halves, { dtype: 'int8', inputDtype: 'float8_e4m3fn' });
+// @ts-expect-error: the same
+dequantizeTensor(int4, { dtype: 'float8_e4m3fn' });
+// @ts-expect-error: the same
+quantizeTensor(floats, { dtype: 'int8', scaleDtype: 'float8_e4m3fn' });
 
 // Axis and group size go with their granularity.
 quantizeTensor(floats, { dtype: 'int8', granularity: 'per-channel', axis: 1 });

@@ -65,6 +65,13 @@ LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) {
 LOWBIT_INLINE I32x16 bit_and(I32x16 a, I32x16 b) {
   return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
 }
+LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) {
+  return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+}
+LOWBIT_INLINE I32x16 bit_select(I32x16 mask, I32x16 a, I32x16 b) {
+  return {_mm256_or_si256(_mm256_and_si256(mask.low, a.low), _mm256_andnot_si256(mask.low, b.low)),
+          _mm256_or_si256(_mm256_and_si256(mask.high, a.high), _mm256_andnot_si256(mask.high, b.high))};
+}
 LOWBIT_INLINE I32x16 mul(I32x16 a, I32x16 b) {
   return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)};
 }
@@ -75,6 +82,10 @@ LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
 template <int N>
 LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
   return {_mm256_srai_epi32(x.low, N), _mm256_srai_epi32(x.high, N)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right_unsigned(I32x16 x) {
+  return {_mm256_srli_epi32(x.low, N), _mm256_srli_epi32(x.high, N)};
 }
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
   return {_mm256_or_si256(seen.low, _mm256_xor_si256(a.low, b.low)),
@@ -242,6 +253,15 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   if constexpr (Bits == 8) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in))),
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + 8)))};
+  } else if constexpr (Bits == 6) {
+    // Four codes are three bytes: every lane gets those of its four, and shifts.
+    const __m256i bytes = _mm256_broadcastsi128_si256(load_twelve(in));
+    const __m256i first = _mm256_set1_epi32(kThreeBytes);
+    const __m256i low = _mm256_add_epi8(first, _mm256_setr_epi32(0, 0, 0, 0, 0x030303, 0x030303, 0x030303, 0x030303));
+    const __m256i high = _mm256_add_epi8(low, _mm256_set1_epi32(0x060606));
+    const __m256i shifts = _mm256_setr_epi32(0, 6, 12, 18, 0, 6, 12, 18), mask = _mm256_set1_epi32(63);
+    return {_mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, low), shifts), mask),
+            _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, high), shifts), mask)};
   } else if constexpr (Bits == 4) {
     return {spread_codes<4>(load_u32(in), 0), spread_codes<4>(load_u32(in + 4), 0)};
   } else if constexpr (Bits == 3) {
@@ -250,6 +270,57 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
     const std::uint32_t word = load_u32(in);
     return {spread_codes<2>(word, 0), spread_codes<2>(word, 16)};
   }
+}
+
+// Which lanes: all bits of each, or none.
+struct Mask16 {
+  __m256 low, high;
+};
+LOWBIT_INLINE Mask16 less(F32x16 a, F32x16 b) {
+  return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)};
+}
+LOWBIT_INLINE Mask16 less(I32x16 a, I32x16 b) {
+  return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(b.low, a.low)),
+          _mm256_castsi256_ps(_mm256_cmpgt_epi32(b.high, a.high))};
+}
+LOWBIT_INLINE Mask16 both(Mask16 a, Mask16 b) { return {_mm256_and_ps(a.low, b.low), _mm256_and_ps(a.high, b.high)}; }
+LOWBIT_INLINE bool any(Mask16 a) { return _mm256_movemask_ps(_mm256_or_ps(a.low, a.high)) != 0; }
+LOWBIT_INLINE F32x16 select(Mask16 which, F32x16 a, F32x16 b) {
+  return {_mm256_blendv_ps(b.low, a.low, which.low), _mm256_blendv_ps(b.high, a.high, which.high)};
+}
+LOWBIT_INLINE I32x16 select(Mask16 which, I32x16 a, I32x16 b) {
+  return as_bits(select(which, as_floats(a), as_floats(b)));
+}
+LOWBIT_INLINE I32x16 min(I32x16 a, I32x16 b) {
+  return {_mm256_min_epi32(a.low, b.low), _mm256_min_epi32(a.high, b.high)};
+}
+LOWBIT_INLINE F32x16 square_root(F32x16 x) { return {_mm256_sqrt_ps(x.low), _mm256_sqrt_ps(x.high)}; }
+LOWBIT_INLINE I32x16 truncate_to_int(F32x16 x) { return {_mm256_cvttps_epi32(x.low), _mm256_cvttps_epi32(x.high)}; }
+
+LOWBIT_INLINE I32x16 keep_where(std::uint32_t bits, I32x16 x) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i low = _mm256_set1_epi32(static_cast<int>(bits)), high = _mm256_set1_epi32(static_cast<int>(bits >> 8));
+  return {_mm256_and_si256(_mm256_cmpeq_epi32(_mm256_and_si256(low, lane), lane), x.low),
+          _mm256_and_si256(_mm256_cmpeq_epi32(_mm256_and_si256(high, lane), lane), x.high)};
+}
+LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(x.low)) |
+                                    _mm256_movemask_ps(_mm256_castsi256_ps(x.high)) << 8);
+}
+
+// A permutation knows eight entries: bit 3 of the index, moved to the sign, chooses between two.
+LOWBIT_INLINE __m256 look_up(F32x16 table, __m256i index) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) {
+  return {look_up(table, index.low), look_up(table, index.high)};
+}
+
+LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(x.low, x.high), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
 // Eight float64 lanes, for sums that must not lose bits.

@@ -51,6 +51,10 @@ LOWBIT_INLINE I32x16 sub(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v
 LOWBIT_INLINE I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 bit_xor(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
 LOWBIT_INLINE I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+LOWBIT_INLINE I32x16 bit_select(I32x16 mask, I32x16 a, I32x16 b) {
+  return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xca)};
+}
 LOWBIT_INLINE I32x16 mul(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 template <int N>
 LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
@@ -59,6 +63,10 @@ LOWBIT_INLINE I32x16 shift_left(I32x16 x) {
 template <int N>
 LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
   return {_mm512_srai_epi32(x.v, N)};
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right_unsigned(I32x16 x) {
+  return {_mm512_srli_epi32(x.v, N)};
 }
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 a, I32x16 b) {
   return {_mm512_ternarylogic_epi32(seen.v, a.v, b.v, 0xf6)};
@@ -162,6 +170,15 @@ template <int Bits>
 LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   if constexpr (Bits == 8) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in)))};
+  } else if constexpr (Bits == 6) {
+    // Four codes are three bytes: every lane gets those of its four, and shifts.
+    const __m512i bytes = _mm512_broadcast_i32x4(load_twelve(in));
+    const __m512i own =
+        _mm512_add_epi8(_mm512_set1_epi32(kThreeBytes),
+                        _mm512_setr_epi32(0, 0, 0, 0, 0x030303, 0x030303, 0x030303, 0x030303, 0x060606, 0x060606,
+                                          0x060606, 0x060606, 0x090909, 0x090909, 0x090909, 0x090909));
+    const __m512i shifts = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 6, 12, 18));
+    return {_mm512_and_si512(_mm512_srlv_epi32(_mm512_shuffle_epi8(bytes, own), shifts), _mm512_set1_epi32(63))};
   } else {
     // Eight codes are `Bits` bytes: one 32-bit word for the lower and one for the upper eight lanes, shifted by the
     // lane's own amount. With 3 bits the upper word starts a byte early, so that nothing is read past the end.
@@ -174,6 +191,29 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
         kEarly + 3 * Bits, kEarly + 4 * Bits, kEarly + 5 * Bits, kEarly + 6 * Bits, kEarly + 7 * Bits);
     return {_mm512_and_si512(_mm512_srlv_epi32(words, shifts), _mm512_set1_epi32((1 << Bits) - 1))};
   }
+}
+
+// Which lanes: one bit for each.
+struct Mask16 {
+  __mmask16 v;
+};
+LOWBIT_INLINE Mask16 less(F32x16 a, F32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+LOWBIT_INLINE Mask16 less(I32x16 a, I32x16 b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
+LOWBIT_INLINE Mask16 both(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+LOWBIT_INLINE bool any(Mask16 a) { return a.v != 0; }
+LOWBIT_INLINE F32x16 select(Mask16 which, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(which.v, b.v, a.v)}; }
+LOWBIT_INLINE I32x16 select(Mask16 which, I32x16 a, I32x16 b) { return {_mm512_mask_blend_epi32(which.v, b.v, a.v)}; }
+LOWBIT_INLINE I32x16 min(I32x16 a, I32x16 b) { return {_mm512_min_epi32(a.v, b.v)}; }
+LOWBIT_INLINE F32x16 square_root(F32x16 x) { return {_mm512_sqrt_ps(x.v)}; }
+LOWBIT_INLINE I32x16 truncate_to_int(F32x16 x) { return {_mm512_cvttps_epi32(x.v)}; }
+
+LOWBIT_INLINE I32x16 keep_where(std::uint32_t bits, I32x16 x) {
+  return {_mm512_maskz_mov_epi32(static_cast<__mmask16>(bits), x.v)};
+}
+LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) { return _mm512_movepi32_mask(x.v); }
+LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) { return {_mm512_permutexvar_ps(index.v, table.v)}; }
+LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x.v));
 }
 
 // Eight float64 lanes, for sums that must not lose bits.

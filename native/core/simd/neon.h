@@ -83,6 +83,16 @@ LOWBIT_INLINE I32x16 bit_xor(I32x16 x, I32x16 y) {
 LOWBIT_INLINE I32x16 bit_and(I32x16 x, I32x16 y) {
   return {vandq_s32(x.a, y.a), vandq_s32(x.b, y.b), vandq_s32(x.c, y.c), vandq_s32(x.d, y.d)};
 }
+LOWBIT_INLINE I32x16 bit_or(I32x16 x, I32x16 y) {
+  return {vorrq_s32(x.a, y.a), vorrq_s32(x.b, y.b), vorrq_s32(x.c, y.c), vorrq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE int32x4_t bit_select(int32x4_t mask, int32x4_t x, int32x4_t y) {
+  return vbslq_s32(vreinterpretq_u32_s32(mask), x, y);
+}
+LOWBIT_INLINE I32x16 bit_select(I32x16 mask, I32x16 x, I32x16 y) {
+  return {bit_select(mask.a, x.a, y.a), bit_select(mask.b, x.b, y.b), bit_select(mask.c, x.c, y.c),
+          bit_select(mask.d, x.d, y.d)};
+}
 LOWBIT_INLINE I32x16 mul(I32x16 x, I32x16 y) {
   return {vmulq_s32(x.a, y.a), vmulq_s32(x.b, y.b), vmulq_s32(x.c, y.c), vmulq_s32(x.d, y.d)};
 }
@@ -97,6 +107,15 @@ LOWBIT_INLINE I32x16 shift_right(I32x16 x) {
   } else {
     return {vshrq_n_s32(x.a, N), vshrq_n_s32(x.b, N), vshrq_n_s32(x.c, N), vshrq_n_s32(x.d, N)};
   }
+}
+template <int N>
+LOWBIT_INLINE int32x4_t shift_right_unsigned(int32x4_t x) {
+  return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), N));
+}
+template <int N>
+LOWBIT_INLINE I32x16 shift_right_unsigned(I32x16 x) {
+  return {shift_right_unsigned<N>(x.a), shift_right_unsigned<N>(x.b), shift_right_unsigned<N>(x.c),
+          shift_right_unsigned<N>(x.d)};
 }
 LOWBIT_INLINE I32x16 or_difference(I32x16 seen, I32x16 x, I32x16 y) {
   return {vorrq_s32(seen.a, veorq_s32(x.a, y.a)), vorrq_s32(seen.b, veorq_s32(x.b, y.b)),
@@ -243,6 +262,15 @@ LOWBIT_INLINE int32x4_t spread_codes(std::uint64_t word, int first) {
   return vreinterpretq_s32_u32(vandq_u32(vshlq_u32(words, vld1q_s32(amounts)), vdupq_n_u32((1U << Bits) - 1)));
 }
 
+// Four codes of 6 bits, from the three bytes that begin there.
+template <std::uint32_t First>
+LOWBIT_INLINE int32x4_t own_code(uint8x16_t bytes) {
+  constexpr std::uint32_t kOwn = 0xff020100U + First * 0x010101U;
+  const std::int32_t amounts[4] = {0, -6, -12, -18};
+  const uint32x4_t words = vreinterpretq_u32_u8(vqtbl1q_u8(bytes, vreinterpretq_u8_u32(vdupq_n_u32(kOwn))));
+  return vreinterpretq_s32_u32(vandq_u32(vshlq_u32(words, vld1q_s32(amounts)), vdupq_n_u32(63)));
+}
+
 template <int Bits>
 LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
   if constexpr (Bits == 8 || Bits == 4) {
@@ -257,6 +285,10 @@ LOWBIT_INLINE I32x16 load_codes(const std::uint8_t* in) {
     const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
     return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_high_u16(low)),
             vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_high_u16(high))};
+  } else if constexpr (Bits == 6) {
+    // Four codes are three bytes: every lane gets those of its four, and shifts.
+    const uint8x16_t bytes = vcombine_u8(vld1_u8(in), vcreate_u8(load_u32(in + 8)));
+    return {own_code<0>(bytes), own_code<3>(bytes), own_code<6>(bytes), own_code<9>(bytes)};
   } else {
     std::uint64_t word = load_u32(in);
     if constexpr (Bits == 3) word |= static_cast<std::uint64_t>(load_u32(in + 2) >> 16) << 32;
@@ -276,6 +308,18 @@ LOWBIT_INLINE std::uint64_t join_codes(uint8x16_t x) {
   return vgetq_lane_u64(eight, 0) | (vgetq_lane_u64(eight, 1) << (8 * Bits));
 }
 
+// Sixteen codes of 6 bits: pairs in the low bits of 16-bit lanes, fours in three bytes of 32-bit lanes, all in a row.
+LOWBIT_INLINE void store_sixteen_sixes(std::uint8_t* out, uint8x16_t x) {
+  const uint16x8_t one = vreinterpretq_u16_u8(x);
+  const uint32x4_t two = vreinterpretq_u32_u16(vsliq_n_u16(one, vshrq_n_u16(one, 8), 6));
+  const uint8x16_t four = vreinterpretq_u8_u32(vsliq_n_u32(two, vshrq_n_u32(two, 16), 12));
+  const std::uint8_t order[16] = {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 255, 255, 255, 255};
+  const uint8x16_t bytes = vqtbl1q_u8(four, vld1q_u8(order));
+  vst1_u8(out, vget_low_u8(bytes));
+  const std::uint32_t last = vgetq_lane_u32(vreinterpretq_u32_u8(bytes), 2);
+  std::memcpy(out + 8, &last, sizeof last);
+}
+
 template <int Bits, bool Stream>
 LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
   const uint8x16_t low = vreinterpretq_u8_s8(x.low), high = vreinterpretq_u8_s8(x.high);
@@ -286,10 +330,94 @@ LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
   } else if constexpr (Bits == 4) {
     const uint8x16_t first = vuzp1q_u8(low, high), second = vuzp2q_u8(low, high);
     vst1q_u8(out, veorq_u8(vsliq_n_u8(first, second, 4), flips));
+  } else if constexpr (Bits == 6) {
+    store_sixteen_sixes(out, low);
+    store_sixteen_sixes(out + 12, high);
   } else {
     store_bytes<2 * Bits>(out, join_codes<Bits>(low) ^ flip);
     store_bytes<2 * Bits>(out + 2 * Bits, join_codes<Bits>(high) ^ flip);
   }
+}
+
+// Which lanes: all bits of each, or none.
+struct Mask16 {
+  uint32x4_t a, b, c, d;
+};
+LOWBIT_INLINE Mask16 less(F32x16 x, F32x16 y) {
+  return {vcltq_f32(x.a, y.a), vcltq_f32(x.b, y.b), vcltq_f32(x.c, y.c), vcltq_f32(x.d, y.d)};
+}
+LOWBIT_INLINE Mask16 less(I32x16 x, I32x16 y) {
+  return {vcltq_s32(x.a, y.a), vcltq_s32(x.b, y.b), vcltq_s32(x.c, y.c), vcltq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE Mask16 both(Mask16 x, Mask16 y) {
+  return {vandq_u32(x.a, y.a), vandq_u32(x.b, y.b), vandq_u32(x.c, y.c), vandq_u32(x.d, y.d)};
+}
+LOWBIT_INLINE bool any(Mask16 x) { return vmaxvq_u32(vorrq_u32(vorrq_u32(x.a, x.b), vorrq_u32(x.c, x.d))) != 0; }
+LOWBIT_INLINE F32x16 select(Mask16 which, F32x16 x, F32x16 y) {
+  return {vbslq_f32(which.a, x.a, y.a), vbslq_f32(which.b, x.b, y.b), vbslq_f32(which.c, x.c, y.c),
+          vbslq_f32(which.d, x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 select(Mask16 which, I32x16 x, I32x16 y) {
+  return {vbslq_s32(which.a, x.a, y.a), vbslq_s32(which.b, x.b, y.b), vbslq_s32(which.c, x.c, y.c),
+          vbslq_s32(which.d, x.d, y.d)};
+}
+LOWBIT_INLINE I32x16 min(I32x16 x, I32x16 y) {
+  return {vminq_s32(x.a, y.a), vminq_s32(x.b, y.b), vminq_s32(x.c, y.c), vminq_s32(x.d, y.d)};
+}
+LOWBIT_INLINE F32x16 square_root(F32x16 x) {
+  return {vsqrtq_f32(x.a), vsqrtq_f32(x.b), vsqrtq_f32(x.c), vsqrtq_f32(x.d)};
+}
+LOWBIT_INLINE I32x16 truncate_to_int(F32x16 x) {
+  return {vcvtq_s32_f32(x.a), vcvtq_s32_f32(x.b), vcvtq_s32_f32(x.c), vcvtq_s32_f32(x.d)};
+}
+
+// Four lanes of a constant that counts lanes.
+LOWBIT_INLINE int32x4_t counted(std::int32_t a, std::int32_t b, std::int32_t c, std::int32_t d) {
+  const std::int32_t lanes[4] = {a, b, c, d};
+  return vld1q_s32(lanes);
+}
+
+LOWBIT_INLINE I32x16 keep_where(std::uint32_t bits, I32x16 x) {
+  const int32x4_t all = vdupq_n_s32(static_cast<std::int32_t>(bits));
+  const auto kept = [=](int32x4_t lane, int32x4_t y) {
+    return vandq_s32(vreinterpretq_s32_u32(vtstq_s32(all, lane)), y);
+  };
+  return {kept(counted(1, 2, 4, 8), x.a), kept(counted(16, 32, 64, 128), x.b), kept(counted(256, 512, 1024, 2048), x.c),
+          kept(counted(4096, 8192, 16384, 32768), x.d)};
+}
+LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) {
+  const int32x4_t bits = vdupq_n_s32(1);
+  const auto signs = [=](int32x4_t y, int32x4_t places) {
+    return vshlq_s32(vandq_s32(vshrq_n_s32(y, 31), bits), places);
+  };
+  return static_cast<std::uint32_t>(
+      vaddvq_s32(vorrq_s32(vorrq_s32(signs(x.a, counted(0, 1, 2, 3)), signs(x.b, counted(4, 5, 6, 7))),
+                           vorrq_s32(signs(x.c, counted(8, 9, 10, 11)), signs(x.d, counted(12, 13, 14, 15))))));
+}
+
+// A table of 64 bytes, four of which belong to a lane.
+LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) {
+  const uint8x16x4_t bytes = {{vreinterpretq_u8_f32(table.a), vreinterpretq_u8_f32(table.b),
+                               vreinterpretq_u8_f32(table.c), vreinterpretq_u8_f32(table.d)}};
+  const auto four = [=](int32x4_t i) {
+    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), i, vdupq_n_s32(0x04040404));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_s32(places)));
+  };
+  return {four(index.a), four(index.b), four(index.c), four(index.d)};
+}
+
+LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {
+  const uint16x8_t low = vreinterpretq_u16_s16(vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)));
+  const uint16x8_t high = vreinterpretq_u16_s16(vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d)));
+  vst1q_u8(out, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+}
+
+// One float16 pattern.
+LOWBIT_INLINE float widen_half(std::uint16_t half) {
+  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);
+}
+LOWBIT_INLINE std::uint16_t narrow_half(float x) {
+  return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0);
 }
 
 // Eight float64 lanes, for sums that must not lose bits.

@@ -15,6 +15,12 @@ LOWBIT_INLINE void store_range_of_eight(float* min, float* max, __m256 least, __
   *max = _mm_cvtss_f32(_mm_movehdup_ps(one));
 }
 
+// One float16 pattern.
+LOWBIT_INLINE float widen_half(std::uint16_t half) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half))); }
+LOWBIT_INLINE std::uint16_t narrow_half(float x) {
+  return static_cast<std::uint16_t>(_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT)));
+}
+
 struct I8x32 {
   __m256i v;
 };
@@ -23,6 +29,14 @@ LOWBIT_INLINE I8x32 min(I8x32 a, I8x32 b) { return {_mm256_min_epi8(a.v, b.v)}; 
 LOWBIT_INLINE I8x32 max(I8x32 a, I8x32 b) { return {_mm256_max_epi8(a.v, b.v)}; }
 LOWBIT_INLINE I8x32 load_bytes(const std::uint8_t* in) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in))};
+}
+
+// For a shuffle of bytes: the first three to a 32-bit lane, and a zero.
+constexpr int kThreeBytes = static_cast<int>(0x80020100U);
+
+// Twelve bytes, and zeros.
+LOWBIT_INLINE __m128i load_twelve(const std::uint8_t* in) {
+  return _mm_insert_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in)), static_cast<int>(load_u32(in + 8)), 2);
 }
 
 template <bool Stream>
@@ -52,6 +66,15 @@ LOWBIT_INLINE void store_codes(std::uint8_t* out, I8x32 x, std::uint64_t flip) {
   if constexpr (Bits == 4) {
     const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xd8);
     store_sixteen<Stream>(out, _mm256_castsi256_si128(_mm256_xor_si256(bytes, flips)));
+  } else if constexpr (Bits == 6) {
+    // Four to three bytes of a 32-bit lane, sixteen to twelve bytes of a 128-bit lane, all in a row.
+    const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32((1 << (16 + 2 * Bits)) | 1));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const __m256i bytes =
+        _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(fours, order), _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7));
+    store_sixteen<false>(out, _mm256_castsi256_si128(bytes));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 16), _mm256_extracti128_si256(bytes, 1));
   } else if constexpr (Bits < 4) {
     // Four to a 32-bit lane, eight in the low bits of a 64-bit lane, sixteen in those of a 128-bit lane.
     const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32((1 << (16 + 2 * Bits)) | 1));

@@ -5,6 +5,7 @@
 // exact. The tail is padded to sixteen elements on the stack and takes the same code.
 
 #include "ops/cast/cast_kernels.h"
+#include "ops/cast/cast_vector_small.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
@@ -29,9 +30,14 @@ void convert(const Storage<From>* in, Storage<To>* out, std::size_t count, bool 
 }  // namespace
 
 const CastKernels kCast = {
-    convert<FloatType::kFloat32, FloatType::kFloat16>,  convert<FloatType::kFloat32, FloatType::kBfloat16>,
-    convert<FloatType::kFloat16, FloatType::kFloat32>,  convert<FloatType::kBfloat16, FloatType::kFloat32>,
-    convert<FloatType::kFloat16, FloatType::kBfloat16>, convert<FloatType::kBfloat16, FloatType::kFloat16>,
+    convert<FloatType::kFloat32, FloatType::kFloat16>,
+    convert<FloatType::kFloat32, FloatType::kBfloat16>,
+    convert<FloatType::kFloat16, FloatType::kFloat32>,
+    convert<FloatType::kBfloat16, FloatType::kFloat32>,
+    convert<FloatType::kFloat16, FloatType::kBfloat16>,
+    convert<FloatType::kBfloat16, FloatType::kFloat16>,
+    to_small,
+    from_small,
 };
 
 }  // namespace lowbit::LOWBIT_ISA

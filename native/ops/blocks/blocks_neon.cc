@@ -1,0 +1,2 @@
+#include "core/simd/neon.h"
+#include "ops/blocks/blocks_vector.h"
