@@ -47,8 +47,9 @@ std::string format(const char* pattern, ...) {
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> tables;
 #if LOWBIT_HAVE_AVXVNNI_STAND_IN
-  static const Kernels stand_in = {
-      "AVX-VNNI by AVX-512", "", nullptr, &avx2::kCast, &avx2::kAffine, &avx2::kCompare, &avxvnni_stand_in::kMatmul};
+  static Kernels stand_in = *find_kernels("avx2");
+  stand_in.name = "AVX-VNNI by AVX-512";
+  stand_in.matmul = &avxvnni_stand_in::kMatmul;
   if (cpu_features().avx512vnni && !cpu_features().avxvnni) tables.push_back(&stand_in);
 #endif
   for (std::size_t i = 0; i < kAllKernelsCount; i++) {
