@@ -66,7 +66,7 @@ export interface Layout {
   readonly blocks: number;
   readonly blockSize: number;
   readonly groupLength: number;
-  readonly shared: boolean;
+  readonly blocksAlike: number;
 }
 
 /** @internal `axis` and `groupSize` are read only where the granularity has a use for them. */
@@ -85,7 +85,7 @@ export function layoutOf(
   let blockSize = elementCount;
   let groupLength = Math.max(1, elementCount);
   let parameterCount = 1;
-  let shared = false;
+  let blocksAlike = 1;
   let channelAxis: number | undefined;
   let groups: number | undefined;
   if (granularity === 'per-channel') {
@@ -96,7 +96,7 @@ export function layoutOf(
     groupLength = Math.max(1, validate.product(shape, channelAxis + 1));
     parameterCount = shape[channelAxis] as number;
     blockSize = parameterCount * groupLength;
-    shared = blocks > 1;
+    blocksAlike = Math.max(1, blocks);
   } else if (granularity === 'per-group') {
     groups = validate.integer('groupSize', groupSize === undefined ? 128 : groupSize, 1);
     blocks = rows;
@@ -118,7 +118,7 @@ export function layoutOf(
     blocks,
     blockSize,
     groupLength,
-    shared,
+    blocksAlike,
   };
 }
 
@@ -127,7 +127,7 @@ export function writeLayout(record: Float64Array, layout: Layout): number {
   record[0] = layout.blocks;
   record[1] = layout.blockSize;
   record[2] = layout.groupLength;
-  record[3] = layout.shared ? 1 : 0;
+  record[3] = layout.blocksAlike;
   record[4] = layout.columns;
   record[5] = layout.code.bits;
   record[6] = layout.code.signed ? 1 : 0;

@@ -30,7 +30,7 @@ struct Codes {
   std::size_t count, rows;
 };
 
-// blocks, blockSize, groupSize, shared, columns, bits, signed
+// blocks, blockSize, groupSize, blocksAlike, columns, bits, signed
 constexpr std::size_t kCodesNumbers = 7;
 
 Codes read_codes(const Arguments& a, Record& record) {
@@ -38,7 +38,7 @@ Codes read_codes(const Arguments& a, Record& record) {
   codes.layout.blocks = record.size();
   codes.layout.block_size = record.size();
   codes.layout.group_size = record.size(1);
-  codes.layout.shared = record.flag();
+  codes.layout.blocks_alike = record.size(1);
   codes.layout.columns = record.size();
   codes.type = record.code_type();
   codes.count = checked_product(a, codes.layout.blocks, codes.layout.block_size);

@@ -19,14 +19,18 @@ struct Case {
 };
 
 AffineLayout per_tensor(std::size_t rows, std::size_t columns) {
-  return {1, rows * columns, std::max<std::size_t>(1, rows * columns), false, columns};
+  return {1, rows * columns, std::max<std::size_t>(1, rows * columns), 1, columns};
 }
 // [outer, channels, inner], where inner covers whole rows, or is 1 when the channels are the columns.
 AffineLayout per_channel(std::size_t outer, std::size_t channels, std::size_t inner, std::size_t columns) {
-  return {outer, channels * inner, inner, outer > 1, columns};
+  return {outer, channels * inner, inner, outer, columns};
 }
 AffineLayout per_group(std::size_t rows, std::size_t columns, std::size_t group_size) {
-  return {rows, columns, std::min(group_size, columns), false, columns};
+  return {rows, columns, std::min(group_size, columns), 1, columns};
+}
+// Blocks of block_rows × block_columns elements.
+AffineLayout per_block(std::size_t rows, std::size_t columns, std::size_t block_rows, std::size_t block_columns) {
+  return {rows, columns, std::min(block_columns, columns), block_rows, columns};
 }
 
 std::vector<Case> cases() {
@@ -49,6 +53,8 @@ std::vector<Case> cases() {
          {std::size_t{1}, std::size_t{3}, std::size_t{32}, std::size_t{50}, std::size_t{128}, std::size_t{40000}}) {
       all.push_back({"per-group", rows, columns, per_group(rows, columns, g)});
     }
+    all.push_back({"per-block, 128 x 128", rows, columns, per_block(rows, columns, 128, 128)});
+    all.push_back({"per-block, 3 x 5", rows, columns, per_block(rows, columns, 3, 5)});
   }
   // Axis 1 of [4, 6, 5, 7], of [3, 2, 9, 8] and of [2, 3, 400, 128].
   all.push_back({"per-channel, middle axis", 120, 7, per_channel(4, 6, 35, 7)});
@@ -59,7 +65,7 @@ std::vector<Case> cases() {
 
 std::size_t parameter_of(const AffineLayout& layout, std::size_t element) {
   const std::size_t block = element / layout.block_size, in_block = element % layout.block_size;
-  return (layout.shared ? 0 : block * layout.groups_per_block()) + in_block / layout.group_size;
+  return block / layout.blocks_alike * layout.groups_per_block() + in_block / layout.group_size;
 }
 
 // The same by definition: one element after the other.
@@ -290,7 +296,7 @@ TEST("affine tensor: empty tensors and cancelled work") {
   for (std::size_t i = 0; i < x.size(); i++) x[i] = 1.0F;
   const AffineScheme scheme{{8, true}, true, -127, 127, FloatType::kFloat32};
   const RangeChoice range{RangeChoice::Method::kMinMax, 0.0};
-  const AffineLayout empty{1, 0, 1, false, 0};
+  const AffineLayout empty{1, 0, 1, 1, 0};
   CHECK(quantize_affine(x.data(), FloatType::kFloat32, empty, scheme, range, NonFinite::kThrow, scales.data(), nullptr,
                         codes.data())
                 .status == Status::kOk,

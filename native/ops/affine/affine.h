@@ -6,25 +6,27 @@
 #include "core/dtype.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
+#include "core/tiles.h"
 
 namespace lowbit {
 
 // Where the parameters of a tensor change. Its elements, in row-major order, are `blocks` blocks of `block_size`
 // elements; every block is divided into groups of `group_size` (the last may be shorter), one parameter set each.
 //
-//   per-tensor    1 block, 1 group
-//   per-channel   a block is all channels once: group_size = elements after the axis; every block has the same
-//   parameters per-group     a block is a row of the last axis; every block has parameters of its own
+//   per-tensor   1 block, 1 group
+//   per-channel  a block is all channels once, group_size the elements after the axis; all blocks have the same
+//   parameters per-group    a block is a row of the last axis, with parameters of its own per-block    the same, but so
+//   many rows have the same parameters as a block of the tensor is high
 //
 // Codes are packed in rows of `columns` elements, each starting on a byte.
 struct AffineLayout {
   std::size_t blocks, block_size, group_size;
-  bool shared;  // all blocks use the same parameters
+  std::size_t blocks_alike;  // so many consecutive blocks use the same parameters: at least 1
   std::size_t columns;
 
   std::size_t element_count() const { return blocks * block_size; }
   std::size_t groups_per_block() const;
-  std::size_t parameter_count() const { return shared ? groups_per_block() : blocks * groups_per_block(); }
+  std::size_t parameter_count() const { return ceil_div(blocks, blocks_alike) * groups_per_block(); }
 };
 
 struct AffineScheme {

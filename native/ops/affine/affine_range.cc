@@ -22,10 +22,11 @@ struct Group {
 
 Group group_of(const AffineLayout& layout, std::size_t parameter) {
   const std::size_t groups = layout.groups_per_block();
-  const std::size_t block = layout.shared ? 0 : parameter / groups;
-  const std::size_t in_block = (layout.shared ? parameter : parameter % groups) * layout.group_size;
+  const std::size_t block = parameter / groups * layout.blocks_alike;
+  const std::size_t in_block = parameter % groups * layout.group_size;
   const std::size_t count = std::min(layout.group_size, layout.block_size - in_block);
-  return {block * layout.block_size + in_block, count, layout.block_size, layout.shared ? layout.blocks : 1};
+  return {block * layout.block_size + in_block, count, layout.block_size,
+          std::min(layout.blocks_alike, layout.blocks - block)};
 }
 
 void widen(const void* x, FloatType type, std::size_t first, std::size_t count, float* out) {

@@ -31,7 +31,7 @@ class AffineTiles {
     if (layout.element_count() == 0) return;
     const std::size_t codes_per_bytes = codes_in_whole_bytes(code);
     const bool whole_bytes = layout.columns % codes_per_bytes == 0;
-    if (whole_bytes && !layout.shared && layout.block_size % layout.group_size == 0) {
+    if (whole_bytes && layout.blocks_alike == 1 && layout.block_size % layout.group_size == 0) {
       layout_.block_size *= layout_.blocks;  // groups never notice where one block ends
       layout_.blocks = 1;
     }
@@ -87,7 +87,7 @@ class AffineTiles {
   Run run(std::size_t line, std::size_t begin, std::size_t end) const {
     const std::size_t offset = line * line_ + begin;
     const std::size_t block = offset / layout_.block_size, in_block = offset % layout_.block_size;
-    const std::size_t first_parameter = layout_.shared ? 0 : block * layout_.groups_per_block();
+    const std::size_t first_parameter = block / layout_.blocks_alike * layout_.groups_per_block();
     const bool starts_group = in_block % layout_.group_size == 0;
     return {offset, end - begin, line * line_bytes_ + begin * bits_ / 8,
             first_parameter + in_block / layout_.group_size, starts_group ? layout_.group_size : end - begin};

@@ -3,7 +3,9 @@
 
 #pragma once
 
-#include "ops/affine/affine_vector_parts.h"
+#include "core/simd/runs.h"
+#include "ops/affine/affine_kernels.h"
+#include "ops/affine/affine_math.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {

@@ -1,10 +1,9 @@
-// Affine quantization, sixteen lanes at a time: what its steps share. Part of affine_vector.h.
+// Part of every vector vocabulary: runs of packed codes that are divided into groups. Included after
+// core/simd/<isa>.h by the operations that need it.
 
 #pragma once
 
 #include "core/tiles.h"
-#include "ops/affine/affine_kernels.h"
-#include "ops/affine/affine_math.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
