@@ -5,6 +5,7 @@
 #include "ops/affine/affine_kernels.h"
 #include "ops/blocks/blocks_kernels.h"
 #include "ops/cast/cast_kernels.h"
+#include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 
@@ -17,6 +18,7 @@ struct Kernels {
   bool (*supported)();
   const CastKernels* cast;
   const AffineKernels* affine;
+  const CodebookKernels* codebook;
   const CompareKernels* compare;
   const BlocksKernels* blocks;
   const MatmulKernels* matmul;

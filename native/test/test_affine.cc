@@ -6,76 +6,21 @@
 
 #include "ops/affine/affine_kernels.h"
 #include "ops/affine/affine_math.h"
-#include "test/check.h"
+#include "test/values.h"
 
 namespace lowbit::test {
 namespace {
 
-constexpr FloatType kFloatTypes[] = {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16};
 constexpr CodeType kCodeTypes[] = {{8, true}, {8, false}, {4, true}, {4, false},
                                    {3, true}, {3, false}, {2, true}, {2, false}};
-constexpr std::size_t kGroupSizes[] = {1, 2, 3, 5, 7, 8, 15, 16, 17, 24, 32, 33, 64, 100, 128, 256, 100000};
-
-const char* name_of(FloatType type) {
-  return type == FloatType::kFloat32 ? "float32" : type == FloatType::kFloat16 ? "float16" : "bfloat16";
-}
-std::string name_of(CodeType code) { return (code.is_signed ? "int" : "uint") + std::to_string(code.bits); }
-
-// What the values of a run look like.
-enum class Data : std::uint8_t { kNormal, kZeros, kTies, kTiny, kHuge, kMixed, kNonFinite };
-constexpr Data kAllData[] = {Data::kNormal, Data::kZeros, Data::kTies,     Data::kTiny,
-                             Data::kHuge,   Data::kMixed, Data::kNonFinite};
-
-float value_of(Data data, Random& random) {
-  switch (data) {
-    case Data::kNormal:
-      return random.normal();
-    case Data::kZeros:
-      return random.below(2) == 0 ? 0.0F : -0.0F;
-    case Data::kTies:  // multiples of a half: with power-of-two scales every second one is a tie
-      return static_cast<float>(static_cast<int>(random.below(600)) - 300) * 0.5F;
-    case Data::kTiny:  // subnormals and their neighbours
-      return float_of(random.bits32() & 0x80ffffffU);
-    case Data::kHuge:
-      return float_of((random.bits32() & 0x80ffffffU) | 0x7e000000U);
-    case Data::kMixed: {  // every exponent
-      const float v = float_of(random.bits32());
-      return is_finite(v) ? v : 1.0F;
-    }
-    case Data::kNonFinite: {
-      const std::size_t kind = random.below(8);
-      return kind == 0 ? NAN : kind == 1 ? INFINITY : kind == 2 ? -INFINITY : random.normal();
-    }
-  }
-  return 0.0F;
-}
-
-// A run of one float type, kept as bytes.
-struct Values {
-  Buffer<std::uint8_t> bytes;
-  Values(FloatType type, std::size_t count, std::size_t misalignment, Data data, Random& random)
-      : bytes(count * size_of(type), misalignment * size_of(type)) {
-    for (std::size_t i = 0; i < count; i++) {
-      const float v = value_of(data, random);
-      if (type == FloatType::kFloat32) {
-        std::memcpy(bytes.data() + 4 * i, &v, 4);
-      } else {
-        // Values past the range of float16 become infinite; only Data::kNonFinite may.
-        std::uint16_t half = type == FloatType::kFloat16 ? float16_of(v) : bfloat16_of(v);
-        const float back = type == FloatType::kFloat16 ? float_of_float16(half) : float_of_bfloat16(half);
-        if (is_finite(v) && !is_finite(back)) half = 0x7bff;
-        std::memcpy(bytes.data() + 2 * i, &half, 2);
-      }
-    }
-  }
-};
+std::string code_name(CodeType code) { return (code.is_signed ? "int" : "uint") + std::to_string(code.bits); }
 
 TEST("affine: one element equals float64 arithmetic with round-half-to-even and exact float32 division") {
   Random random(10);
   for (int i = 0; i < 2000000; i++) {
-    const float scale = std::fabs(value_of(i % 2 == 0 ? Data::kMixed : Data::kNormal, random)) + 0x1p-149F;
+    const float scale = std::fabs(sample(i % 2 == 0 ? Data::kMixed : Data::kNormal, random)) + 0x1p-149F;
     const float x =
-        i % 3 == 0 ? scale * (static_cast<float>(random.below(300)) + 0.5F) : value_of(Data::kMixed, random);
+        i % 3 == 0 ? scale * (static_cast<float>(random.below(300)) + 0.5F) : sample(Data::kMixed, random);
     const int zero_point = static_cast<int>(random.below(256)) - 128;
     const volatile float quotient = x / scale;  // rounded once to float32
     const double steps = std::nearbyint(static_cast<double>(quotient)) + zero_point;
@@ -134,8 +79,8 @@ TEST("affine: parameters, every instruction set equals the scalar file") {
         for (std::size_t n = 0; n < 70; n++) {
           Buffer<float> low(n), high(n);
           for (std::size_t i = 0; i < n; i++) {
-            high[i] = std::fabs(value_of(data, random));
-            low[i] = -std::fabs(value_of(data, random));
+            high[i] = std::fabs(sample(data, random));
+            low[i] = -std::fabs(sample(data, random));
           }
           for (const CodeType code : kCodeTypes) {
             Buffer<float> got(n), expected(n);
@@ -165,7 +110,7 @@ TEST("affine: parameters, every instruction set equals the scalar file") {
 TEST("affine: scales are positive and keep the range, whatever the range and type") {
   Random random(13);
   for (int i = 0; i < 300000; i++) {
-    const float high = std::fabs(value_of(Data::kMixed, random)), low = -std::fabs(value_of(Data::kMixed, random));
+    const float high = std::fabs(sample(Data::kMixed, random)), low = -std::fabs(sample(Data::kMixed, random));
     const float s = symmetric_scale(high, 127, FloatType::kFloat32);
     CHECK(s > 0.0F && is_finite(s), "symmetric scale %a of %a", static_cast<double>(s), static_cast<double>(high));
     const float a = asymmetric_scale(low, high, -128, 127, FloatType::kFloat32);
@@ -190,7 +135,7 @@ TEST("affine: codes, every instruction set equals the scalar file for every type
             Buffer<std::int32_t> zero_points(groups);
             for (std::size_t g = 0; g < groups; g++) {
               // Scales that match the data, powers of two (ties), and any others, down to subnormal.
-              const float any = std::fabs(value_of(Data::kMixed, random)) + 0x1p-149F;
+              const float any = std::fabs(sample(Data::kMixed, random)) + 0x1p-149F;
               scales[g] = random.below(4) == 0
                               ? any
                               : std::ldexp(random.below(2) == 0 ? 1.0F : 0.7F, -static_cast<int>(random.below(5)));
@@ -218,7 +163,7 @@ TEST("affine: codes, every instruction set equals the scalar file for every type
                                   within_range, stream, got.data());
               k->affine->finish_stream();
               CHECK(first_difference(got, expected) == bytes, "%s %s → %s, n %zu, group %zu, data %d, stream %d",
-                    k->name, name_of(type), name_of(code).c_str(), n, group, static_cast<int>(data),
+                    k->name, name_of(type), code_name(code).c_str(), n, group, static_cast<int>(data),
                     static_cast<int>(stream));
               std::fill(got.data(), got.data() + bytes, std::uint8_t{0xa5});
             }
@@ -229,7 +174,7 @@ TEST("affine: codes, every instruction set equals the scalar file for every type
                                          false);
               k->affine->dequantize(expected.data(), code, n, group, scales.data(), zeros, type, back.data(), stream);
               CHECK(first_difference(back, same) == back.size(), "%s %s → %s, n %zu, group %zu", k->name,
-                    name_of(code).c_str(), name_of(type), n, group);
+                    code_name(code).c_str(), name_of(type), n, group);
             }
           }
         }

@@ -66,6 +66,14 @@ LOWBIT_INLINE bool starts_on_bytes(std::size_t group_size, std::size_t count) {
   return group_size >= count || group_size * Bits % 8 == 0;
 }
 
+// Up to sixteen scales; missing ones are 1.
+LOWBIT_INLINE F32x16 load_scales(const float* scales, std::size_t count) {
+  if (count == kLanes) return load<FloatType::kFloat32>(scales);
+  float padded[kLanes];
+  for (std::size_t i = 0; i < kLanes; i++) padded[i] = i < count ? scales[i] : 1.0F;
+  return load<FloatType::kFloat32>(padded);
+}
+
 // Groups that do not start on bytes go through a window of one code per byte, which is then packed.
 constexpr std::size_t kWindow = 512;
 

@@ -119,14 +119,6 @@ constexpr std::int32_t kReciprocalMargin = 4;
 // Elements between two looks for ties.
 constexpr std::size_t kCheckElements = 128;
 
-// Up to sixteen scales; missing ones are 1.
-LOWBIT_INLINE F32x16 load_scales(const float* scales, std::size_t count) {
-  if (count == kLanes) return load<FloatType::kFloat32>(scales);
-  float padded[kLanes];
-  for (std::size_t i = 0; i < kLanes; i++) padded[i] = i < count ? scales[i] : 1.0F;
-  return load<FloatType::kFloat32>(padded);
-}
-
 // What sixteen groups need, one lane each, before it is spread group by group.
 struct GroupConstants {
   float below[kLanes], above[kLanes];

@@ -1,0 +1,125 @@
+#include "ops/codebook/codebook.h"
+
+#include "ops/affine/affine_math.h"
+#include "ops/affine/affine_range.h"
+#include "ops/affine/tensor_quantizer.h"
+#include "ops/codebook/codebook_math.h"
+
+namespace lowbit {
+namespace {
+
+constexpr float kLargestE4m3 = 448.0F, kLargestE2m1 = 6.0F;
+
+float power_of_two_scale(float largest, int largest_exponent) {
+  // Zeros have the exponent of the smallest normal number, and no scale is less than 2^-127.
+  const int exponent = largest == 0.0F ? 1 : static_cast<int>(bits_of(largest) >> 23);
+  const int scale = exponent - largest_exponent;
+  return scale > 0 ? float_of(static_cast<std::uint32_t>(scale) << 23) : 0x1p-127F;
+}
+
+float nvfp4_scale(float largest, float global_scale) {
+  const float wanted = global_scale * largest / kLargestE2m1;
+  const float scale =
+      float_of_small<SmallFloatType::kFloat8E4m3fn>(small_float_of<SmallFloatType::kFloat8E4m3fn>(wanted, true));
+  return (scale == 0.0F ? 0.125F : scale) / global_scale;
+}
+
+// Codes of a codebook, for a TensorQuantizer.
+class CodebookCodec {
+ public:
+  CodebookCodec(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme, float* scales,
+                float* global_scale, const CancelFlag* cancel)
+      : k_(*kernels().codebook),
+        x_(x),
+        type_(type),
+        layout_(layout),
+        scheme_(scheme),
+        scales_(scales),
+        global_scale_(*global_scale),
+        cancel_(cancel) {}
+
+  CodeType code() const { return code_type_of(scheme_.book); }
+  bool symmetric() const { return true; }
+  bool needs_all_ranges() const { return scheme_.rule == ScaleRule::kNvfp4; }
+
+  Outcome choose(RangeChoice range, float* low, float* high) {
+    if (range.method == RangeChoice::Method::kPercentile) {
+      const Outcome outcome = percentile_ranges(x_, type_, layout_, range.percentile, low, high, cancel_);
+      if (outcome.status != Status::kOk) return outcome;
+    }
+    if (scheme_.rule == ScaleRule::kNvfp4) {
+      const float largest = *std::max_element(high, high + layout_.parameter_count());
+      // Of tiny numbers as well it stays finite.
+      const float scale = kLargestE4m3 * kLargestE2m1 / largest;
+      global_scale_ = largest == 0.0F ? 1.0F : std::min(scale, std::numeric_limits<float>::max());
+    }
+    return {};
+  }
+
+  bool parameters(const float* /*low*/, const float* high, std::size_t first, std::size_t count) const {
+    const CodebookFormat& format = format_of(scheme_.book);
+    bool finite = true;
+    for (std::size_t i = 0; i < count; i++) {
+      float& scale = scales_[first + i];
+      switch (scheme_.rule) {
+        case ScaleRule::kAbsmax:
+          scale = round_to(scheme_.scale_type, high[i]);
+          break;
+        case ScaleRule::kLargest:
+          scale = scale_of(high[i], format.largest, scheme_.scale_type);
+          break;
+        case ScaleRule::kPowerOfTwo:
+          scale = power_of_two_scale(high[i], format.largest_exponent);
+          break;
+        case ScaleRule::kNvfp4:
+          scale = nvfp4_scale(high[i], global_scale_);
+          break;
+      }
+      finite = finite && is_finite(scale);
+    }
+    return finite;
+  }
+  float scale(std::size_t i) const { return scales_[i]; }
+
+  void quantize(const void* x, const Run& r, bool /*within_range*/, bool stream, std::uint8_t* codes) const {
+    k_.quantize(x, type_, r.count, r.group_size, scales_ + r.parameter, scheme_.book, stream, codes);
+  }
+  void finish_stream() const { kernels().affine->finish_stream(); }
+
+ private:
+  const CodebookKernels& k_;
+  const void* x_;
+  FloatType type_;
+  const AffineLayout& layout_;
+  const CodebookScheme& scheme_;
+  float* scales_;
+  float& global_scale_;
+  const CancelFlag* cancel_;
+};
+
+}  // namespace
+
+Outcome quantize_codebook(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme,
+                          RangeChoice range, NonFinite non_finite, float* scales, float* global_scale,
+                          std::uint8_t* codes, const CancelFlag* cancel) {
+  *global_scale = 1.0F;
+  CodebookCodec codec(x, type, layout, scheme, scales, global_scale, cancel);
+  return TensorQuantizer<CodebookCodec>(x, type, layout, non_finite, codec, codes, cancel).run(range);
+}
+
+Outcome dequantize_codebook(const std::uint8_t* codes, Codebook book, const AffineLayout& layout, const float* scales,
+                            void* out, FloatType out_type, const CancelFlag* cancel) {
+  const CodebookKernels& k = *kernels().codebook;
+  const AffineTiles tiles(layout, code_type_of(book));
+  const bool stream = layout.element_count() * size_of(out_type) >= kStreamBytes;
+  auto* out_bytes = static_cast<std::uint8_t*>(out);
+  const auto one_run = [&](const Run& r) {
+    k.dequantize(codes + r.code_offset, book, r.count, r.group_size, scales + r.parameter, out_type,
+                 out_bytes + r.offset * size_of(out_type), stream);
+  };
+  const bool done = ThreadPool::instance().parallel_for(
+      tiles.tile_count(), [&](std::size_t t) { tiles.for_each_run(t, one_run); }, cancel);
+  return {done ? Status::kOk : Status::kCancelled, -1};
+}
+
+}  // namespace lowbit
