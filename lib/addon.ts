@@ -39,6 +39,16 @@ type DequantizeArguments = [
   zeroPoints: Int32Array | null,
   out: RawFloats,
 ];
+/** The numbers of `record` are listed in native/node/tensor_calls.cc. */
+type QuantizeCodebookArguments = [
+  record: Float64Array,
+  input: RawFloats,
+  scales: Float32Array,
+  globalScale: Float32Array,
+  codes: Uint8Array,
+];
+type DequantizeCodebookArguments = [record: Float64Array, codes: Uint8Array, scales: Float32Array, out: RawFloats];
+type NestScalesArguments = [scales: Float32Array, codes: Uint8Array, absmax: Float32Array, offset: Float32Array];
 type UnpackArguments = [
   data: Uint8Array,
   bits: number,
@@ -139,6 +149,11 @@ export interface RawAddon {
   quantizeAffineAsync(...args: [...QuantizeArguments, Done]): number;
   dequantizeAffine(...args: DequantizeArguments): void;
   dequantizeAffineAsync(...args: [...DequantizeArguments, Done]): number;
+  quantizeCodebook(...args: QuantizeCodebookArguments): void;
+  quantizeCodebookAsync(...args: [...QuantizeCodebookArguments, Done]): number;
+  dequantizeCodebook(...args: DequantizeCodebookArguments): void;
+  dequantizeCodebookAsync(...args: [...DequantizeCodebookArguments, Done]): number;
+  nestScales(...args: NestScalesArguments): void;
   unpackCodes(...args: UnpackArguments): void;
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;

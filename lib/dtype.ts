@@ -49,8 +49,35 @@ export type SignedIntDtype = 'int8' | 'int4' | 'int3' | 'int2';
 /** Codes 0 … 2^b − 1. */
 export type UnsignedIntDtype = 'uint8' | 'uint4' | 'uint3' | 'uint2';
 
+/**
+ * Code types whose codes stand for the entries of a fixed table of values: `x ≈ scale · value(code)`.
+ *
+ * | dtype | bits | values | scale |
+ * | --- | --- | --- | --- |
+ * | `nf4`, `fp4` | 4 | bitsandbytes' tables, −1 … 1 | max\|x\| of the group |
+ * | `float8_e4m3fn`, `float8_e5m2` | 8 | those of the float type | max\|x\| / its largest value |
+ * | `mxfp8_e4m3`, `mxfp8_e5m2`, `mxfp6_e2m3`, `mxfp6_e3m2`, `mxfp4`, `mxint8` | 8, 6, 4, 8 | those of the element type; MXINT8: −127/64 … 127/64 | a power of two for every 32 elements (OCP Microscaling) |
+ * | `nvfp4` | 4 | those of E2M1 | an E4M3 number for every 16 elements, over a global scale |
+ * | `ternary` | 2 | −1, 0, 1 | mean\|x\| |
+ * | `binary` | 1 | −1, 1 | mean\|x\| |
+ */
+export type CodebookDtype =
+  | 'nf4'
+  | 'fp4'
+  | 'float8_e4m3fn'
+  | 'float8_e5m2'
+  | 'mxfp8_e4m3'
+  | 'mxfp8_e5m2'
+  | 'mxfp6_e2m3'
+  | 'mxfp6_e3m2'
+  | 'mxfp4'
+  | 'mxint8'
+  | 'nvfp4'
+  | 'ternary'
+  | 'binary';
+
 /** Everything that {@link quantizeTensor} can produce. */
-export type QuantDtype = IntDtype;
+export type QuantDtype = IntDtype | CodebookDtype;
 
 /** Float16Array, described structurally: not every runtime that lowbit supports has it. */
 export interface Float16ArrayLike {
@@ -92,6 +119,21 @@ export interface CodeType {
   readonly signed: boolean;
   readonly lowest: number;
   readonly highest: number;
+  /** For a {@link CodebookDtype}. */
+  readonly codebook?: CodebookType;
+}
+
+/** @internal */
+export interface CodebookType {
+  /** Codebook in native/ops/codebook/codebook_kernels.h. */
+  readonly book: number;
+  /** ScaleRule in native/ops/codebook/codebook.h. */
+  readonly rule: number;
+  /** Elements that share a scale: always (a format's own blocks), or unless something else is said. */
+  readonly groupSize?: number;
+  readonly fixed?: boolean;
+  /** Whether the scales can be quantized in turn. */
+  readonly nests?: boolean;
 }
 
 function codeType(bits: number, signed: boolean): CodeType {
@@ -100,7 +142,14 @@ function codeType(bits: number, signed: boolean): CodeType {
     : { bits, signed, lowest: 0, highest: 2 ** bits - 1 };
 }
 
-const CODE_TYPES: ReadonlyMap<unknown, CodeType> = new Map<IntDtype, CodeType>([
+function codebook(bits: number, signed: boolean, type: CodebookType): CodeType {
+  return { ...codeType(bits, signed), codebook: type };
+}
+
+const [ABSMAX, LARGEST, POWER_OF_TWO, NVFP4, ABSMEAN] = [0, 1, 2, 3, 4];
+const MX = { rule: POWER_OF_TWO, groupSize: 32, fixed: true };
+
+const CODE_TYPES: ReadonlyMap<unknown, CodeType> = new Map<QuantDtype, CodeType>([
   ['int8', codeType(8, true)],
   ['uint8', codeType(8, false)],
   ['int4', codeType(4, true)],
@@ -109,6 +158,19 @@ const CODE_TYPES: ReadonlyMap<unknown, CodeType> = new Map<IntDtype, CodeType>([
   ['uint3', codeType(3, false)],
   ['int2', codeType(2, true)],
   ['uint2', codeType(2, false)],
+  ['nf4', codebook(4, false, { book: 0, rule: ABSMAX, groupSize: 64, nests: true })],
+  ['fp4', codebook(4, false, { book: 1, rule: ABSMAX, groupSize: 64, nests: true })],
+  ['float8_e4m3fn', codebook(8, false, { book: 2, rule: LARGEST })],
+  ['float8_e5m2', codebook(8, false, { book: 3, rule: LARGEST })],
+  ['mxfp8_e4m3', codebook(8, false, { book: 2, ...MX })],
+  ['mxfp8_e5m2', codebook(8, false, { book: 3, ...MX })],
+  ['mxfp6_e2m3', codebook(6, false, { book: 4, ...MX })],
+  ['mxfp6_e3m2', codebook(6, false, { book: 5, ...MX })],
+  ['mxfp4', codebook(4, false, { book: 6, ...MX })],
+  ['mxint8', codebook(8, true, { book: 7, ...MX })],
+  ['nvfp4', codebook(4, false, { book: 6, rule: NVFP4, groupSize: 16, fixed: true })],
+  ['ternary', codebook(2, true, { book: 8, rule: ABSMEAN })],
+  ['binary', codebook(1, false, { book: 9, rule: ABSMEAN })],
 ]);
 
 /** @internal The code type of a dtype, or an error that names the argument. */

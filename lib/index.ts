@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export type {
+  CodebookDtype,
   Float16ArrayLike,
   FloatDtype,
   IntDtype,

@@ -104,6 +104,7 @@ function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<
   }
   const { data, scales, zeroPoints } = tensor;
   const { granularity, columns } = layout;
+  if (layout.code.codebook !== undefined) return { source: 'dequantized', tensor, layout };
   const whole = { source: 'codes', layout, groupSize: Math.max(1, columns), data } as const;
   // A matrix without columns has rows but no groups, and so no scales.
   if (granularity === 'per-group' && columns === 0) {

@@ -1,5 +1,5 @@
 /**
- * Integer codes back to floats.
+ * Codes back to floats.
  *
  * @module
  */
@@ -49,17 +49,22 @@ function prepare(q: unknown, optionsValue: unknown, known: ReadonlySet<string>):
   return { tensor, layout, type, out, result: given['out'] as Float32Array | Uint16Array, fresh: false };
 }
 
-/** The numbers of the addon's call; it reads them before it returns, so one array serves every call. */
-const record = new Float64Array(8);
+/** The numbers of the addon's calls; it reads them before it returns, so one array of a length serves every call. */
+const affineRecord = new Float64Array(8);
+const codebookRecord = new Float64Array(9);
 
 function recordOf(p: Prepared): Float64Array {
-  record[writeLayout(record, p.layout)] = p.type;
+  const { codebook } = p.layout.code;
+  const record = codebook === undefined ? affineRecord : codebookRecord;
+  let i = writeLayout(record, p.layout);
+  if (codebook !== undefined) record[i++] = codebook.book;
+  record[i] = p.type;
   return record;
 }
 
 /**
- * The floats that a quantized tensor stands for: `scale · (code − zeroPoint)`, computed in float32 and rounded once to
- * `dtype`.
+ * The floats that a quantized tensor stands for: `scale · (code − zeroPoint)`, or `scale · value(code)` for a
+ * {@link CodebookDtype}, computed in float32 and rounded once to `dtype`.
  *
  * @param q - A quantized tensor, from {@link quantizeTensor} or assembled from a file.
  * @returns `q.shape` elements in row-major order: a Float32Array for float32, a Uint16Array of bit patterns for float16 and
@@ -87,7 +92,9 @@ export function dequantizeTensor(q: QuantizedTensor, options: DequantizeOptions 
   const p = prepare(q, options, OPTIONS);
   if (p.layout.elementCount > 0) {
     try {
-      addon.dequantizeAffine(recordOf(p), p.tensor.data, p.tensor.scales, p.tensor.zeroPoints, p.out);
+      const { data, scales, zeroPoints } = p.tensor;
+      if (p.layout.code.codebook === undefined) addon.dequantizeAffine(recordOf(p), data, scales, zeroPoints, p.out);
+      else addon.dequantizeCodebook(recordOf(p), data, scales, p.out);
     } catch (error) {
       throw explain(error, 'q');
     }
@@ -130,7 +137,10 @@ export async function dequantizeTensorAsync(
   const zeroPoints = p.tensor.zeroPoints === null ? null : detachedFromCaller.input(p.tensor.zeroPoints);
   const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
   await runJob(
-    (done) => addon.dequantizeAffineAsync(recordOf(p), data, scales, zeroPoints, out, done),
+    (done) =>
+      p.layout.code.codebook === undefined
+        ? addon.dequantizeAffineAsync(recordOf(p), data, scales, zeroPoints, out, done)
+        : addon.dequantizeCodebookAsync(recordOf(p), data, scales, out, done),
     signal,
     (error) => explain(error, 'q'),
   );

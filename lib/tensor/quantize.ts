@@ -1,30 +1,23 @@
 /**
- * Floats to integer codes.
+ * Floats to codes.
  *
  * @module
  */
-import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
-import {
-  type Float16ArrayLike,
-  floatCodeOf,
-  type IntDtype,
-  type LargeFloatDtype,
-  type QuantDtype,
-  type SignedIntDtype,
+import { addon, explain, type RawError, runJob } from '../addon.js';
+import type {
+  CodebookDtype,
+  Float16ArrayLike,
+  IntDtype,
+  LargeFloatDtype,
+  QuantDtype,
+  SignedIntDtype,
 } from '../dtype.js';
-import { InvalidArgumentError, invalidArgument, NonFiniteError, ScaleOverflowError } from '../errors.js';
+import { NonFiniteError, ScaleOverflowError } from '../errors.js';
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
 import { detachedFromCaller } from './off-thread.js';
-import {
-  type Granularity,
-  type Layout,
-  layoutOf,
-  type QuantizedTensor,
-  type Scheme,
-  tensorOf,
-  writeLayout,
-} from './quantized-tensor.js';
+import { ASYNC_OPTIONS, OPTIONS, type Prepared, prepare } from './quantize-arguments.js';
+import { type Granularity, NESTED_BLOCK, type QuantizedTensor, type Scheme, writeLayout } from './quantized-tensor.js';
 
 /** The element type of the input follows from its array; a Uint16Array can hold two. */
 export type QuantizeInput = Float32Array | Uint16Array | Float16ArrayLike;
@@ -40,27 +33,42 @@ export type InputOptions<I> = I extends Uint16Array
 
 // The first member of each union lets a variable stand for any of the names.
 
-/** What shares a scale. `axis` goes with per-channel (default 0), `groupSize` with per-group (default 128). */
+/**
+ * What shares a scale. `axis` goes with per-channel (default 0), `groupSize` with per-group (default 128, nf4 and fp4: 64),
+ * `blockShape` with per-block (default [128, 128]).
+ */
 export type GranularityOptions =
-  | { granularity?: Granularity; axis?: never; groupSize?: never }
-  | { granularity: 'per-channel'; axis?: number; groupSize?: never }
-  | { granularity: 'per-group'; axis?: never; groupSize?: number };
+  | { granularity?: Granularity; axis?: never; groupSize?: never; blockShape?: never }
+  | { granularity: 'per-channel'; axis?: number; groupSize?: never; blockShape?: never }
+  | { granularity: 'per-group'; axis?: never; groupSize?: number; blockShape?: never }
+  | { granularity: 'per-block'; axis?: never; groupSize?: never; blockShape?: readonly [number, number] };
 
 /** Where zero lies. `narrowRange` (default true) keeps symmetric codes of signed dtypes within ±(2^(b−1) − 1). */
 export type SchemeOptions<D> =
-  | { scheme?: Scheme; narrowRange?: never }
+  | { scheme?: D extends IntDtype ? Scheme : 'symmetric'; narrowRange?: never }
   | { scheme?: 'symmetric'; narrowRange?: D extends SignedIntDtype ? boolean : never };
 
 /** How the range is chosen (default `'minmax'`), or the parameters themselves. */
-export type RangeOptions =
-  | { range?: 'minmax' | 'mse' | { percentile: number }; scales?: never; zeroPoints?: never }
-  | { range?: never; scales: Float32Array; zeroPoints?: Int32Array };
+export type RangeOptions<D> =
+  | {
+      range?: 'minmax' | { percentile: number } | (D extends CodebookDtype ? never : 'mse');
+      scales?: never;
+      zeroPoints?: never;
+    }
+  | { range?: never; scales: Float32Array; zeroPoints?: D extends CodebookDtype ? never : Int32Array };
+
+/**
+ * Whether scales are quantized as well (default false): to 8 bits, as bitsandbytes does. The tensor's `scales` are then those
+ * that came back, its `nestedScales` what they came from.
+ */
+export type NestedOptions<D> = { nested?: D extends 'nf4' | 'fp4' ? boolean : false };
 
 /** Options of {@link quantizeTensor}. Combinations that can't work do not compile. */
 export type QuantizeOptions<D extends QuantDtype = QuantDtype, I = QuantizeInput> = InputOptions<I> &
   GranularityOptions &
   SchemeOptions<D> &
-  RangeOptions & {
+  RangeOptions<D> &
+  NestedOptions<D> & {
     /** Row-major. Default `[input.length]`. */
     shape?: readonly number[];
     /** The code type. */
@@ -82,197 +90,6 @@ export type QuantizeAsyncOptions<D extends QuantDtype = QuantDtype, I = Quantize
   signal?: AbortSignal;
 };
 
-const OPTIONS: ReadonlySet<string> = new Set([
-  'shape',
-  'inputDtype',
-  'dtype',
-  'scheme',
-  'granularity',
-  'axis',
-  'groupSize',
-  'narrowRange',
-  'scaleDtype',
-  'range',
-  'scales',
-  'zeroPoints',
-  'nonFinite',
-  'out',
-]);
-const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
-
-/** RangeChoice::Method in native/ops/affine/affine.h. */
-const RANGE_CODES = { minmax: 0, mse: 1, percentile: 2, given: 3 } as const;
-
-/** A call whose arguments have been checked. */
-interface Prepared {
-  readonly input: RawFloats;
-  readonly inputType: number;
-  readonly layout: Layout;
-  readonly symmetric: boolean;
-  readonly lowest: number;
-  readonly scaleType: number;
-  readonly scaleDtype: LargeFloatDtype;
-  readonly rangeCode: number;
-  readonly percentile: number;
-  readonly saturate: boolean;
-  readonly result: QuantizedTensor;
-  /** Parameters to copy into the result first. */
-  readonly given: { scales: Float32Array; zeroPoints: Int32Array | null } | undefined;
-}
-
-function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
-  const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  const { data: input, type: inputType } = validate.floats('input', inputValue, 'inputDtype', given['inputDtype']);
-  const shapeValue = given['shape'];
-  const shape = shapeValue === undefined ? [input.length] : validate.shape('shape', shapeValue);
-  const layout = layoutFrom(given, shape);
-  if (layout.elementCount !== input.length) {
-    throw new InvalidArgumentError(
-      'shape',
-      `Expected shape [${shape.join(', ')}] to have as many elements as the input, ${input.length}, but it has ${layout.elementCount}.`,
-    );
-  }
-  const { signed, bits } = layout.code;
-  const parameters = givenParameters(given, layout);
-  const scheme = schemeFrom(given, signed, parameters);
-  const symmetric = scheme === 'symmetric';
-  if (symmetric && parameters?.zeroPoints != null) {
-    const expected = signed ? 0 : 2 ** (bits - 1);
-    if (parameters.zeroPoints.some((z) => z !== expected)) {
-      throw new InvalidArgumentError(
-        'zeroPoints',
-        `Expected every zero point to be ${expected} in a symmetric scheme: use scheme 'asymmetric' for others.`,
-      );
-    }
-  }
-  const narrow = validate.boolean('narrowRange', given['narrowRange'], true) && symmetric && signed;
-  const scaleDtype = given['scaleDtype'] === undefined ? 'float32' : given['scaleDtype'];
-  const scaleType = floatCodeOf('scaleDtype', scaleDtype);
-  const { rangeCode, percentile } = rangeFrom(given, parameters !== undefined);
-  const nonFinite =
-    given['nonFinite'] === undefined ? 'throw' : validate.oneOf('nonFinite', given['nonFinite'], ['throw', 'saturate']);
-  const needsZeroPoints = !(symmetric && signed);
-  const result =
-    given['out'] === undefined
-      ? tensorOf(
-          layout,
-          given['dtype'] as IntDtype,
-          scheme,
-          new Uint8Array(layout.dataBytes),
-          new Float32Array(layout.parameterCount),
-          needsZeroPoints ? new Int32Array(layout.parameterCount) : null,
-        )
-      : reused(given['out'], given['dtype'] as IntDtype, scheme, layout, needsZeroPoints);
-  return {
-    input,
-    inputType,
-    layout,
-    symmetric,
-    lowest: layout.code.lowest + (narrow ? 1 : 0),
-    scaleType,
-    scaleDtype: scaleDtype as LargeFloatDtype,
-    rangeCode,
-    percentile,
-    saturate: nonFinite === 'saturate',
-    result,
-    given: parameters,
-  };
-}
-
-function layoutFrom(given: Partial<Record<string, unknown>>, shape: readonly number[]): Layout {
-  const { granularity, axis, groupSize } = given;
-  if (granularity === undefined) {
-    for (const [name, value, needed] of [
-      ['axis', axis, 'per-channel'],
-      ['groupSize', groupSize, 'per-group'],
-    ] as const) {
-      if (value !== undefined) {
-        throw new InvalidArgumentError(name, `Expected granularity: '${needed}' together with ${name}.`);
-      }
-    }
-  }
-  const chosen =
-    granularity === undefined
-      ? 'per-tensor'
-      : validate.oneOf('granularity', granularity, ['per-tensor', 'per-channel', 'per-group']);
-  return layoutOf(given['dtype'], shape, chosen, axis, groupSize);
-}
-
-function schemeFrom(
-  given: Partial<Record<string, unknown>>,
-  signed: boolean,
-  parameters: { zeroPoints: Int32Array | null } | undefined,
-): 'symmetric' | 'asymmetric' {
-  if (given['scheme'] !== undefined) return validate.oneOf('scheme', given['scheme'], ['symmetric', 'asymmetric']);
-  return signed && parameters?.zeroPoints == null ? 'symmetric' : 'asymmetric';
-}
-
-function givenParameters(
-  given: Partial<Record<string, unknown>>,
-  layout: Layout,
-): { scales: Float32Array; zeroPoints: Int32Array | null } | undefined {
-  const { scales, zeroPoints, range } = given;
-  if (scales === undefined) {
-    if (zeroPoints !== undefined)
-      throw new InvalidArgumentError('zeroPoints', 'Expected scales together with zeroPoints.');
-    return undefined;
-  }
-  if (range !== undefined) {
-    throw new InvalidArgumentError('range', 'Expected no range together with scales: given scales need no search.');
-  }
-  return {
-    scales: validate.float32Array('scales', scales, layout.parameterCount),
-    zeroPoints: zeroPoints == null ? null : validate.int32Array('zeroPoints', zeroPoints, layout.parameterCount),
-  };
-}
-
-function rangeFrom(
-  given: Partial<Record<string, unknown>>,
-  hasParameters: boolean,
-): { rangeCode: number; percentile: number } {
-  const { range } = given;
-  if (hasParameters) return { rangeCode: RANGE_CODES.given, percentile: 100 };
-  if (range === undefined || range === 'minmax') return { rangeCode: RANGE_CODES.minmax, percentile: 100 };
-  if (range === 'mse') return { rangeCode: RANGE_CODES.mse, percentile: 100 };
-  if (typeof range !== 'object' || range === null) {
-    throw invalidArgument('range', "'minmax', 'mse' or { percentile }", range);
-  }
-  const { percentile } = validate.options<{ percentile: unknown }>('range', range, new Set(['percentile']));
-  if (typeof percentile !== 'number' || !(percentile > 50 && percentile <= 100)) {
-    throw invalidArgument('range.percentile', 'a number greater than 50 and at most 100', percentile);
-  }
-  return { rangeCode: RANGE_CODES.percentile, percentile };
-}
-
-function reused(
-  value: unknown,
-  dtype: IntDtype,
-  scheme: 'symmetric' | 'asymmetric',
-  layout: Layout,
-  needsZeroPoints: boolean,
-): QuantizedTensor {
-  if (typeof value !== 'object' || value === null) throw invalidArgument('out', 'a QuantizedTensor', value);
-  const out = value as QuantizedTensor;
-  const expected = tensorOf(layout, dtype, scheme, out.data, out.scales, out.zeroPoints);
-  for (const field of ['dtype', 'scheme', 'granularity', 'axis', 'groupSize'] as const) {
-    if (out[field] !== expected[field]) {
-      throw invalidArgument(`out.${field}`, String(expected[field]), out[field]);
-    }
-  }
-  if (
-    !Array.isArray(out.shape) ||
-    out.shape.length !== layout.shape.length ||
-    out.shape.some((d, i) => d !== layout.shape[i])
-  ) {
-    throw new InvalidArgumentError('out.shape', `Expected out to have the shape [${layout.shape.join(', ')}].`);
-  }
-  validate.uint8Array('out.data', out.data, layout.dataBytes);
-  validate.float32Array('out.scales', out.scales, layout.parameterCount);
-  if (needsZeroPoints) validate.int32Array('out.zeroPoints', out.zeroPoints, layout.parameterCount);
-  else if (out.zeroPoints !== null) throw invalidArgument('out.zeroPoints', 'null', out.zeroPoints);
-  return out;
-}
-
 /** An empty tensor has parameters, but nothing to compute them from: scale 1, and the zero point of a group of zeros. */
 function fillEmpty(p: Prepared, target: QuantizedTensor): void {
   if (p.given !== undefined) return;
@@ -289,20 +106,45 @@ function copyGiven(p: Prepared, target: QuantizedTensor): void {
   else target.zeroPoints.fill(p.symmetric ? 2 ** (p.layout.code.bits - 1) : 0);
 }
 
-/** The numbers of the addon's call; it reads them before it returns, so one array serves every call. */
-const record = new Float64Array(15);
+/** The numbers of the addon's calls; it reads them before it returns, so one array of a length serves every call. */
+const affineRecord = new Float64Array(15);
+const codebookRecord = new Float64Array(14);
 
 function recordOf(p: Prepared): Float64Array {
+  const { codebook } = p.layout.code;
+  const record = codebook === undefined ? affineRecord : codebookRecord;
   let i = writeLayout(record, p.layout);
-  record[i++] = p.inputType;
-  record[i++] = p.symmetric ? 1 : 0;
-  record[i++] = p.lowest;
-  record[i++] = p.layout.code.highest;
+  if (codebook === undefined) {
+    record[i++] = p.inputType;
+    record[i++] = p.symmetric ? 1 : 0;
+    record[i++] = p.lowest;
+    record[i++] = p.layout.code.highest;
+  } else {
+    record[i++] = codebook.book;
+    record[i++] = codebook.rule;
+    record[i++] = p.inputType;
+  }
   record[i++] = p.scaleType;
   record[i++] = p.rangeCode;
   record[i++] = p.percentile;
   record[i] = p.saturate ? 1 : 0;
   return record;
+}
+
+/** What else a codebook's tensor has, once its scales are known. */
+function completed(p: Prepared, globalScale: Float32Array): QuantizedTensor {
+  if (p.result.dtype === 'nvfp4') {
+    const [value = 1] = globalScale;
+    if (p.fresh) return { ...p.result, globalScale: value };
+    (p.result as { globalScale: number }).globalScale = value;
+  }
+  if (!p.nested) return p.result;
+  const { scales } = p.result;
+  const data = new Uint8Array(scales.length);
+  const absmax = new Float32Array(Math.ceil(scales.length / NESTED_BLOCK));
+  const offset = new Float32Array(1);
+  addon.nestScales(scales, data, absmax, offset);
+  return { ...p.result, nestedScales: { data, absmax, offset: offset[0] as number } };
 }
 
 /** The addon's error in the words of the caller's arguments. */
@@ -368,17 +210,20 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
   options: QuantizeOptions<D, I>,
 ): QuantizedTensor<D> {
   const p = prepare(input, options, OPTIONS);
+  const { scales, zeroPoints, data } = p.result;
+  const globalScale = new Float32Array(1).fill(1);
   copyGiven(p, p.result);
   if (p.layout.elementCount === 0) {
     fillEmpty(p, p.result);
   } else {
     try {
-      addon.quantizeAffine(recordOf(p), p.input, p.result.scales, p.result.zeroPoints, p.result.data);
+      if (p.layout.code.codebook === undefined) addon.quantizeAffine(recordOf(p), p.input, scales, zeroPoints, data);
+      else addon.quantizeCodebook(recordOf(p), p.input, scales, globalScale, data);
     } catch (error) {
       throw explained(error, p);
     }
   }
-  return p.result as QuantizedTensor<D>;
+  return completed(p, globalScale) as QuantizedTensor<D>;
 }
 
 /**
@@ -401,19 +246,22 @@ export async function quantizeTensorAsync<D extends QuantDtype, I extends Quanti
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
   const p: Prepared = { ...checked, input: detachedFromCaller.input(checked.input) };
-  const fresh = options.out === undefined;
-  const target = fresh ? p.result : detachedFromCaller.tensor(p.result);
+  const target = p.fresh ? p.result : detachedFromCaller.tensor(p.result);
+  const globalScale = new Float32Array(1).fill(1);
   copyGiven(p, target);
   if (p.layout.elementCount === 0) {
     fillEmpty(p, target);
   } else {
     const { scales, zeroPoints, data } = target;
     await runJob(
-      (done) => addon.quantizeAffineAsync(recordOf(p), p.input, scales, zeroPoints, data, done),
+      (done) =>
+        p.layout.code.codebook === undefined
+          ? addon.quantizeAffineAsync(recordOf(p), p.input, scales, zeroPoints, data, done)
+          : addon.quantizeCodebookAsync(recordOf(p), p.input, scales, globalScale, data, done),
       signal,
       (error) => explained(error, p),
     );
   }
-  if (!fresh) detachedFromCaller.copyTensor(target, p.result);
-  return p.result as QuantizedTensor<D>;
+  if (!p.fresh) detachedFromCaller.copyTensor(target, p.result);
+  return completed(p, globalScale) as QuantizedTensor<D>;
 }

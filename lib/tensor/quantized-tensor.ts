@@ -1,14 +1,15 @@
 /**
- * The result of affine quantization, as plain data.
+ * Quantized tensors, as plain data.
  *
  * @module
  */
 import { addon } from '../addon.js';
 import {
+  type CodebookDtype,
   type CodeType,
   codeTypeOf,
-  type IntDtype,
   packedRowBytes,
+  type QuantDtype,
   type SignedIntDtype,
   type UnsignedIntDtype,
 } from '../dtype.js';
@@ -18,15 +19,31 @@ import * as validate from '../validate.js';
 /** `symmetric`: zero point 0 (unsigned dtypes: 2^(b−1)). `asymmetric`: a zero point for each parameter set. */
 export type Scheme = 'symmetric' | 'asymmetric';
 
-/** How many elements share a scale: all of them, those of one channel, or a group along the last axis. */
-export type Granularity = 'per-tensor' | 'per-channel' | 'per-group';
+/**
+ * How many elements share a scale: all of them, those of one channel, a group along the last axis, or a block of rows and
+ * columns.
+ */
+export type Granularity = 'per-tensor' | 'per-channel' | 'per-group' | 'per-block';
+
+/** @internal */
+export const GRANULARITIES = ['per-tensor', 'per-channel', 'per-group', 'per-block'] as const;
+
+/** Scales that are quantized themselves, as bitsandbytes does ("double quantization"). */
+export interface NestedScales {
+  /** One for each scale: codes of bitsandbytes' signed dynamic map of 8 bits. */
+  readonly data: Uint8Array;
+  /** One for every 256 scales: `scale = map[code] · absmax + offset`. */
+  readonly absmax: Float32Array;
+  /** The mean of the scales, before they were quantized. */
+  readonly offset: number;
+}
 
 /**
- * A quantized tensor: `x ≈ scale · (code − zeroPoint)`.
+ * A quantized tensor: `x ≈ scale · (code − zeroPoint)`, or `scale · value(code)` for a {@link CodebookDtype}.
  *
  * Plain data without methods: it survives `structuredClone`, `postMessage` and a database.
  */
-export interface QuantizedTensor<D extends IntDtype = IntDtype> {
+export interface QuantizedTensor<D extends QuantDtype = QuantDtype> {
   readonly dtype: D;
   /** Row-major. */
   readonly shape: readonly number[];
@@ -36,18 +53,24 @@ export interface QuantizedTensor<D extends IntDtype = IntDtype> {
   readonly axis?: number;
   /** Elements along the last axis that share a scale (the last group may be shorter); per-group only. */
   readonly groupSize?: number;
+  /** Rows (all axes but the last together) and columns that share a scale, cut off at the edges; per-block only. */
+  readonly blockShape?: readonly [number, number];
   /**
    * The codes. Those of fewer than 8 bits are packed along the last axis, the first in the low bits, each row starting on
    * a byte; signed ones are in two's complement.
    */
   readonly data: Uint8Array;
-  /** One per tensor, per channel, or per group (row-major [rows, groups]). */
+  /** One per tensor, per channel, per group (row-major [rows, groups]) or per block (row-major). */
   readonly scales: Float32Array;
   /**
    * As many as scales, within the dtype's range. Null for a symmetric scheme means what the scheme says: 0, or 2^(b−1) for
-   * an unsigned dtype.
+   * an unsigned dtype. Always null for a {@link CodebookDtype}.
    */
   readonly zeroPoints: Int32Array | null;
+  /** `nvfp4` only: the number that every scale is to be multiplied with for its E4M3 number, as files store it. */
+  readonly globalScale?: number;
+  /** `nf4` and `fp4` only: what the scales were made from, if they are quantized themselves. */
+  readonly nestedScales?: NestedScales;
 }
 
 /** @internal How a tensor of this shape is divided, for the addon and for the sizes of its arrays. */
@@ -57,6 +80,7 @@ export interface Layout {
   readonly granularity: Granularity;
   readonly axis: number | undefined;
   readonly groupSize: number | undefined;
+  readonly blockShape: readonly [number, number] | undefined;
   readonly elementCount: number;
   readonly rows: number;
   readonly columns: number;
@@ -69,13 +93,19 @@ export interface Layout {
   readonly blocksAlike: number;
 }
 
-/** @internal `axis` and `groupSize` are read only where the granularity has a use for them. */
+/** @internal What `axis`, `groupSize` and `blockShape` were given as; read only where the granularity has a use for them. */
+export interface Sharing {
+  readonly axis?: unknown;
+  readonly groupSize?: unknown;
+  readonly blockShape?: unknown;
+}
+
+/** @internal */
 export function layoutOf(
   dtype: unknown,
   shape: readonly number[],
   granularity: Granularity,
-  axis: unknown,
-  groupSize: unknown,
+  { axis, groupSize, blockShape }: Sharing,
 ): Layout {
   const code = codeTypeOf('dtype', dtype);
   const elementCount = validate.product(shape);
@@ -88,6 +118,7 @@ export function layoutOf(
   let blocksAlike = 1;
   let channelAxis: number | undefined;
   let groups: number | undefined;
+  let tile: [number, number] | undefined;
   if (granularity === 'per-channel') {
     if (shape.length === 0) throw invalidArgument('shape', 'at least one axis for per-channel granularity', shape);
     channelAxis = validate.integer('axis', axis === undefined ? 0 : axis, -shape.length, shape.length - 1);
@@ -98,11 +129,18 @@ export function layoutOf(
     blockSize = parameterCount * groupLength;
     blocksAlike = Math.max(1, blocks);
   } else if (granularity === 'per-group') {
-    groups = validate.integer('groupSize', groupSize === undefined ? 128 : groupSize, 1);
+    groups = validate.integer('groupSize', groupSize === undefined ? (code.codebook?.groupSize ?? 128) : groupSize, 1);
     blocks = rows;
     blockSize = columns;
     groupLength = Math.max(1, Math.min(groups, columns));
     parameterCount = rows * Math.ceil(columns / groupLength);
+  } else if (granularity === 'per-block') {
+    tile = blockShapeFrom(blockShape);
+    blocks = rows;
+    blockSize = columns;
+    groupLength = Math.max(1, Math.min(tile[1], columns));
+    blocksAlike = tile[0];
+    parameterCount = Math.ceil(rows / blocksAlike) * Math.ceil(columns / groupLength);
   }
   return {
     code,
@@ -110,6 +148,7 @@ export function layoutOf(
     granularity,
     axis: channelAxis,
     groupSize: groups,
+    blockShape: tile,
     elementCount,
     rows,
     columns,
@@ -122,7 +161,14 @@ export function layoutOf(
   };
 }
 
-/** @internal Writes the numbers with which every affine record of the addon begins; returns how many. */
+function blockShapeFrom(value: unknown): [number, number] {
+  if (value === undefined) return [128, 128];
+  if (!Array.isArray(value) || value.length !== 2)
+    throw invalidArgument('blockShape', 'two numbers, [rows, columns]', value);
+  return [validate.integer('blockShape[0]', value[0], 1), validate.integer('blockShape[1]', value[1], 1)];
+}
+
+/** @internal Writes the numbers with which every record of quantized tensors of the addon begins; returns how many. */
 export function writeLayout(record: Float64Array, layout: Layout): number {
   record[0] = layout.blocks;
   record[1] = layout.blockSize;
@@ -134,33 +180,73 @@ export function writeLayout(record: Float64Array, layout: Layout): number {
   return 7;
 }
 
-const FIELDS = ['dtype', 'shape', 'scheme', 'granularity', 'axis', 'groupSize', 'data', 'scales', 'zeroPoints'];
-
 /** @internal Checks a tensor that came from outside: every field, and that the arrays fit the shape. */
 export function checkQuantizedTensor(argument: string, value: unknown): { tensor: QuantizedTensor; layout: Layout } {
   if (typeof value !== 'object' || value === null) throw invalidArgument(argument, 'a QuantizedTensor', value);
-  const given = value as Partial<Record<(typeof FIELDS)[number], unknown>>;
-  const { dtype, axis, groupSize } = given;
-  codeTypeOf(`${argument}.dtype`, dtype);
+  const given = value as Partial<Record<keyof QuantizedTensor, unknown>>;
+  const { dtype } = given;
+  const { codebook } = codeTypeOf(`${argument}.dtype`, dtype);
   const shape = validate.shape(`${argument}.shape`, given['shape']);
-  const scheme = validate.oneOf(`${argument}.scheme`, given['scheme'], ['symmetric', 'asymmetric']);
-  const granularity = validate.oneOf(`${argument}.granularity`, given['granularity'], [
-    'per-tensor',
-    'per-channel',
-    'per-group',
-  ]);
-  const layout = layoutOf(dtype, shape, granularity, axis, groupSize);
+  const scheme = validate.oneOf(
+    `${argument}.scheme`,
+    given['scheme'],
+    codebook === undefined ? ['symmetric', 'asymmetric'] : ['symmetric'],
+  );
+  const granularity = validate.oneOf(
+    `${argument}.granularity`,
+    given['granularity'],
+    codebook?.fixed ? ['per-group'] : GRANULARITIES,
+  );
+  const layout = layoutOf(dtype, shape, granularity, given);
+  if (codebook?.fixed && layout.groupSize !== codebook.groupSize) {
+    throw invalidArgument(`${argument}.groupSize`, `${codebook.groupSize} for ${dtype}`, layout.groupSize);
+  }
   const data = validate.uint8Array(`${argument}.data`, given['data'], layout.dataBytes);
   const scales = validate.float32Array(`${argument}.scales`, given['scales'], layout.parameterCount);
   let zeroPoints: Int32Array | null = null;
-  if (given['zeroPoints'] !== null) {
+  if (codebook !== undefined) {
+    if (given['zeroPoints'] !== null)
+      throw invalidArgument(`${argument}.zeroPoints`, `null for ${dtype}`, given['zeroPoints']);
+  } else if (given['zeroPoints'] !== null) {
     zeroPoints = validate.int32Array(`${argument}.zeroPoints`, given['zeroPoints'], layout.parameterCount);
   } else if (scheme === 'asymmetric') {
     throw invalidArgument(`${argument}.zeroPoints`, 'an Int32Array, as the scheme is asymmetric,', null);
   } else if (!layout.code.signed) {
     zeroPoints = symmetricZeroPoints(layout);
   }
-  return { tensor: tensorOf(layout, dtype as IntDtype, scheme, data, scales, zeroPoints), layout };
+  const tensor = tensorOf(layout, dtype as QuantDtype, scheme, data, scales, zeroPoints);
+  const globalScale = given['globalScale'];
+  if (globalScale !== undefined) validate.finite(`${argument}.globalScale`, globalScale, true);
+  const nestedScales = nestedScalesOf(`${argument}.nestedScales`, given['nestedScales'], layout);
+  if (globalScale === undefined && nestedScales === undefined) return { tensor, layout };
+  return {
+    tensor: {
+      ...tensor,
+      ...(globalScale === undefined ? {} : { globalScale: globalScale as number }),
+      ...(nestedScales === undefined ? {} : { nestedScales }),
+    },
+    layout,
+  };
+}
+
+/** @internal How many scales share an absmax: kNestedBlock in native/ops/codebook/nested_scales.h. */
+export const NESTED_BLOCK = 256;
+
+function nestedScalesOf(argument: string, value: unknown, layout: Layout): NestedScales | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'object' || value === null || layout.code.codebook?.nests !== true) {
+    throw invalidArgument(
+      argument,
+      layout.code.codebook?.nests ? '{ data, absmax, offset }' : 'nothing for this dtype',
+      value,
+    );
+  }
+  const { data, absmax, offset } = value as Partial<Record<keyof NestedScales, unknown>>;
+  return {
+    data: validate.uint8Array(`${argument}.data`, data, layout.parameterCount),
+    absmax: validate.float32Array(`${argument}.absmax`, absmax, Math.ceil(layout.parameterCount / NESTED_BLOCK)),
+    offset: validate.finite(`${argument}.offset`, offset, false),
+  };
 }
 
 /** @internal What an unsigned dtype has in a symmetric scheme. */
@@ -171,17 +257,20 @@ export function symmetricZeroPoints(layout: Layout): Int32Array {
 /** @internal */
 export function tensorOf(
   layout: Layout,
-  dtype: IntDtype,
+  dtype: QuantDtype,
   scheme: Scheme,
   data: Uint8Array,
   scales: Float32Array,
   zeroPoints: Int32Array | null,
 ): QuantizedTensor {
-  const { shape, granularity, axis, groupSize } = layout;
+  const { shape, granularity, axis, groupSize, blockShape } = layout;
   if (granularity === 'per-channel')
     return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints };
   if (granularity === 'per-group') {
     return { dtype, shape, scheme, granularity, groupSize: groupSize as number, data, scales, zeroPoints };
+  }
+  if (granularity === 'per-block') {
+    return { dtype, shape, scheme, granularity, blockShape: blockShape as [number, number], data, scales, zeroPoints };
   }
   return { dtype, shape, scheme, granularity, data, scales, zeroPoints };
 }
@@ -189,7 +278,8 @@ export function tensorOf(
 /**
  * The codes of a quantized tensor, one per element in row-major order.
  *
- * @returns An Int8Array for signed dtypes, a Uint8Array for unsigned ones.
+ * @returns An Int8Array for signed dtypes, `ternary` (−1, 0, 1) and `mxint8` among them; a Uint8Array for the others, of which
+ *   `binary` has 1 for positive numbers.
  * @throws {@link InvalidArgumentError} if a field is missing or its size does not fit the shape.
  *
  * @example
@@ -198,8 +288,10 @@ export function tensorOf(
  * unpackCodes(q); // Int8Array [1, -2, 7]
  * ```
  */
-export function unpackCodes(q: QuantizedTensor<SignedIntDtype>): Int8Array;
-export function unpackCodes(q: QuantizedTensor<UnsignedIntDtype>): Uint8Array;
+export function unpackCodes(q: QuantizedTensor<SignedIntDtype | 'ternary' | 'mxint8'>): Int8Array;
+export function unpackCodes(
+  q: QuantizedTensor<UnsignedIntDtype | Exclude<CodebookDtype, 'ternary' | 'mxint8'>>,
+): Uint8Array;
 export function unpackCodes(q: QuantizedTensor): Int8Array | Uint8Array;
 export function unpackCodes(q: QuantizedTensor): Int8Array | Uint8Array {
   const { tensor, layout } = checkQuantizedTensor('q', q);
@@ -211,7 +303,7 @@ export function unpackCodes(q: QuantizedTensor): Int8Array | Uint8Array {
 
 /** What a quantized tensor takes in memory. */
 export interface TensorSize {
-  /** Bytes of `data`, `scales` and `zeroPoints` together. */
+  /** Bytes of `data`, `scales` and `zeroPoints` together; of nested scales instead of scales. */
   readonly bytes: number;
   /** Eight times that, divided by the number of elements; 0 for an empty tensor. */
   readonly bitsPerWeight: number;
@@ -231,6 +323,9 @@ export interface TensorSize {
  */
 export function sizeOf(q: QuantizedTensor): TensorSize {
   const { tensor, layout } = checkQuantizedTensor('q', q);
-  const bytes = tensor.data.byteLength + tensor.scales.byteLength + (tensor.zeroPoints?.byteLength ?? 0);
+  const { data, scales, zeroPoints, nestedScales } = tensor;
+  const scaleBytes =
+    nestedScales === undefined ? scales.byteLength : nestedScales.data.byteLength + nestedScales.absmax.byteLength + 4;
+  const bytes = data.byteLength + scaleBytes + (zeroPoints?.byteLength ?? 0);
   return { bytes, bitsPerWeight: layout.elementCount === 0 ? 0 : (8 * bytes) / layout.elementCount };
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "node/arguments.h"
+#include "ops/codebook/codebook_kernels.h"
 
 namespace lowbit::node {
 
@@ -31,9 +32,16 @@ class Record {
   bool flag() { return integer(0, 1) == 1; }
   FloatType float_type() { return static_cast<FloatType>(integer(0, 2)); }
   CodeType code_type() {
-    const std::int64_t bits = integer(2, 8);
-    a_.check(bits <= 4 || bits == 8, "Expected codes of 2, 3, 4 or 8 bits.");
+    const std::int64_t bits = integer(1, 8);
+    a_.check(bits != 5 && bits != 7, "Expected codes of 1, 2, 3, 4, 6 or 8 bits.");
     return {static_cast<std::uint8_t>(bits), flag()};
+  }
+  // A codebook whose codes have this type.
+  Codebook codebook(CodeType code) {
+    const auto book = static_cast<Codebook>(integer(0, kCodebooks - 1));
+    const CodeType expected = code_type_of(book);
+    a_.check(expected.bits == code.bits && expected.is_signed == code.is_signed, "Expected the codebook's code type.");
+    return book;
   }
 
  private:

@@ -8,6 +8,8 @@
 #include "ops/affine/affine.h"
 #include "ops/blocks/blocks.h"
 #include "ops/cast/cast.h"
+#include "ops/codebook/codebook.h"
+#include "ops/codebook/nested_scales.h"
 #include "ops/compare/compare.h"
 
 namespace lowbit::node {
@@ -49,10 +51,24 @@ Codes read_codes(const Arguments& a, Record& record) {
   return codes;
 }
 
+// Integer codes: those that the affine kernels know.
+Codes read_integer_codes(const Arguments& a, Record& record) {
+  const Codes codes = read_codes(a, record);
+  a.check(codes.type.bits != 1 && codes.type.bits != 6, "Expected codes of 2, 3, 4 or 8 bits.");
+  return codes;
+}
+
 std::size_t code_bytes(const Codes& codes) { return codes.rows * codes.type.packed_bytes(codes.layout.columns); }
 
 Bytes zero_points_at(const Arguments& a, std::size_t i, std::size_t count) {
   return a.optional_array(i, "zeroPoints", napi_int32_array, count);
+}
+
+RangeChoice read_range(const Arguments& a, Record& record) {
+  const auto method = static_cast<RangeChoice::Method>(record.integer(0, 3));
+  const RangeChoice range{method, record.number()};
+  a.check(range.percentile > 50.0 && range.percentile <= 100.0, "Expected a percentile in (50, 100].");
+  return range;
 }
 
 // quantizeAffine(record, input, scales, zeroPoints | null, codes), where the record holds the numbers of Codes, then
@@ -60,7 +76,7 @@ Bytes zero_points_at(const Arguments& a, std::size_t i, std::size_t count) {
 Work prepare_quantize(const Napi::CallbackInfo& info) {
   const Arguments a(info);
   Record record(a, 0, kCodesNumbers + 8);
-  const Codes codes = read_codes(a, record);
+  const Codes codes = read_integer_codes(a, record);
   const FloatType type = record.float_type();
   AffineScheme scheme{};
   scheme.code = codes.type;
@@ -68,9 +84,7 @@ Work prepare_quantize(const Napi::CallbackInfo& info) {
   scheme.lowest = static_cast<int>(record.integer(codes.type.lowest(), codes.type.highest()));
   scheme.highest = static_cast<int>(record.integer(scheme.lowest, codes.type.highest()));
   scheme.scale_type = record.float_type();
-  const auto method = static_cast<RangeChoice::Method>(record.integer(0, 3));
-  const RangeChoice range{method, record.number()};
-  a.check(range.percentile > 50.0 && range.percentile <= 100.0, "Expected a percentile in (50, 100].");
+  const RangeChoice range = read_range(a, record);
   const NonFinite non_finite = record.flag() ? NonFinite::kSaturate : NonFinite::kThrow;
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes input = a.floats(1, "input", type);
@@ -103,7 +117,7 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
   constexpr int kZeroPointLimit = 1 << 20;
   const Arguments a(info);
   Record record(a, 0, kCodesNumbers + 1);
-  const Codes codes = read_codes(a, record);
+  const Codes codes = read_integer_codes(a, record);
   const FloatType type = record.float_type();
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes data = a.array(1, "data", napi_uint8_array);
@@ -124,11 +138,86 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
   };
 }
 
+// quantizeCodebook(record, input, scales, globalScale, codes), where the record holds the numbers of Codes, then book,
+// rule, inputType, scaleType, rangeMethod, percentile, saturate; globalScale is a Float32Array of one that receives it.
+Work prepare_quantize_codebook(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, kCodesNumbers + 7);
+  const Codes codes = read_codes(a, record);
+  CodebookScheme scheme{};
+  scheme.book = record.codebook(codes.type);
+  scheme.rule = static_cast<ScaleRule>(record.integer(0, kScaleRules - 1));
+  const FloatType type = record.float_type();
+  scheme.scale_type = record.float_type();
+  const RangeChoice range = read_range(a, record);
+  const NonFinite non_finite = record.flag() ? NonFinite::kSaturate : NonFinite::kThrow;
+  const std::size_t parameters = codes.layout.parameter_count();
+  const Bytes input = a.floats(1, "input", type);
+  const Bytes scales = a.array(2, "scales", napi_float32_array);
+  const Bytes global_scale = a.array(3, "globalScale", napi_float32_array);
+  const Bytes out = a.array(4, "out", napi_uint8_array);
+  a.check(range.method != RangeChoice::Method::kMse, "Expected another range method.");
+  a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
+  a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
+  a.check(global_scale.size == 4, "Expected room for one global scale.");
+  a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(!out.overlaps(input) && !out.overlaps(scales) && !scales.overlaps(input) && !global_scale.overlaps(input) &&
+              !global_scale.overlaps(out) && !global_scale.overlaps(scales),
+          "Expected input, data and scales not to overlap.");
+  if (range.method == RangeChoice::Method::kGiven) {
+    check_scales(a, "scales", scales.as<const float>(), parameters, true);
+  }
+  return [=](const CancelFlag* cancel) {
+    return quantize_codebook(input.data, type, codes.layout, scheme, range, non_finite, scales.as<float>(),
+                             global_scale.as<float>(), out.data, cancel);
+  };
+}
+
+// dequantizeCodebook(record, codes, scales, output), where the record holds the numbers of Codes, then book and
+// outputType.
+Work prepare_dequantize_codebook(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, kCodesNumbers + 2);
+  const Codes codes = read_codes(a, record);
+  const Codebook book = record.codebook(codes.type);
+  const FloatType type = record.float_type();
+  const std::size_t parameters = codes.layout.parameter_count();
+  const Bytes data = a.array(1, "data", napi_uint8_array), scales = a.array(2, "scales", napi_float32_array);
+  const Bytes output = a.floats(3, "out", type);
+  a.check(data.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
+  a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
+  a.check(!output.overlaps(data) && !output.overlaps(scales), "Expected out not to overlap data or scales.");
+  check_scales(a, "q.scales", scales.as<const float>(), parameters, false);
+  return [=](const CancelFlag* cancel) {
+    return dequantize_codebook(data.data, book, codes.layout, scales.as<const float>(), output.data, type, cancel);
+  };
+}
+
+// nestScales(scales, codes, absmax, offset): replaces the scales; offset is a Float32Array of one.
+Work prepare_nest_scales(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes scales = a.array(0, "scales", napi_float32_array), codes = a.array(1, "codes", napi_uint8_array);
+  const Bytes absmax = a.array(2, "absmax", napi_float32_array), offset = a.array(3, "offset", napi_float32_array);
+  const std::size_t count = scales.size / sizeof(float);
+  a.check(codes.size == count, "Expected one code for each scale.");
+  a.check(absmax.size == 4 * ceil_div(count, kNestedBlock), "Expected one absmax for every 256 scales.");
+  a.check(offset.size == 4, "Expected room for one offset.");
+  a.check(!scales.overlaps(codes) && !scales.overlaps(absmax) && !codes.overlaps(absmax) && !offset.overlaps(scales) &&
+              !offset.overlaps(codes) && !offset.overlaps(absmax),
+          "Expected arrays that do not overlap.");
+  check_scales(a, "scales", scales.as<const float>(), count, false);
+  return [=](const CancelFlag*) {
+    *offset.as<float>() = nest_scales(scales.as<float>(), count, codes.data, absmax.as<float>());
+    return Outcome{};
+  };
+}
+
 // unpackCodes(data, bits, signed, rows, columns, output)
 Work prepare_unpack(const Napi::CallbackInfo& info) {
   const Arguments a(info);
   const Bytes data = a.array(0, "data", napi_uint8_array);
-  const CodeType type{static_cast<std::uint8_t>(a.integer(1, "bits", 2, 8)), a.flag(2, "signed")};
+  const CodeType type{static_cast<std::uint8_t>(a.integer(1, "bits", 1, 8)), a.flag(2, "signed")};
   const std::size_t rows = a.size(3, "rows"), columns = a.size(4, "columns");
   const Bytes output = a.array(5, "out", type.is_signed ? napi_int8_array : napi_uint8_array);
   checked_product(a, checked_product(a, rows, columns), 8);
@@ -211,6 +300,9 @@ void register_tensor_calls(Napi::Env env, Napi::Object exports) {
   register_call<prepare_cast>(env, exports, "cast");
   register_call<prepare_quantize>(env, exports, "quantizeAffine");
   register_call<prepare_dequantize>(env, exports, "dequantizeAffine");
+  register_call<prepare_quantize_codebook>(env, exports, "quantizeCodebook");
+  register_call<prepare_dequantize_codebook>(env, exports, "dequantizeCodebook");
+  register_call<prepare_nest_scales>(env, exports, "nestScales");
   register_call<prepare_unpack>(env, exports, "unpackCodes");
   register_call<prepare_compare>(env, exports, "compare");
   register_call<prepare_quantize_blocks>(env, exports, "quantizeBlocks");

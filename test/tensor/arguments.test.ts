@@ -89,7 +89,7 @@ describe('messages name the argument, what was expected and what came', () => {
     [
       'dtype',
       () => quantizeTensor(x, { dtype: 'int5' } as never),
-      'Expected one of int8, uint8, int4, uint4, int3, uint3, int2, uint2 for dtype but received "int5".',
+      'Expected one of int8, uint8, int4, uint4, int3, uint3, int2, uint2, nf4, fp4, float8_e4m3fn, float8_e5m2, mxfp8_e4m3, mxfp8_e5m2, mxfp6_e2m3, mxfp6_e3m2, mxfp4, mxint8, nvfp4, ternary, binary for dtype but received "int5".',
     ],
     [
       'inputDtype',

@@ -12,6 +12,7 @@ enum class ScaleRule : std::uint8_t {
   kPowerOfTwo,  // 2^(floor(log2(largest magnitude)) − largest_exponent), at least 2^-127: OCP MX
   kNvfp4,       // an E4M3 number over the global scale, see below
 };
+constexpr std::int64_t kScaleRules = 4;
 
 struct CodebookScheme {
   Codebook book;

@@ -1,0 +1,248 @@
+/**
+ * The arguments of quantizeTensor, checked.
+ *
+ * @module
+ */
+import type { RawFloats } from '../addon.js';
+import { type CodebookType, codeTypeOf, floatCodeOf, type LargeFloatDtype, type QuantDtype } from '../dtype.js';
+import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import * as validate from '../validate.js';
+import { GRANULARITIES, type Layout, layoutOf, type QuantizedTensor, tensorOf } from './quantized-tensor.js';
+
+/** @internal */
+export const OPTIONS: ReadonlySet<string> = new Set([
+  'shape',
+  'inputDtype',
+  'dtype',
+  'scheme',
+  'granularity',
+  'axis',
+  'groupSize',
+  'blockShape',
+  'narrowRange',
+  'scaleDtype',
+  'range',
+  'scales',
+  'zeroPoints',
+  'nonFinite',
+  'nested',
+  'out',
+]);
+/** @internal */
+export const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
+
+/** RangeChoice::Method in native/ops/affine/affine.h. */
+const RANGE_CODES = { minmax: 0, mse: 1, percentile: 2, given: 3 } as const;
+
+/** @internal A call whose arguments have been checked. */
+export interface Prepared {
+  readonly input: RawFloats;
+  readonly inputType: number;
+  readonly layout: Layout;
+  readonly symmetric: boolean;
+  readonly lowest: number;
+  readonly scaleType: number;
+  readonly scaleDtype: LargeFloatDtype;
+  readonly rangeCode: number;
+  readonly percentile: number;
+  readonly saturate: boolean;
+  readonly result: QuantizedTensor;
+  /** Whether the result is not the caller's `out`. */
+  readonly fresh: boolean;
+  /** Whether the scales are quantized as well. */
+  readonly nested: boolean;
+  /** Parameters to copy into the result first. */
+  readonly given: { scales: Float32Array; zeroPoints: Int32Array | null } | undefined;
+}
+
+/** @internal */
+export function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
+  const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
+  const { data: input, type: inputType } = validate.floats('input', inputValue, 'inputDtype', given['inputDtype']);
+  const shapeValue = given['shape'];
+  const shape = shapeValue === undefined ? [input.length] : validate.shape('shape', shapeValue);
+  const layout = layoutFrom(given, shape);
+  if (layout.elementCount !== input.length) {
+    throw new InvalidArgumentError(
+      'shape',
+      `Expected shape [${shape.join(', ')}] to have as many elements as the input, ${input.length}, but it has ${layout.elementCount}.`,
+    );
+  }
+  const { signed, bits, codebook } = layout.code;
+  if (codebook !== undefined) checkCodebookOptions(given, codebook);
+  const parameters = givenParameters(given, layout);
+  const scheme = codebook !== undefined ? 'symmetric' : schemeFrom(given, signed, parameters);
+  const symmetric = scheme === 'symmetric';
+  if (symmetric && parameters?.zeroPoints != null) {
+    const expected = signed ? 0 : 2 ** (bits - 1);
+    if (parameters.zeroPoints.some((z) => z !== expected)) {
+      throw new InvalidArgumentError(
+        'zeroPoints',
+        `Expected every zero point to be ${expected} in a symmetric scheme: use scheme 'asymmetric' for others.`,
+      );
+    }
+  }
+  const narrow = validate.boolean('narrowRange', given['narrowRange'], true) && symmetric && signed;
+  const scaleDtype = given['scaleDtype'] === undefined ? 'float32' : given['scaleDtype'];
+  const scaleType = floatCodeOf('scaleDtype', scaleDtype);
+  const { rangeCode, percentile } = rangeFrom(given, parameters !== undefined);
+  const nonFinite =
+    given['nonFinite'] === undefined ? 'throw' : validate.oneOf('nonFinite', given['nonFinite'], ['throw', 'saturate']);
+  const needsZeroPoints = !(symmetric && signed) && codebook === undefined;
+  const nested = validate.boolean('nested', given['nested'], false);
+  if (nested) checkNested(given, codebook);
+  const result =
+    given['out'] === undefined
+      ? tensorOf(
+          layout,
+          given['dtype'] as QuantDtype,
+          scheme,
+          new Uint8Array(layout.dataBytes),
+          new Float32Array(layout.parameterCount),
+          needsZeroPoints ? new Int32Array(layout.parameterCount) : null,
+        )
+      : reused(given['out'], given['dtype'] as QuantDtype, scheme, layout, needsZeroPoints);
+  return {
+    input,
+    inputType,
+    layout,
+    symmetric,
+    lowest: layout.code.lowest + (narrow ? 1 : 0),
+    scaleType,
+    scaleDtype: scaleDtype as LargeFloatDtype,
+    rangeCode,
+    percentile,
+    saturate: nonFinite === 'saturate',
+    result,
+    fresh: given['out'] === undefined,
+    nested,
+    given: parameters,
+  };
+}
+
+function layoutFrom(given: Partial<Record<string, unknown>>, shape: readonly number[]): Layout {
+  const { dtype, granularity } = given;
+  const { codebook } = codeTypeOf('dtype', dtype);
+  const fallback = codebook?.groupSize === undefined ? 'per-tensor' : 'per-group';
+  const chosen = granularity === undefined ? fallback : validate.oneOf('granularity', granularity, GRANULARITIES);
+  for (const [name, needed] of [
+    ['axis', 'per-channel'],
+    ['groupSize', 'per-group'],
+    ['blockShape', 'per-block'],
+  ] as const) {
+    if (given[name] !== undefined && granularity === undefined && chosen !== needed) {
+      throw new InvalidArgumentError(name, `Expected granularity: '${needed}' together with ${name}.`);
+    }
+  }
+  const layout = layoutOf(dtype, shape, chosen, given);
+  if (codebook?.fixed && layout.groupSize !== codebook.groupSize) {
+    const [name, value] =
+      chosen === 'per-group' ? (['groupSize', given['groupSize']] as const) : (['granularity', chosen] as const);
+    throw invalidArgument(name, `groups of ${codebook.groupSize} for ${dtype}`, value);
+  }
+  return layout;
+}
+
+/** What means nothing for codes that stand for a table's values. */
+function checkCodebookOptions(given: Partial<Record<string, unknown>>, { fixed }: CodebookType): void {
+  const { dtype } = given;
+  if (given['scheme'] !== undefined) validate.oneOf('scheme', given['scheme'], ['symmetric']);
+  for (const name of ['zeroPoints', 'narrowRange'] as const) {
+    if (given[name] !== undefined) throw new InvalidArgumentError(name, `Expected no ${name}: ${dtype} has none.`);
+  }
+  if (given['range'] === 'mse') {
+    throw invalidArgument('range', `'minmax' or { percentile } for ${dtype}`, given['range']);
+  }
+  if (!fixed) return;
+  for (const name of ['scales', 'scaleDtype'] as const) {
+    if (given[name] !== undefined) {
+      throw new InvalidArgumentError(name, `Expected no ${name}: those of ${dtype} follow from its blocks.`);
+    }
+  }
+}
+
+function checkNested(given: Partial<Record<string, unknown>>, codebook: CodebookType | undefined): void {
+  if (codebook?.nests !== true)
+    throw new InvalidArgumentError('nested', "Expected nested with the dtypes 'nf4' and 'fp4' only.");
+  for (const name of ['scales', 'out'] as const) {
+    if (given[name] !== undefined) throw new InvalidArgumentError(name, `Expected no ${name} together with nested.`);
+  }
+}
+
+function schemeFrom(
+  given: Partial<Record<string, unknown>>,
+  signed: boolean,
+  parameters: { zeroPoints: Int32Array | null } | undefined,
+): 'symmetric' | 'asymmetric' {
+  if (given['scheme'] !== undefined) return validate.oneOf('scheme', given['scheme'], ['symmetric', 'asymmetric']);
+  return signed && parameters?.zeroPoints == null ? 'symmetric' : 'asymmetric';
+}
+
+function givenParameters(
+  given: Partial<Record<string, unknown>>,
+  layout: Layout,
+): { scales: Float32Array; zeroPoints: Int32Array | null } | undefined {
+  const { scales, zeroPoints, range } = given;
+  if (scales === undefined) {
+    if (zeroPoints !== undefined)
+      throw new InvalidArgumentError('zeroPoints', 'Expected scales together with zeroPoints.');
+    return undefined;
+  }
+  if (range !== undefined) {
+    throw new InvalidArgumentError('range', 'Expected no range together with scales: given scales need no search.');
+  }
+  return {
+    scales: validate.float32Array('scales', scales, layout.parameterCount),
+    zeroPoints: zeroPoints == null ? null : validate.int32Array('zeroPoints', zeroPoints, layout.parameterCount),
+  };
+}
+
+function rangeFrom(
+  given: Partial<Record<string, unknown>>,
+  hasParameters: boolean,
+): { rangeCode: number; percentile: number } {
+  const { range } = given;
+  if (hasParameters) return { rangeCode: RANGE_CODES.given, percentile: 100 };
+  if (range === undefined || range === 'minmax') return { rangeCode: RANGE_CODES.minmax, percentile: 100 };
+  if (range === 'mse') return { rangeCode: RANGE_CODES.mse, percentile: 100 };
+  if (typeof range !== 'object' || range === null) {
+    throw invalidArgument('range', "'minmax', 'mse' or { percentile }", range);
+  }
+  const { percentile } = validate.options<{ percentile: unknown }>('range', range, new Set(['percentile']));
+  if (typeof percentile !== 'number' || !(percentile > 50 && percentile <= 100)) {
+    throw invalidArgument('range.percentile', 'a number greater than 50 and at most 100', percentile);
+  }
+  return { rangeCode: RANGE_CODES.percentile, percentile };
+}
+
+function reused(
+  value: unknown,
+  dtype: QuantDtype,
+  scheme: 'symmetric' | 'asymmetric',
+  layout: Layout,
+  needsZeroPoints: boolean,
+): QuantizedTensor {
+  if (typeof value !== 'object' || value === null) throw invalidArgument('out', 'a QuantizedTensor', value);
+  const out = value as QuantizedTensor;
+  const expected = tensorOf(layout, dtype, scheme, out.data, out.scales, out.zeroPoints);
+  for (const field of ['dtype', 'scheme', 'granularity', 'axis', 'groupSize'] as const) {
+    if (out[field] !== expected[field]) {
+      throw invalidArgument(`out.${field}`, String(expected[field]), out[field]);
+    }
+  }
+  if (
+    !Array.isArray(out.shape) ||
+    out.shape.length !== layout.shape.length ||
+    out.shape.some((d, i) => d !== layout.shape[i])
+  ) {
+    throw new InvalidArgumentError('out.shape', `Expected out to have the shape [${layout.shape.join(', ')}].`);
+  }
+  if (layout.blockShape !== undefined && String(out.blockShape) !== String(layout.blockShape)) {
+    throw invalidArgument('out.blockShape', `[${layout.blockShape.join(', ')}]`, out.blockShape);
+  }
+  validate.uint8Array('out.data', out.data, layout.dataBytes);
+  validate.float32Array('out.scales', out.scales, layout.parameterCount);
+  if (needsZeroPoints) validate.int32Array('out.zeroPoints', out.zeroPoints, layout.parameterCount);
+  else if (out.zeroPoints !== null) throw invalidArgument('out.zeroPoints', 'null', out.zeroPoints);
+  return out;
+}
