@@ -22,11 +22,9 @@ std::int32_t highest_code(LineFormat format) {
       return 7;
     case LineFormat::kBits8:
       return 255;
-    case LineFormat::kBits4:
-    case LineFormat::kSmallBytes:
-      break;
+    default:
+      return 15;
   }
-  return 15;
 }
 
 std::size_t bytes_of(LineFormat format, std::size_t quads) {
@@ -37,11 +35,9 @@ std::size_t bytes_of(LineFormat format, std::size_t quads) {
       return 192 * (quads / 8);
     case LineFormat::kBits4:
       return 64 * (quads / 2);
-    case LineFormat::kBits8:
-    case LineFormat::kSmallBytes:
-      break;
+    default:
+      return 64 * quads;
   }
-  return 64 * quads;
 }
 
 // Codes of a tile by column and k, and the same as lines.

@@ -4,9 +4,7 @@
 #include <cstring>
 
 #include "core/simd/runs.h"
-#include "core/simd/small_floats.h"
-#include "ops/codebook/codebook_kernels.h"
-#include "ops/codebook/codebook_math.h"
+#include "ops/codebook/codebook_vector_values.h"
 
 namespace lowbit::LOWBIT_ISA {
 namespace {
@@ -34,25 +32,6 @@ LOWBIT_INLINE void with_book(Codebook book, Body body) {
       return body(std::integral_constant<Codebook, Codebook::kTernary>{});
     default:
       return body(std::integral_constant<Codebook, Codebook::kBinary>{});
-  }
-}
-
-constexpr bool is_small_float(Codebook book) {
-  return book == Codebook::kE4m3fn || book == Codebook::kE5m2 || book == Codebook::kE2m3 || book == Codebook::kE3m2 ||
-         book == Codebook::kE2m1;
-}
-constexpr SmallFloatType small_type_of(Codebook book) {
-  switch (book) {
-    case Codebook::kE4m3fn:
-      return SmallFloatType::kFloat8E4m3fn;
-    case Codebook::kE5m2:
-      return SmallFloatType::kFloat8E5m2;
-    case Codebook::kE2m3:
-      return SmallFloatType::kFloat6E2m3fn;
-    case Codebook::kE3m2:
-      return SmallFloatType::kFloat6E3m2fn;
-    default:
-      return SmallFloatType::kFloat4E2m1fn;
   }
 }
 
@@ -301,23 +280,6 @@ void quantize(const void* x, FloatType type, std::size_t count, std::size_t grou
 }
 
 // --- codes to floats -------------------------------------------------------------------------------------------------
-
-template <Codebook Book>
-LOWBIT_INLINE F32x16 values_of(I32x16 codes) {
-  if constexpr (Book == Codebook::kNf4) {
-    return look_up(load<FloatType::kFloat32>(kNf4Values), codes);
-  } else if constexpr (Book == Codebook::kFp4) {
-    return look_up(load<FloatType::kFloat32>(kFp4Values), codes);
-  } else if constexpr (Book == Codebook::kFixed8) {
-    return mul(to_float(sub(bit_xor(codes, broadcast(128)), broadcast(128))), broadcast(0x1p-6F));
-  } else if constexpr (Book == Codebook::kTernary) {
-    return to_float(sub(bit_xor(codes, broadcast(2)), broadcast(2)));
-  } else if constexpr (Book == Codebook::kBinary) {
-    return to_float(sub(add(codes, codes), broadcast(1)));
-  } else {
-    return from_small<small_type_of(Book)>(codes);
-  }
-}
 
 template <int Bits>
 LOWBIT_INLINE I32x16 load_sixteen(const std::uint8_t* in) {

@@ -24,6 +24,12 @@ LOWBIT_INLINE void store_line(std::uint8_t* p, Line line) {
 LOWBIT_INLINE I32x16 lanes_of(Line line) { return {line.low, line.high}; }
 LOWBIT_INLINE Line either(Line a, Line b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
 
+// Entries 0 … 15 of a table of bytes.
+LOWBIT_INLINE Line look_up_bytes(const std::uint8_t* table, Line indices) {
+  const __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(entries, indices.low), _mm256_shuffle_epi8(entries, indices.high)};
+}
+
 // (byte >> Shift) & Mask
 template <int Shift, int Mask>
 LOWBIT_INLINE Line field(Line line) {

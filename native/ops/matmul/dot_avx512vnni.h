@@ -19,6 +19,12 @@ LOWBIT_INLINE void store_line(std::uint8_t* p, Line line) { _mm512_storeu_si512(
 LOWBIT_INLINE I32x16 lanes_of(Line line) { return {line.v}; }
 LOWBIT_INLINE Line either(Line a, Line b) { return {_mm512_or_si512(a.v, b.v)}; }
 
+// Entries 0 … 15 of a table of bytes.
+LOWBIT_INLINE Line look_up_bytes(const std::uint8_t* table, Line indices) {
+  const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), indices.v)};
+}
+
 // (byte >> Shift) & Mask
 template <int Shift, int Mask>
 LOWBIT_INLINE Line field(Line line) {

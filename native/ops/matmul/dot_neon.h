@@ -43,6 +43,13 @@ LOWBIT_INLINE uint8x16_t field(uint8x16_t bytes) {
   if constexpr (Shift > 0) bytes = vshrq_n_u8(bytes, Shift);
   return Mask == 0xff >> Shift ? bytes : vandq_u8(bytes, vdupq_n_u8(Mask));
 }
+// Entries 0 … 15 of a table of bytes.
+LOWBIT_INLINE Line look_up_bytes(const std::uint8_t* table, Line indices) {
+  const uint8x16_t entries = vld1q_u8(table);
+  return {{vqtbl1q_u8(entries, indices.v[0]), vqtbl1q_u8(entries, indices.v[1]), vqtbl1q_u8(entries, indices.v[2]),
+           vqtbl1q_u8(entries, indices.v[3])}};
+}
+
 // (byte >> Shift) & Mask
 template <int Shift, int Mask>
 LOWBIT_INLINE Line field(Line line) {

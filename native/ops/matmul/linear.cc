@@ -16,6 +16,9 @@ std::size_t aligned(std::size_t bytes) { return ceil_div(bytes, kLineBytes) * kL
 // --- activations
 // ------------------------------------------------------------------------------------------------------
 
+// Whether dot() is given kBits8 lines.
+bool reads_wide_lines(LineFormat format) { return format == LineFormat::kBits8 || has_levels(format); }
+
 // The activations of one linear layer as its kernels read them.
 class IntegerActivations {
  public:
@@ -28,8 +31,9 @@ class IntegerActivations {
     quad_bytes_ = k * planes_;
     start_bytes_ = segments * planes_ * sizeof(std::int32_t);
     scale_bytes_ = (per_token_ ? 1 : segments) * sizeof(float);
+    sum_bytes_ = layout_.offsets ? layout_.groups() * sizeof(float) : 0;
     strip_stride_ = aligned(quad_bytes_ * strips_.longest()) + aligned(start_bytes_ * strips_.longest()) +
-                    aligned(scale_bytes_ * strips_.longest());
+                    aligned(scale_bytes_ * strips_.longest()) + aligned(sum_bytes_ * strips_.longest());
     memory_ = scratch(slot, strip_stride_ * strips_.count);
   }
 
@@ -50,17 +54,23 @@ class IntegerActivations {
             reinterpret_cast<const float*>(scales) + (per_token_ ? 0 : segment * strips_.size(i))};
   }
 
+  // Sums of the quantized activations of strip i, as floats: [group][row]. For weights with offsets.
+  float* group_sums(std::size_t i) const {
+    return reinterpret_cast<float*>(memory_ + (i + 1) * strip_stride_ - aligned(sum_bytes_ * strips_.longest()));
+  }
+
   // Fills strip i; the index in x of an element that is not finite, or -1.
   std::ptrdiff_t fill(std::size_t i, const float* x) const;
 
  private:
   void interleave(std::size_t rows, std::size_t row, const std::int8_t* codes, std::uint8_t* quads) const;
+  void add_group_sums(std::size_t i, std::size_t row, const std::int32_t* sums, const float* scales) const;
 
   PackedLayout layout_;
   std::size_t planes_;
   bool per_token_;
   Strips strips_;
-  std::size_t quad_bytes_ = 0, start_bytes_ = 0, scale_bytes_ = 0, strip_stride_ = 0;
+  std::size_t quad_bytes_ = 0, start_bytes_ = 0, scale_bytes_ = 0, sum_bytes_ = 0, strip_stride_ = 0;
   std::uint8_t* memory_ = nullptr;
 };
 
@@ -70,6 +80,18 @@ void IntegerActivations::interleave(std::size_t rows, std::size_t row, const std
   for (std::size_t q = 0; q < layout_.quads(); q++) {
     std::memcpy(out, codes + kQuad * q, kQuad);
     out += kQuad * rows;
+  }
+}
+
+void IntegerActivations::add_group_sums(std::size_t i, std::size_t row, const std::int32_t* sums,
+                                        const float* scales) const {
+  const auto per_group = static_cast<std::size_t>(layout_.segments_per_group);
+  for (std::size_t g = 0; g < layout_.groups(); g++) {
+    float sum = 0.0F;
+    for (std::size_t s = g * per_group; s < (g + 1) * per_group; s++) {
+      sum += static_cast<float>(sums[s]) * scales[per_token_ ? 0 : s];
+    }
+    group_sums(i)[g * strips_.size(i) + row] = sum;
   }
 }
 
@@ -86,7 +108,7 @@ std::ptrdiff_t IntegerActivations::fill(std::size_t i, const float* x) const {
   auto* const row_sums = reinterpret_cast<std::int32_t*>(room + 4 * segments);
   auto* const high = reinterpret_cast<std::int8_t*>(room + 8 * segments);
   std::int8_t* const low = high + k;
-  const std::int32_t offset = layout_.format == LineFormat::kBits8 ? kernels().matmul->byte_offset : 0;
+  const std::int32_t offset = reads_wide_lines(layout_.format) ? kernels().matmul->byte_offset : 0;
   for (std::size_t r = 0; r < rows; r++) {
     const std::size_t begin = (strips_.begin(i) + r) * columns;
     const std::ptrdiff_t bad =
@@ -102,6 +124,7 @@ std::ptrdiff_t IntegerActivations::fill(std::size_t i, const float* x) const {
       start[planes_ - 1] = correction;
       if (planes_ == 2) start[0] = 0;
     }
+    if (layout_.offsets) add_group_sums(i, r, row_sums, row_scales);
     if (per_token_) {
       scales[r] = row_scales[0];
     } else {
@@ -113,9 +136,9 @@ std::ptrdiff_t IntegerActivations::fill(std::size_t i, const float* x) const {
 
 // Whether two weights read the same quantized activations.
 bool same_activations(const PackedLayout& a, const PackedLayout& b) {
-  const bool wide = a.format == LineFormat::kBits8;
   return a.segment == b.segment && a.segments == b.segments && a.zero == b.zero && a.column_zeros == b.column_zeros &&
-         wide == (b.format == LineFormat::kBits8);
+         a.offsets == b.offsets && a.segments_per_group == b.segments_per_group &&
+         reads_wide_lines(a.format) == reads_wide_lines(b.format);
 }
 
 // Rows of floats as [k][row].
@@ -140,20 +163,41 @@ struct Target {
   std::size_t stride;
 };
 
+// The offsets of a group times the sum of its activations.
+void add_offsets(const PackedWeight& weight, const IntegerActivations& activations, Panel p, Target target) {
+  const PackedLayout& l = weight.layout;
+  const Strips& strips = activations.strips();
+  FloatArguments a{};
+  a.tiles = p.tiles;
+  a.type = FloatType::kFloat32;
+  a.weights = weight.offsets() + p.first_tile * l.parameters();
+  a.tile_stride = l.parameters();
+  a.count = l.groups();
+  a.out_stride = target.stride;
+  for (std::size_t s = p.first_strip; s < p.last_strip; s++) {
+    a.rows = strips.size(s);
+    a.activations = activations.group_sums(s);
+    a.out = target.out + (strips.begin(s) - strips.begin(p.first_strip)) * target.stride;
+    kernels().matmul->float_dot(a);
+  }
+}
+
 void integer_panel(const PackedWeight& weight, const IntegerActivations& activations, Panel p, Target target) {
   const MatmulKernels& k = *kernels().matmul;
   const PackedLayout& l = weight.layout;
   const Strips& strips = activations.strips();
   const std::size_t rows = strips.rows * activations.planes();
-  const bool decodes = l.format != LineFormat::kBits8 && rows >= k.decode_rows;
+  const bool decodes = has_levels(l.format) || (l.format != LineFormat::kBits8 && rows >= k.decode_rows);
   const std::size_t parameter = p.first_tile * l.parameters();
   const std::uint8_t* const zeros = weight.zero_points();
   const std::size_t segments = static_cast<std::size_t>(l.segments);
   const std::size_t quads_per_segment = static_cast<std::size_t>(l.segment) / kQuad;
-  // Where many strips meet the same weights, so many of them at a time as stay in the first-level cache.
-  const std::size_t part = rows < k.decode_rows ? segments : std::max<std::size_t>(1, kPartQuads / quads_per_segment);
+  // What is decoded, and where many strips meet the same weights, so many of them at a time as stay in the first-level
+  // cache.
+  const std::size_t part =
+      rows < k.decode_rows && !decodes ? segments : std::max<std::size_t>(1, kPartQuads / quads_per_segment);
   DotArguments a{};
-  a.format = decodes ? LineFormat::kSmallBytes : l.format;
+  a.format = has_levels(l.format) ? LineFormat::kBits8 : decodes ? LineFormat::kSmallBytes : l.format;
   a.tiles = p.tiles;
   a.tile_bytes = decodes ? part * quads_per_segment * kLineBytes : l.tile_bytes();
   a.quads_per_segment = quads_per_segment;
@@ -183,6 +227,7 @@ void integer_panel(const PackedWeight& weight, const IntegerActivations& activat
       k.dot(a);
     }
   }
+  if (l.offsets) add_offsets(weight, activations, p, target);
 }
 
 // `activations` holds [k][row] of every strip, one after the other.
@@ -219,6 +264,7 @@ void float_panel(const PackedWeight& weight, const Strips& strips, const float* 
       d.scales = weight.scales() + parameter * size_of(l.type);
       d.zero_points = zeros == nullptr ? nullptr : zeros + parameter;
       d.zero_point = l.zero;
+      d.offsets = weight.offsets() == nullptr ? nullptr : weight.offsets() + parameter;
       d.out = dequantized + t * a.tile_stride;
       kernel.dequantize_tile(d);
     }
@@ -231,6 +277,11 @@ void float_panel(const PackedWeight& weight, const Strips& strips, const float* 
   }
 }
 
+// Whether products with a weight are computed in float32 whatever was asked for.
+bool needs_floats(const PackedWeight* weight) {
+  return weight != nullptr && (weight->layout.kind == WeightKind::kFloats || has_float_values(weight->layout.format));
+}
+
 // --- the whole product
 // ------------------------------------------------------------------------------------------------
 
@@ -238,8 +289,7 @@ class Linear {
  public:
   explicit Linear(const LinearArguments& a)
       : a_(a),
-        floats_(a.compute == ComputeType::kFloat32 || a.weight->layout.kind == WeightKind::kFloats ||
-                (a.gate != nullptr && a.gate->layout.kind == WeightKind::kFloats)),
+        floats_(a.compute == ComputeType::kFloat32 || needs_floats(a.weight) || needs_floats(a.gate)),
         columns_(static_cast<std::size_t>(a.weight->layout.columns)),
         rows_(static_cast<std::size_t>(a.weight->layout.rows)),
         strips_(a.m, floats_ ? kernels().matmul->float_rows

@@ -17,7 +17,7 @@ struct LinearArguments {
   const PackedWeight* gate;  // nullptr, or as many rows and columns as the weight
   const float* gate_bias;
   Activation activation;
-  ComputeType compute;  // weights that are floats compute in float32 whatever it says
+  ComputeType compute;  // weights that are floats, or codes of floats, compute in float32 whatever it says
   bool per_token;       // activations: one scale for a row instead of one for each of its segments
   float* y;
 };

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "ops/codebook/codebook_kernels.h"
 
 // Matrix products on packed weights. A weight matrix W[N, K] is stored in tiles of sixteen rows of W, which are columns
 // of the product x·Wᵀ: lane c of a vector belongs to column c of its tile.
@@ -32,8 +33,67 @@ enum class LineFormat : std::uint8_t {
   kBits3,
   kBits4,
   kBits8,
-  kSmallBytes,  // one quad a line, every code below 16: what decode() leaves
+  kSmallBytes,  // one quad a line, every code below 16: what decode() leaves of codes of fewer bits
+
+  // Codes of other values than 0, 1, 2 …, in lines like those of kBits4 or kSmallBytes. Integers, for dot() once
+  // decode() has left kBits8 lines of them:
+  kTwiceE2m1,  // 4 bits: twice the value of E2M1, plus 12
+  kNonlinear,  // 4 bits: the level of IQ4, plus 127
+  // Floats, for dequantize_tile() only:
+  kNf4,
+  kFp4,     // 4 bits
+  kE4m3fn,  // 8 bits, and so are the following
+  kE5m2,
+  kE2m3,
+  kE3m2,
 };
+
+// The lines of a format.
+constexpr LineFormat lines_of(LineFormat format) {
+  switch (format) {
+    case LineFormat::kTwiceE2m1:
+    case LineFormat::kNonlinear:
+    case LineFormat::kNf4:
+    case LineFormat::kFp4:
+      return LineFormat::kBits4;
+    case LineFormat::kE4m3fn:
+    case LineFormat::kE5m2:
+    case LineFormat::kE2m3:
+    case LineFormat::kE3m2:
+      return LineFormat::kSmallBytes;
+    default:
+      return format;
+  }
+}
+constexpr bool has_levels(LineFormat format) {
+  return format == LineFormat::kTwiceE2m1 || format == LineFormat::kNonlinear;
+}
+constexpr bool has_float_values(LineFormat format) { return format >= LineFormat::kNf4; }
+
+// What decode() makes of the sixteen codes of a format with levels.
+constexpr std::uint8_t kTwiceE2m1Levels[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+constexpr std::uint8_t kNonlinearLevels[16] = {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240};
+constexpr const std::uint8_t* levels_of(LineFormat format) {
+  return format == LineFormat::kTwiceE2m1 ? kTwiceE2m1Levels : kNonlinearLevels;
+}
+
+// The values of a format that has_float_values().
+constexpr Codebook codebook_of(LineFormat format) {
+  switch (format) {
+    case LineFormat::kNf4:
+      return Codebook::kNf4;
+    case LineFormat::kFp4:
+      return Codebook::kFp4;
+    case LineFormat::kE4m3fn:
+      return Codebook::kE4m3fn;
+    case LineFormat::kE5m2:
+      return Codebook::kE5m2;
+    case LineFormat::kE2m3:
+      return Codebook::kE2m3;
+    default:
+      return Codebook::kE3m2;
+  }
+}
 
 // Activations as rows of signed bytes, interleaved so that a kernel reads one after the other: quad q of row r is
 // quads[q · rows + r]. With two planes, rows 2i and 2i + 1 are the parts of one row of activations, 128 · a[2i] + a[2i
@@ -108,7 +168,8 @@ struct FloatArguments {
   std::size_t out_stride;
 };
 
-// Codes of one tile to floats: out[k][column] = scale · (code − zero point).
+// Codes of one tile to floats: out[k][column] = scale · (code − zero point) + offset, each operation rounded. With
+// float values these take the place of code − zero point.
 struct DequantizeTileArguments {
   LineFormat format;
   const std::uint8_t* codes;
@@ -118,6 +179,7 @@ struct DequantizeTileArguments {
   const void* scales;               // of the tile: [group][column]
   const std::uint8_t* zero_points;  // of the tile, or nullptr: zero_point for all
   std::int32_t zero_point;
+  const float* offsets;  // of the tile: [group][column], or nullptr
   float* out;
 };
 
@@ -153,7 +215,7 @@ struct MatmulKernels {
   void (*dot)(const DotArguments& arguments);
   void (*integer_dot)(const IntegerArguments& arguments);
   void (*float_dot)(const FloatArguments& arguments);
-  // Lines of fewer than 8 bits to kSmallBytes lines.
+  // Lines of fewer than 8 bits to kSmallBytes lines; those with levels to kBits8 lines.
   void (*decode)(LineFormat format, const std::uint8_t* codes, std::size_t quads, std::uint8_t* out);
   void (*dequantize_tile)(const DequantizeTileArguments& arguments);
   // The index of the first element that is not finite, or -1. Scales and codes are then unspecified.

@@ -4,6 +4,7 @@
 
 #include "core/float_bits.h"
 #include "core/macros.h"
+#include "ops/codebook/codebook_math.h"
 #include "ops/matmul/matmul_kernels.h"
 
 #define LOWBIT_ISA scalar
@@ -43,24 +44,24 @@ std::int32_t shift_left(std::int32_t x) {
 namespace lowbit::scalar {
 namespace {
 
-// The code of a column at k = 4 · quad + i.
+// The code of a column at k = 4 · quad + i, or the level that it stands for.
 std::int32_t code_at(LineFormat format, const std::uint8_t* codes, std::size_t column, std::size_t quad,
                      std::size_t i) {
   const auto byte = [&](std::size_t line) { return std::int32_t{codes[line * kLineBytes + 4 * column + i]}; };
-  switch (format) {
+  switch (lines_of(format)) {
     case LineFormat::kBits2:
       return (byte(quad / 4) >> (2 * (quad % 4))) & 3;
     case LineFormat::kBits3: {
       const std::size_t line = 3 * (quad / 8), j = quad % 8;
       return ((byte(line + j / 4) >> (2 * (j % 4))) & 3) | (((byte(line + 2) >> j) & 1) << 2);
     }
-    case LineFormat::kBits4:
-      return (byte(quad / 2) >> (4 * (quad % 2))) & 15;
-    case LineFormat::kBits8:
-    case LineFormat::kSmallBytes:
-      break;
+    case LineFormat::kBits4: {
+      const std::int32_t code = (byte(quad / 2) >> (4 * (quad % 2))) & 15;
+      return has_levels(format) ? levels_of(format)[code] : code;
+    }
+    default:
+      return byte(quad);
   }
-  return byte(quad);
 }
 
 float scale_at(FloatType type, const void* scales, std::size_t i) {
@@ -177,8 +178,12 @@ void dequantize_tile(const DequantizeTileArguments& a) {
       for (std::size_t c = 0; c < kTileColumns; c++) {
         const std::size_t quad = a.first_quad + q, parameter = quad / a.quads_per_group * kTileColumns + c;
         const std::int32_t zero_point = a.zero_points == nullptr ? a.zero_point : a.zero_points[parameter];
-        const std::int32_t distance = code_at(a.format, a.codes, c, quad, i) - zero_point;
-        a.out[(q * kQuad + i) * kTileColumns + c] = to_float(distance) * scale_at(a.scale_type, a.scales, parameter);
+        const std::int32_t code = code_at(a.format, a.codes, c, quad, i);
+        const float value = has_float_values(a.format)
+                                ? value_of(codebook_of(a.format), static_cast<std::uint8_t>(code))
+                                : to_float(code - zero_point);
+        const float scaled = value * scale_at(a.scale_type, a.scales, parameter);
+        a.out[(q * kQuad + i) * kTileColumns + c] = a.offsets == nullptr ? scaled : scaled + a.offsets[parameter];
       }
     }
   }

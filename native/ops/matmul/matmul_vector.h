@@ -7,6 +7,7 @@
 //   kDecodeRows               see MatmulKernels
 
 #include "core/float_bits.h"
+#include "ops/codebook/codebook_vector_values.h"
 #include "ops/matmul/matmul_kernels.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -165,7 +166,7 @@ void dot(const DotArguments& a) {
       return dot_format<LineFormat::kBits4>(a);
     case LineFormat::kBits8:
       return dot_format<LineFormat::kBits8>(a);
-    case LineFormat::kSmallBytes:
+    default:
       return dot_format<kSmallFormat>(a);
   }
 }
@@ -285,10 +286,19 @@ void float_dot(const FloatArguments& a) {
 
 // --- codes to bytes and to floats ------------------------------------------------------------------------------------
 
+template <LineFormat Format>
+LOWBIT_INLINE Line levels_in(Line codes) {
+  if constexpr (has_levels(Format)) {
+    return look_up_bytes(levels_of(Format), codes);
+  } else {
+    return codes;
+  }
+}
+
 template <LineFormat Format, int J, int Quads>
 LOWBIT_INLINE void decode_run(const std::uint8_t* run, std::uint8_t* out) {
   if constexpr (J < Quads) {
-    store_line(out + J * kLineBytes, codes_of<Format, J>(run));
+    store_line(out + J * kLineBytes, levels_in<Format>(codes_of<lines_of(Format), J>(run)));
     decode_run<Format, J + 1, Quads>(run, out);
   }
 }
@@ -299,7 +309,7 @@ void decode_format(const std::uint8_t* codes, std::size_t quads, std::uint8_t* o
   LOWBIT_NO_UNROLL
   for (std::size_t q = 0; q < quads; q += kQuads) {
     decode_run<Format, 0, kQuads>(codes, out);
-    codes += bytes_of_quads<Format>(kQuads);
+    codes += bytes_of_quads<lines_of(Format)>(kQuads);
     out += kQuads * kLineBytes;
   }
 }
@@ -307,44 +317,69 @@ void decode_format(const std::uint8_t* codes, std::size_t quads, std::uint8_t* o
 void decode(LineFormat format, const std::uint8_t* codes, std::size_t quads, std::uint8_t* out) {
   if (format == LineFormat::kBits2) return decode_format<LineFormat::kBits2>(codes, quads, out);
   if (format == LineFormat::kBits3) return decode_format<LineFormat::kBits3>(codes, quads, out);
+  if (format == LineFormat::kTwiceE2m1) return decode_format<LineFormat::kTwiceE2m1>(codes, quads, out);
+  if (format == LineFormat::kNonlinear) return decode_format<LineFormat::kNonlinear>(codes, quads, out);
   decode_format<LineFormat::kBits4>(codes, quads, out);
 }
 
-template <int I>
-LOWBIT_INLINE void dequantize_byte(float* out, I32x16 codes, I32x16 zero, F32x16 scale) {
-  if constexpr (I < 4) {
-    const I32x16 code = bit_and(shift_right<8 * I>(codes), broadcast(255));
-    store<FloatType::kFloat32, false>(out + I * kTileColumns, mul(to_float(sub(code, zero)), scale));
-    dequantize_byte<I + 1>(out, codes, zero, scale);
+// What sixteen columns of a group have in common.
+struct GroupParameters {
+  F32x16 scale, offset;
+  I32x16 zero;
+};
+
+template <LineFormat Format>
+LOWBIT_INLINE F32x16 values_of_codes(I32x16 codes, I32x16 zero) {
+  if constexpr (has_float_values(Format)) {
+    return values_of<codebook_of(Format)>(codes);
+  } else {
+    return to_float(sub(codes, zero));
   }
 }
 
-template <LineFormat Format, int J, int Quads>
-LOWBIT_INLINE void dequantize_run(const std::uint8_t* run, float* out, I32x16 zero, F32x16 scale) {
+template <LineFormat Format, bool Offsets, int I>
+LOWBIT_INLINE void dequantize_byte(float* out, I32x16 codes, const GroupParameters& group) {
+  if constexpr (I < 4) {
+    const I32x16 code = bit_and(shift_right<8 * I>(codes), broadcast(255));
+    const F32x16 scaled = mul(values_of_codes<Format>(code, group.zero), group.scale);
+    store<FloatType::kFloat32, false>(out + I * kTileColumns, Offsets ? add(scaled, group.offset) : scaled);
+    dequantize_byte<Format, Offsets, I + 1>(out, codes, group);
+  }
+}
+
+template <LineFormat Format, bool Offsets, int J, int Quads>
+LOWBIT_INLINE void dequantize_run(const std::uint8_t* run, float* out, const GroupParameters& group) {
   if constexpr (J < Quads) {
-    dequantize_byte<0>(out + J * kQuad * kTileColumns, lanes_of(codes_of<Format, J>(run)), zero, scale);
-    dequantize_run<Format, J + 1, Quads>(run, out, zero, scale);
+    const I32x16 codes = lanes_of(levels_in<Format>(codes_of<lines_of(Format), J>(run)));
+    dequantize_byte<Format, Offsets, 0>(out + J * kQuad * kTileColumns, codes, group);
+    dequantize_run<Format, Offsets, J + 1, Quads>(run, out, group);
+  }
+}
+
+template <LineFormat Format, bool Offsets>
+void dequantize_lines(const DequantizeTileArguments& a) {
+  constexpr int kQuads = Format == LineFormat::kBits3 ? 8 : 4;
+  const std::uint8_t* codes = a.codes + bytes_of_quads<lines_of(Format)>(a.first_quad);
+  float* out = a.out;
+  GroupParameters group = {broadcast(0.0F), broadcast(0.0F), broadcast(a.zero_point)};
+  std::size_t index = static_cast<std::size_t>(-1);
+  for (std::size_t q = a.first_quad; q < a.first_quad + a.quads; q += kQuads) {
+    if (q / a.quads_per_group != index) {
+      index = q / a.quads_per_group;
+      group.scale = load_scales(a.scale_type, a.scales, index * kTileColumns);
+      if (a.zero_points != nullptr) group.zero = load_codes<8>(a.zero_points + index * kTileColumns);
+      if constexpr (Offsets) group.offset = load<FloatType::kFloat32>(a.offsets + index * kTileColumns);
+    }
+    dequantize_run<Format, Offsets, 0, kQuads>(codes, out, group);
+    codes += bytes_of_quads<lines_of(Format)>(kQuads);
+    out += kQuads * kQuad * kTileColumns;
   }
 }
 
 template <LineFormat Format>
 void dequantize_format(const DequantizeTileArguments& a) {
-  constexpr int kQuads = Format == LineFormat::kBits3 ? 8 : 4;
-  const std::uint8_t* codes = a.codes + bytes_of_quads<Format>(a.first_quad);
-  float* out = a.out;
-  F32x16 scale = broadcast(0.0F);
-  I32x16 zero = broadcast(a.zero_point);
-  std::size_t group = static_cast<std::size_t>(-1);
-  for (std::size_t q = a.first_quad; q < a.first_quad + a.quads; q += kQuads) {
-    if (q / a.quads_per_group != group) {
-      group = q / a.quads_per_group;
-      scale = load_scales(a.scale_type, a.scales, group * kTileColumns);
-      if (a.zero_points != nullptr) zero = load_codes<8>(a.zero_points + group * kTileColumns);
-    }
-    dequantize_run<Format, 0, kQuads>(codes, out, zero, scale);
-    codes += bytes_of_quads<Format>(kQuads);
-    out += kQuads * kQuad * kTileColumns;
-  }
+  if (a.offsets == nullptr) return dequantize_lines<Format, false>(a);
+  dequantize_lines<Format, true>(a);
 }
 
 void dequantize_tile(const DequantizeTileArguments& a) {
@@ -358,6 +393,22 @@ void dequantize_tile(const DequantizeTileArguments& a) {
     case LineFormat::kBits8:
     case LineFormat::kSmallBytes:
       return dequantize_format<LineFormat::kSmallBytes>(a);
+    case LineFormat::kTwiceE2m1:
+      return dequantize_lines<LineFormat::kTwiceE2m1, false>(a);
+    case LineFormat::kNonlinear:
+      return dequantize_lines<LineFormat::kNonlinear, false>(a);
+    case LineFormat::kNf4:
+      return dequantize_lines<LineFormat::kNf4, false>(a);
+    case LineFormat::kFp4:
+      return dequantize_lines<LineFormat::kFp4, false>(a);
+    case LineFormat::kE4m3fn:
+      return dequantize_lines<LineFormat::kE4m3fn, false>(a);
+    case LineFormat::kE5m2:
+      return dequantize_lines<LineFormat::kE5m2, false>(a);
+    case LineFormat::kE2m3:
+      return dequantize_lines<LineFormat::kE2m3, false>(a);
+    case LineFormat::kE3m2:
+      return dequantize_lines<LineFormat::kE3m2, false>(a);
   }
 }
 

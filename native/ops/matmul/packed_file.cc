@@ -9,13 +9,13 @@ namespace lowbit {
 namespace {
 
 constexpr char kMagic[8] = {'l', 'o', 'w', 'b', 'i', 't', 'p', 'w'};
-constexpr std::uint64_t kVersion = 1;
+constexpr std::uint64_t kVersion = 2;
 
 // What the first page holds, then zeros. Numbers are little-endian, as on every processor that lowbit supports.
 struct Header {
   char magic[8];
   std::uint64_t version;
-  std::uint64_t kind, format, type, column_zeros, zero;
+  std::uint64_t kind, format, type, column_zeros, zero, offsets;
   std::uint64_t rows, columns, segment, segments, segments_per_group;
   std::uint64_t bytes, checksum;  // of the memory that follows
   std::uint64_t header_checksum;  // of all above
@@ -48,13 +48,16 @@ std::uint64_t checksum_of(const Header& header) {
 // Numbers that no packed weight has would be read out of bounds.
 bool plausible(const PackedLayout& l) {
   constexpr std::uint64_t kMost = std::uint64_t{1} << 40;
-  if (l.kind > WeightKind::kIntegers || l.format > LineFormat::kBits8 || l.type > FloatType::kBfloat16) return false;
+  if (l.kind > WeightKind::kIntegers || l.format > LineFormat::kE3m2 || l.format == LineFormat::kSmallBytes ||
+      l.type > FloatType::kBfloat16)
+    return false;
   if (l.rows > kMost || l.columns > kMost || l.columns + 1 > kMost / (l.rows + 1)) return false;
   if (l.kind == WeightKind::kFloats) return l.segments_per_group == 1;
   if (l.segment == 0 || l.segment % 16 != 0 || l.segments == 0 || l.segment > kMost || l.segments > kMost) return false;
   if (l.segments_per_group == 0 || l.segments % l.segments_per_group != 0) return false;
   // Padding is less than a group, or than the longest segment of a row: more could make a size overflow.
   if (l.segment * l.segments < l.columns || l.segment * l.segments > 2 * l.columns + 2 * kLongestSegment) return false;
+  if (l.offsets && (l.kind != WeightKind::kCodes || lines_of(l.format) != l.format)) return false;
   if (l.kind == WeightKind::kIntegers) return l.format == LineFormat::kBits8 && l.segments == 1;
   return l.segment <= kLongestSegment && (l.format != LineFormat::kBits3 || l.segment % 32 == 0);
 }
@@ -71,6 +74,7 @@ void write_packed_header(const PackedWeight& weight, std::uint8_t* out) {
   header.type = static_cast<std::uint64_t>(l.type);
   header.column_zeros = l.column_zeros ? 1 : 0;
   header.zero = static_cast<std::uint64_t>(l.zero);
+  header.offsets = l.offsets ? 1 : 0;
   header.rows = l.rows;
   header.columns = l.columns;
   header.segment = l.segment;
@@ -107,6 +111,7 @@ PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& wei
   l.type = static_cast<FloatType>(header.type);
   l.column_zeros = header.column_zeros != 0;
   l.zero = static_cast<std::int32_t>(header.zero);
+  l.offsets = header.offsets != 0;
   l.rows = header.rows;
   l.columns = header.columns;
   l.segment = header.segment;

@@ -9,45 +9,13 @@
 #include "core/float_bits.h"
 #include "core/thread_pool.h"
 #include "core/tiles.h"
+#include "ops/matmul/pack_parts.h"
 
 namespace lowbit {
 namespace {
 
-std::size_t line_aligned(std::size_t bytes) { return ceil_div(bytes, kLineBytes) * kLineBytes; }
-
-// --- segments
-// ---------------------------------------------------------------------------------------------------------
-
-struct Division {
-  std::size_t segment, segments, segments_per_group;
-};
-
-// Groups of `group` columns: the longest segments that divide them.
-Division divide_groups(std::size_t group, std::size_t columns, std::size_t unit) {
-  std::size_t segment = std::min(group, kLongestSegment / unit * unit);
-  while (group % segment != 0) segment -= unit;
-  const std::size_t groups = std::max<std::size_t>(1, ceil_div(columns, group));
-  return {segment, groups * (group / segment), group / segment};
-}
-
-// One group for all columns: segments that leave little padding.
-Division divide_row(std::size_t columns, std::size_t unit) {
-  std::size_t best = std::min(kLongestSegment, ceil_div(std::max<std::size_t>(columns, 1), unit) * unit);
-  for (std::size_t segment = best; segment >= kLongestSegment / 2; segment -= unit) {
-    if (ceil_div(columns, segment) * segment < ceil_div(columns, best) * best) best = segment;
-  }
-  const std::size_t segments = std::max<std::size_t>(1, ceil_div(columns, best));
-  return {best, segments, segments};
-}
-
 // --- codes
 // ------------------------------------------------------------------------------------------------------------
-
-std::uint32_t word_at(const std::uint8_t* p) {
-  std::uint32_t word;
-  std::memcpy(&word, p, sizeof word);
-  return word;
-}
 
 // The nibbles of sixteen bits, one to a byte.
 std::uint32_t spread_nibbles(std::uint32_t x) {
@@ -66,32 +34,6 @@ std::uint32_t sign_flip(CodeType type) {
   std::uint32_t flip = 0;
   for (unsigned bit = type.bits - 1U; bit < (type.bits == 3 ? 24U : 32U); bit += type.bits) flip |= 1U << bit;
   return flip;
-}
-
-// The words of one column in the lines of a tile.
-class Column {
- public:
-  Column(std::uint8_t* tile, std::size_t column) : next_(tile + kQuad * column) {}
-  void put(std::uint32_t word) {
-    std::memcpy(next_, &word, sizeof word);
-    next_ += kLineBytes;
-  }
-
- private:
-  std::uint8_t* next_;
-};
-
-// word_of(i) for every i. Sixteen are computed before they are put, which compilers do with vectors.
-template <typename WordOf>
-void put_words(std::size_t count, const WordOf& word_of, Column column) {
-  constexpr std::size_t kBatch = 16;
-  std::uint32_t words[kBatch];
-  std::size_t i = 0;
-  for (; i + kBatch <= count; i += kBatch) {
-    for (std::size_t j = 0; j < kBatch; j++) words[j] = word_of(i + j);
-    for (std::size_t j = 0; j < kBatch; j++) column.put(words[j]);
-  }
-  for (; i < count; i++) column.put(word_of(i));
 }
 
 // Eight codes of three bits.
@@ -154,44 +96,9 @@ void pack_row(CodeType type, LineFormat format, const std::uint8_t* row, std::si
     case LineFormat::kBits3:
       for (std::size_t q = 0; q < quads; q += 8) put_threes(row + 3 * (q / 2), flip, column);
       return;
-    case LineFormat::kSmallBytes:
+    default:
       return;
   }
-}
-
-// Most scales are float16 numbers in disguise: normal ones, of which the last thirteen bits are zero.
-bool is_normal_float16(float value) {
-  const std::uint32_t bits = bits_of(value), exponent = (bits >> 23) & 0xffU;
-  return (bits & 0x1fffU) == 0 && exponent - 113U <= 142U - 113U;
-}
-
-// Scales are kept in sixteen bits where that loses nothing.
-FloatType scale_type_of(const float* scales, std::size_t count) {
-  std::size_t i = 0;
-  while (i < count && (is_normal_float16(scales[i]) || float_of_float16(float16_of(scales[i])) == scales[i])) i++;
-  if (i == count) return FloatType::kFloat16;
-  i = 0;
-  while (i < count && (bits_of(scales[i]) & 0xffffU) == 0) i++;
-  return i == count ? FloatType::kBfloat16 : FloatType::kFloat32;
-}
-
-void store_scale(FloatType type, std::uint8_t* scales, std::size_t i, float scale) {
-  const std::uint32_t bits = bits_of(scale);
-  std::uint16_t half = 0;
-  switch (type) {
-    case FloatType::kFloat32:
-      std::memcpy(scales + 4 * i, &scale, 4);
-      return;
-    case FloatType::kBfloat16:
-      half = static_cast<std::uint16_t>(bits >> 16);
-      break;
-    case FloatType::kFloat16:
-      half = is_normal_float16(scale)
-                 ? static_cast<std::uint16_t>(((bits >> 16) & 0x8000U) | (((bits >> 13) & 0x3ffffU) - (112U << 10)))
-                 : float16_of(scale);
-      break;
-  }
-  std::memcpy(scales + 2 * i, &half, 2);
 }
 
 // The zero point of all codes as stored, or -1 if they differ.
@@ -231,18 +138,16 @@ LineFormat format_of(CodeType type, std::size_t group_size, bool whole_rows) {
 }  // namespace
 
 std::size_t bytes_of_lines(LineFormat format, std::size_t quads) {
-  switch (format) {
+  switch (lines_of(format)) {
     case LineFormat::kBits2:
       return quads / 4 * kLineBytes;
     case LineFormat::kBits3:
       return quads / 8 * (3 * kLineBytes);
     case LineFormat::kBits4:
       return quads / 2 * kLineBytes;
-    case LineFormat::kBits8:
-    case LineFormat::kSmallBytes:
-      break;
+    default:
+      return quads * kLineBytes;
   }
-  return quads * kLineBytes;
 }
 
 std::size_t PackedLayout::tile_bytes() const {
@@ -256,10 +161,14 @@ std::size_t PackedLayout::zeros_at() const {
   return line_aligned(scales_at() + tiles() * parameters() * size_of(type));
 }
 
+std::size_t PackedLayout::offsets_at() const {
+  return line_aligned(zeros_at() + (column_zeros ? tiles() * parameters() : 0));
+}
+
 std::size_t PackedLayout::bytes() const {
   if (kind == WeightKind::kFloats) return scales_at();
   if (kind == WeightKind::kIntegers) return sums_at() + tiles() * kTileColumns * sizeof(std::int32_t);
-  return line_aligned(zeros_at() + (column_zeros ? tiles() * parameters() : 0));
+  return line_aligned(offsets_at() + (offsets ? tiles() * parameters() * sizeof(float) : 0));
 }
 
 bool can_pack_groups(std::size_t group_size, std::size_t columns) {

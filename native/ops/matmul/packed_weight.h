@@ -25,6 +25,7 @@ struct PackedLayout {
   LineFormat format;      // kCodes, kIntegers
   FloatType type;         // of the scales; of the weights for kFloats
   bool column_zeros;      // kCodes: zero points differ by column or group
+  bool offsets;           // kCodes: groups have a float32 that is added to every weight
   std::int32_t zero;      // what all codes have as their zero point, if not; kIntegers: 128 where the bytes were signed
   std::uint64_t rows;     // N, the columns of the product
   std::uint64_t columns;  // K
@@ -37,9 +38,10 @@ struct PackedLayout {
   std::size_t groups() const { return static_cast<std::size_t>(segments / segments_per_group); }
   std::size_t parameters() const { return groups() * kTileColumns; }  // of a tile
   std::size_t tile_bytes() const;
-  // Offsets from the start of the memory: codes, then scales, then zero points; column sums for kIntegers.
+  // Where they start in the memory: codes, then scales, then zero points, then offsets; column sums for kIntegers.
   std::size_t scales_at() const;
   std::size_t zeros_at() const;
+  std::size_t offsets_at() const;
   std::size_t sums_at() const { return scales_at(); }
   std::size_t bytes() const;
 };
@@ -52,6 +54,9 @@ struct PackedWeight {
   const std::uint8_t* codes() const { return memory.data() + begin; }
   const std::uint8_t* scales() const { return codes() + layout.scales_at(); }
   const std::uint8_t* zero_points() const { return layout.column_zeros ? codes() + layout.zeros_at() : nullptr; }
+  const float* offsets() const {
+    return layout.offsets ? reinterpret_cast<const float*>(codes() + layout.offsets_at()) : nullptr;
+  }
   const std::int32_t* column_sums() const { return reinterpret_cast<const std::int32_t*>(codes() + layout.sums_at()); }
 };
 
