@@ -73,6 +73,9 @@ export interface RawWeight {
 }
 
 /** The numbers of `record`s are listed in native/node/matmul_calls.cc. */
+/** The numbers of `record` are listed in native/node/matmul_calls.cc. */
+type PackCodebookArguments = [record: Float64Array, handle: RawWeight, data: Uint8Array, scales: Float32Array];
+type PackBlocksArguments = [handle: RawWeight, data: Uint8Array, type: number, rows: number, columns: number];
 type PackCodesArguments = [
   record: Float64Array,
   handle: RawWeight,
@@ -168,6 +171,10 @@ export interface RawAddon {
   disposeWeight(handle: RawWeight): void;
   packCodes(...args: PackCodesArguments): void;
   packCodesAsync(...args: [...PackCodesArguments, Done]): number;
+  packCodebook(...args: PackCodebookArguments): void;
+  packCodebookAsync(...args: [...PackCodebookArguments, Done]): number;
+  packBlocks(...args: PackBlocksArguments): void;
+  packBlocksAsync(...args: [...PackBlocksArguments, Done]): number;
   packFloats(...args: PackFloatsArguments): void;
   packFloatsAsync(...args: [...PackFloatsArguments, Done]): number;
   packIntegers(...args: PackIntegersArguments): void;

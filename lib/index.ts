@@ -73,6 +73,12 @@ export {
   prepackInteger,
   prepackIntegerAsync,
 } from './matmul/prepack.js';
+export {
+  type PrepackBlocksAsyncOptions,
+  type PrepackBlocksOptions,
+  prepackBlocks,
+  prepackBlocksAsync,
+} from './matmul/prepack-blocks.js';
 export type { QuantizationSpec } from './pipeline/plan.js';
 export {
   type Progress,

@@ -60,6 +60,8 @@ type Prepared =
       readonly layout: Layout;
       readonly groupSize: number;
       readonly setsPerRow: number;
+      /** So many rows have the same parameters. */
+      readonly rowsAlike: number;
       readonly data: Uint8Array;
       readonly scales: Float32Array;
       readonly zeroPoints: Int32Array | null;
@@ -104,8 +106,7 @@ function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<
   }
   const { data, scales, zeroPoints } = tensor;
   const { granularity, columns } = layout;
-  if (layout.code.codebook !== undefined) return { source: 'dequantized', tensor, layout };
-  const whole = { source: 'codes', layout, groupSize: Math.max(1, columns), data } as const;
+  const whole = { source: 'codes', layout, groupSize: Math.max(1, columns), rowsAlike: 1, data } as const;
   // A matrix without columns has rows but no groups, and so no scales.
   if (granularity === 'per-group' && columns === 0) {
     return { ...whole, setsPerRow: 0, scales: new Float32Array(1), zeroPoints: null };
@@ -113,8 +114,13 @@ function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<
   if (granularity === 'per-tensor') return { ...whole, setsPerRow: 0, scales, zeroPoints };
   if (granularity === 'per-channel' && layout.axis === 0) return { ...whole, setsPerRow: 1, scales, zeroPoints };
   const groupSize = layout.groupLength;
-  if (granularity === 'per-group' && (groupSize % 16 === 0 || groupSize === columns)) {
+  const canPack = groupSize % 16 === 0 || groupSize === columns;
+  if (granularity === 'per-group' && canPack) {
     return { ...whole, groupSize, setsPerRow: Math.ceil(columns / groupSize), scales, zeroPoints };
+  }
+  if (granularity === 'per-block' && layout.code.codebook !== undefined && canPack) {
+    const setsPerRow = Math.ceil(columns / groupSize);
+    return { ...whole, groupSize, setsPerRow, rowsAlike: layout.blocksAlike, scales, zeroPoints };
   }
   checkZeroPoints(zeroPoints, layout);
   return { source: 'dequantized', tensor, layout };
@@ -130,13 +136,16 @@ function checkZeroPoints(zeroPoints: Int32Array | null, { code }: Layout): void 
   );
 }
 
-/** The numbers of the addon's call; it reads them before it returns, so one array serves every call. */
-const record = new Float64Array(6);
+/** The numbers of the addon's calls; it reads them before it returns, so one array of a length serves every call. */
+const codesRecord = new Float64Array(6);
+const codebookRecord = new Float64Array(8);
 
-function recordOf({ layout, groupSize, setsPerRow }: Prepared & { source: 'codes' }): Float64Array {
-  const { bits, signed } = layout.code;
-  record.set([bits, signed ? 1 : 0, layout.rows, layout.columns, groupSize, setsPerRow]);
-  return record;
+function recordOf({ layout, groupSize, setsPerRow, rowsAlike }: Prepared & { source: 'codes' }): Float64Array {
+  const { rows, columns } = layout;
+  const { bits, signed, codebook } = layout.code;
+  if (codebook === undefined) codesRecord.set([bits, signed ? 1 : 0, rows, columns, groupSize, setsPerRow]);
+  else codebookRecord.set([bits, signed ? 1 : 0, codebook.book, rows, columns, groupSize, rowsAlike, setsPerRow]);
+  return codebook === undefined ? codesRecord : codebookRecord;
 }
 
 function packFloats(handle: RawWeight, data: RawFloats, type: number, shape: readonly number[]): void {
@@ -148,8 +157,10 @@ function packFloats(handle: RawWeight, data: RawFloats, type: number, shape: rea
  *
  * Quantized weights keep their codes and scales (scales take two bytes each where that loses nothing), at any bit width,
  * symmetric or asymmetric: per tensor, per channel of axis 0, and per group of a multiple of 16 or of at least K columns. The
- * weight's `kind` is then `'quantized'`. Other groups and channels of axis 1 take a slower path: the weights are dequantized
- * and packed as float32, with the kind `'float'` and four bytes for each.
+ * weight's `kind` is then `'quantized'`. The same holds for every {@link CodebookDtype} (of blocks those of a multiple of 16
+ * columns as well), of which `mxfp4`, `nvfp4`, `mxint8`, `ternary` and `binary` weights are integers times a scale, for any
+ * `computeDtype`; the others are computed in float32, whatever it says. Other groups, blocks and channels of axis 1 take a
+ * slower path: the weights are dequantized and packed as float32, with the kind `'float'` and four bytes for each.
  *
  * @param q - A quantized matrix W[N, K]: N outputs, K inputs, as a linear layer's weight is stored. Scales must be finite and
  *   zero points within the dtype's range.
@@ -181,7 +192,8 @@ export function prepack(value: QuantizedTensor | QuantizeInput, options?: unknow
   const handle = addon.createWeight();
   try {
     if (p.source === 'codes') {
-      addon.packCodes(recordOf(p), handle, p.data, p.scales, p.zeroPoints);
+      if (p.layout.code.codebook === undefined) addon.packCodes(recordOf(p), handle, p.data, p.scales, p.zeroPoints);
+      else addon.packCodebook(recordOf(p), handle, p.data, p.scales);
     } else if (p.source === 'floats') {
       packFloats(handle, p.data, p.type, p.shape);
     } else {
@@ -217,7 +229,10 @@ export async function prepackAsync(
     const data = detachedFromCaller.input(p.data);
     const scales = detachedFromCaller.input(p.scales);
     const zeroPoints = p.zeroPoints === null ? null : detachedFromCaller.input(p.zeroPoints);
-    const start = (done: () => void) => addon.packCodesAsync(recordOf(p), handle, data, scales, zeroPoints, done);
+    const start = (done: () => void) =>
+      p.layout.code.codebook === undefined
+        ? addon.packCodesAsync(recordOf(p), handle, data, scales, zeroPoints, done)
+        : addon.packCodebookAsync(recordOf(p), handle, data, scales, done);
     return filled(handle, runJob(start, signal, explained));
   }
   const floats =

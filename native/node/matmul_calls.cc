@@ -5,11 +5,13 @@
 #include <cstring>
 #include <memory>
 
+#include "core/tiles.h"
 #include "node/arguments.h"
 #include "node/calls.h"
 #include "node/record.h"
 #include "node/weights.h"
 #include "ops/matmul/matmul.h"
+#include "ops/matmul/pack_rows.h"
 #include "ops/matmul/packed_file.h"
 
 namespace lowbit::node {
@@ -55,6 +57,55 @@ Work prepare_pack_codes(const Napi::CallbackInfo& info) {
   check_scales(a, "q.scales", source.scales, parameters, false);
   check_zero_points(a, "q.zeroPoints", source.zero_points, parameters, source.type.lowest(), source.type.highest());
   return packing(slot_at(a, 1), [=] { return pack_codes(source); });
+}
+
+// packCodebook(record, handle, data, scales), where the record holds bits, signed, book, rows, columns, groupSize, how
+// many rows share scales, and how many scales these have (0: one for the whole matrix).
+Work prepare_pack_codebook(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 8);
+  const CodeType code = record.code_type();
+  CodebookSource source{};
+  source.book = record.codebook(code);
+  source.rows = record.size();
+  source.columns = record.size();
+  source.group_size = record.size(1);
+  source.rows_alike = record.size(1);
+  source.row_stride = record.size();
+  const std::size_t groups = ceil_div(source.columns, source.group_size);
+  a.check(can_pack_groups(source.group_size, source.columns), "Expected groups of a multiple of 16 columns.");
+  a.check(source.row_stride == groups || (groups <= 1 && source.row_stride <= 1), "Expected as many scales as groups.");
+  const std::size_t parameters =
+      source.row_stride == 0 ? 1 : checked_product(a, ceil_div(source.rows, source.rows_alike), source.row_stride);
+  checked_product(a, checked_product(a, source.rows, source.columns), 8);
+  const Bytes data = a.array(2, "data", napi_uint8_array), scales = a.array(3, "scales", napi_float32_array);
+  a.check(data.size == source.rows * code.packed_bytes(source.columns),
+          "Expected data to be as long as the packed codes.");
+  a.check(scales.size == 4 * parameters, "Expected as many scales as groups.");
+  source.data = data.data;
+  source.scales = scales.as<const float>();
+  check_scales(a, "q.scales", source.scales, parameters, false);
+  return packing(slot_at(a, 1), [=] { return pack_codebook(source); });
+}
+
+// packBlocks(handle, data, type, rows, columns)
+Work prepare_pack_blocks(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes data = a.array(1, "data", napi_uint8_array);
+  BlocksSource source{};
+  source.type = static_cast<BlockType>(a.integer(2, "type", 0, kBlockTypes - 1));
+  source.rows = a.size(3, "rows");
+  source.columns = a.size(4, "columns");
+  const BlockFormat& format = format_of(source.type);
+  a.check(source.columns % format.length == 0, "Expected columns to be a multiple of the block length.");
+  const std::size_t blocks = checked_product(a, source.rows, source.columns / format.length);
+  a.check(data.size == checked_product(a, blocks, format.bytes), "Expected data to be as long as the blocks.");
+  checked_product(a, checked_product(a, source.rows, source.columns), 8);
+  source.data = data.data;
+  return [source, pack = packing(slot_at(a, 0), [=] { return pack_blocks(source); })](const CancelFlag* cancel) {
+    const std::ptrdiff_t bad = first_bad_block(source);
+    return bad >= 0 ? Outcome{Status::kNonFinite, bad} : pack(cancel);
+  };
 }
 
 // packFloats(handle, weights, type, rows, columns)
@@ -306,6 +357,8 @@ Work prepare_load_packed(const Napi::CallbackInfo& info) {
 void register_matmul_calls(Napi::Env env, Napi::Object exports) {
   register_weight_calls(env, exports);
   register_call<prepare_pack_codes>(env, exports, "packCodes");
+  register_call<prepare_pack_codebook>(env, exports, "packCodebook");
+  register_call<prepare_pack_blocks>(env, exports, "packBlocks");
   register_call<prepare_pack_floats>(env, exports, "packFloats");
   register_call<prepare_pack_integers>(env, exports, "packIntegers");
   register_call<prepare_linear>(env, exports, "linear");

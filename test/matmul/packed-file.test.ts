@@ -12,7 +12,9 @@ import {
   PackedFileError,
   type PackedWeight,
   prepack,
+  prepackBlocks,
   prepackInteger,
+  quantizeBlocks,
   quantizeTensor,
   savePacked,
   savePackedAsync,
@@ -229,19 +231,22 @@ describe('what is no packed weight is refused', () => {
     const floats = prepack(normal(n * k, 3), { shape: [n, k] });
     savePacked(integers, path('integers'));
     savePacked(floats, path('floats'));
-    const files = ['good', 'integers', 'floats'].map((name) => readFileSync(path(name)));
+    const blocks = quantizeBlocks(normal(n * 256, 4), { type: 'q4_k', rowLength: 256 });
+    savePacked(prepackBlocks(blocks, { type: 'q4_k', shape: [n, 256] }), path('blocks'));
+    savePacked(prepack(quantizeTensor(normal(n * k, 5), { dtype: 'mxfp4', shape: [n, k] })), path('levels'));
+    const files = ['good', 'integers', 'floats', 'blocks', 'levels'].map((name) => readFileSync(path(name)));
     const value = fc.oneof(
       fc.constantFrom(0, 1, 2, 3, 4, 8, 15, 16, 17, 31, 32, 33, 45, 64, 96, 127, 128, 255, 256, 257, 512, 4096),
       fc.constantFrom(...[20, 30, 31, 32, 33, 39, 40, 41, 52, 53, 60, 62, 63].map((bits) => 2 ** bits)),
     );
-    const fields = fc.array(fc.tuple(fc.integer({ min: 2, max: 12 }), value), { minLength: 1, maxLength: 4 });
+    const fields = fc.array(fc.tuple(fc.integer({ min: 2, max: 13 }), value), { minLength: 1, maxLength: 4 });
     let loadedOnes = 0;
     fc.assert(
       fc.property(fc.constantFrom(...files), fields, (file, lies) => {
         const bytes = Buffer.from(file);
         for (const [field, number] of lies) bytes.writeBigUInt64LE(BigInt(number), 8 * field);
-        const claimed = bytes.readBigUInt64LE(8 * 12);
-        bytes.writeBigUInt64LE(checksum(bytes.subarray(0, 8 * 14)), 8 * 14);
+        const claimed = bytes.readBigUInt64LE(8 * 13);
+        bytes.writeBigUInt64LE(checksum(bytes.subarray(0, 8 * 15)), 8 * 15);
         const length = claimed < 1 << 20 ? PAGE + Number(claimed) : bytes.length;
         writeFileSync(path('lie'), Buffer.concat([bytes, Buffer.alloc(Math.max(0, length - bytes.length))], length));
         let loaded: PackedWeight;
