@@ -171,6 +171,32 @@ TEST("codebook: values, every instruction set equals the scalar file for any byt
   }
 }
 
+TEST("codebook: scales, every instruction set equals the scalar file") {
+  Random random(74);
+  for (const ScaleRule rule : {ScaleRule::kAbsmax, ScaleRule::kLargest, ScaleRule::kPowerOfTwo, ScaleRule::kNvfp4}) {
+    for (const Codebook book : kBooks) {
+      for (const FloatType type : kFloatTypes) {
+        for (const std::size_t count : {std::size_t{1}, std::size_t{16}, std::size_t{37}, std::size_t{200}}) {
+          Buffer<float> largest(count), expected(count), scales(count);
+          for (std::size_t g = 0; g < count; g++) {
+            largest[g] = std::fabs(sample(kAllData[random.below(6)], random));
+          }
+          const float global = random.below(2) == 0 ? random.between(1.0F, 1000.0F) : 3e38F;
+          const bool finite =
+              scalar::kCodebook.scales(largest.data(), count, book, rule, type, global, expected.data());
+          for (const Kernels* table : supported_kernels()) {
+            const bool same =
+                table->codebook->scales(largest.data(), count, book, rule, type, global, scales.data()) == finite;
+            CHECK(same && first_difference(scales, expected) == count, "%s, codebook %d, rule %d: scale %zu of %zu",
+                  table->name, static_cast<int>(book), static_cast<int>(rule), first_difference(scales, expected),
+                  count);
+          }
+        }
+      }
+    }
+  }
+}
+
 // --- tensors ---------------------------------------------------------------------------------------------------------
 
 struct Case {

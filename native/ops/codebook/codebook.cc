@@ -8,22 +8,6 @@
 namespace lowbit {
 namespace {
 
-constexpr float kLargestE4m3 = 448.0F, kLargestE2m1 = 6.0F;
-
-float power_of_two_scale(float largest, int largest_exponent) {
-  // Zeros have the exponent of the smallest normal number, and no scale is less than 2^-127.
-  const int exponent = largest == 0.0F ? 1 : static_cast<int>(bits_of(largest) >> 23);
-  const int scale = exponent - largest_exponent;
-  return scale > 0 ? float_of(static_cast<std::uint32_t>(scale) << 23) : 0x1p-127F;
-}
-
-float nvfp4_scale(float largest, float global_scale) {
-  const float wanted = global_scale * largest / kLargestE2m1;
-  const float scale =
-      float_of_small<SmallFloatType::kFloat8E4m3fn>(small_float_of<SmallFloatType::kFloat8E4m3fn>(wanted, true));
-  return (scale == 0.0F ? 0.125F : scale) / global_scale;
-}
-
 // Codes of a codebook, for a TensorQuantizer.
 class CodebookCodec {
  public:
@@ -57,27 +41,7 @@ class CodebookCodec {
   }
 
   bool parameters(const float* /*low*/, const float* high, std::size_t first, std::size_t count) const {
-    const CodebookFormat& format = format_of(scheme_.book);
-    bool finite = true;
-    for (std::size_t i = 0; i < count; i++) {
-      float& scale = scales_[first + i];
-      switch (scheme_.rule) {
-        case ScaleRule::kAbsmax:
-          scale = round_to(scheme_.scale_type, high[i]);
-          break;
-        case ScaleRule::kLargest:
-          scale = scale_of(high[i], format.largest, scheme_.scale_type);
-          break;
-        case ScaleRule::kPowerOfTwo:
-          scale = power_of_two_scale(high[i], format.largest_exponent);
-          break;
-        case ScaleRule::kNvfp4:
-          scale = nvfp4_scale(high[i], global_scale_);
-          break;
-      }
-      finite = finite && is_finite(scale);
-    }
-    return finite;
+    return k_.scales(high, count, scheme_.book, scheme_.rule, scheme_.scale_type, global_scale_, scales_ + first);
   }
   float scale(std::size_t i) const { return scales_[i]; }
 

@@ -5,15 +5,6 @@
 
 namespace lowbit {
 
-// How the scale of a group follows from it. The largest magnitude is the group's, unless a percentile was chosen.
-enum class ScaleRule : std::uint8_t {
-  kAbsmax,      // the largest magnitude itself, zero included: NF4, FP4
-  kLargest,     // the largest magnitude becomes the largest value; a group of zeros has scale 1: FP8
-  kPowerOfTwo,  // 2^(floor(log2(largest magnitude)) − largest_exponent), at least 2^-127: OCP MX
-  kNvfp4,       // an E4M3 number over the global scale, see below
-};
-constexpr std::int64_t kScaleRules = 4;
-
 struct CodebookScheme {
   Codebook book;
   ScaleRule rule;

@@ -39,7 +39,21 @@ constexpr CodebookFormat kCodebookFormats[kCodebooks] = {
 constexpr const CodebookFormat& format_of(Codebook book) { return kCodebookFormats[static_cast<std::size_t>(book)]; }
 constexpr CodeType code_type_of(Codebook book) { return {format_of(book).bits, format_of(book).is_signed}; }
 
+// How the scale of a group follows from it. The largest magnitude is the group's, unless a percentile was chosen.
+enum class ScaleRule : std::uint8_t {
+  kAbsmax,      // the largest magnitude itself, zero included: NF4, FP4
+  kLargest,     // the largest magnitude becomes the largest value; a group of zeros has scale 1: FP8
+  kPowerOfTwo,  // 2^(floor(log2(largest magnitude)) − largest_exponent), at least 2^-127: OCP MX
+  kNvfp4,       // an E4M3 number over the global scale, see below
+};
+constexpr std::int64_t kScaleRules = 4;
+
 struct CodebookKernels {
+  // scales[i] = scale_from(largest[i]): see codebook_math.h. False if one overflows scale_type. `global_scale` is for
+  // kNvfp4.
+  bool (*scales)(const float* largest, std::size_t count, Codebook book, ScaleRule rule, FloatType scale_type,
+                 float global_scale, float* scales);
+
   // Codes of a run that starts on a byte: those of the values nearest to x / scale, packed. A NaN gets the code that
   // codebook_math.h says. `group_size` as in affine_kernels.h; `stream` as in cast_kernels.h, but the codes are ordered
   // before what follows only by AffineKernels::finish_stream().

@@ -17,6 +17,7 @@
 // floats; OCP Microscaling Formats (MX) 1.0 for fixed point.
 
 #include "core/small_floats.h"
+#include "ops/affine/affine_math.h"
 #include "ops/codebook/codebook_kernels.h"
 
 namespace lowbit {
@@ -71,6 +72,36 @@ constexpr unsigned fp4_code_of_rank(unsigned rank) { return rank ^ ((rank & 2U) 
 // What x is multiplied with instead of being divided by the scale. bitsandbytes keeps blocks of tiny numbers from
 // infinity like this.
 inline float inverse_of_absmax(float scale) { return 1.0F / (scale > 1e-38F ? scale : 1e-38F); }
+
+constexpr float kLargestE4m3 = 448.0F, kLargestE2m1 = 6.0F;
+
+inline float power_of_two_scale(float largest, int largest_exponent) {
+  // Zeros have the exponent of the smallest normal number, and no scale is less than 2^-127.
+  const int exponent = largest == 0.0F ? 1 : static_cast<int>(bits_of(largest) >> 23);
+  const int scale = exponent - largest_exponent;
+  return scale > 0 ? float_of(static_cast<std::uint32_t>(scale) << 23) : 0x1p-127F;
+}
+
+inline float nvfp4_scale(float largest, float global_scale) {
+  const float wanted = global_scale * largest / kLargestE2m1;
+  const float scale =
+      float_of_small<SmallFloatType::kFloat8E4m3fn>(small_float_of<SmallFloatType::kFloat8E4m3fn>(wanted, true));
+  return (scale == 0.0F ? 0.125F : scale) / global_scale;
+}
+
+// What a group's largest magnitude makes its scale.
+inline float scale_from(float largest, Codebook book, ScaleRule rule, FloatType scale_type, float global_scale) {
+  switch (rule) {
+    case ScaleRule::kAbsmax:
+      return round_to(scale_type, largest);
+    case ScaleRule::kLargest:
+      return scale_of(largest, format_of(book).largest, scale_type);
+    case ScaleRule::kPowerOfTwo:
+      return power_of_two_scale(largest, format_of(book).largest_exponent);
+    default:  // kNvfp4
+      return nvfp4_scale(largest, global_scale);
+  }
+}
 
 inline std::uint8_t nf4_of(float quotient) {
   std::uint8_t code = 0;

@@ -7,6 +7,16 @@
 namespace lowbit::scalar {
 namespace {
 
+bool scales(const float* largest, std::size_t count, Codebook book, ScaleRule rule, FloatType scale_type,
+            float global_scale, float* scales) {
+  bool finite = true;
+  for (std::size_t g = 0; g < count; g++) {
+    scales[g] = scale_from(largest[g], book, rule, scale_type, global_scale);
+    finite = finite && is_finite(scales[g]);
+  }
+  return finite;
+}
+
 void quantize(const void* x, FloatType type, std::size_t count, std::size_t group_size, const float* scales,
               Codebook book, bool /*stream*/, std::uint8_t* codes) {
   const CodeType code = code_type_of(book);
@@ -27,6 +37,6 @@ void dequantize(const std::uint8_t* codes, Codebook book, std::size_t count, std
 
 }  // namespace
 
-const CodebookKernels kCodebook = {quantize, dequantize};
+const CodebookKernels kCodebook = {scales, quantize, dequantize};
 
 }  // namespace lowbit::scalar

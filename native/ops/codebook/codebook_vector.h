@@ -38,6 +38,43 @@ LOWBIT_INLINE void with_book(Codebook book, Body body) {
 template <Codebook Book>
 constexpr int kBits = format_of(Book).bits;
 
+// --- scales --------------------------------------------------------------------------------------------------------
+
+LOWBIT_INLINE F32x16 power_of_two_scales(F32x16 largest, int largest_exponent) {
+  const I32x16 exponent = shift_right<23>(as_bits(select_zero(largest, broadcast(0x1p-126F), largest)));
+  const I32x16 bits = shift_left<23>(sub(exponent, broadcast(largest_exponent)));
+  return as_floats(max(bits, broadcast(0x400000)));  // 2^-127
+}
+
+LOWBIT_INLINE F32x16 nvfp4_scales(F32x16 largest, F32x16 global_scale) {
+  constexpr SmallFloatType kType = SmallFloatType::kFloat8E4m3fn;
+  const F32x16 wanted = div(mul(global_scale, largest), broadcast(kLargestE2m1));
+  const F32x16 scale = from_small<kType>(bit_and(ToSmall<kType>(true)(wanted), broadcast(255)));
+  return div(select_zero(scale, broadcast(0.125F), scale), global_scale);
+}
+
+bool scales(const float* largest, std::size_t count, Codebook book, ScaleRule rule, FloatType scale_type,
+            float global_scale, float* scales) {
+  if (rule == ScaleRule::kAbsmax || rule == ScaleRule::kLargest) {
+    bool finite = true;
+    for (std::size_t g = 0; g < count; g++) {
+      scales[g] = scale_from(largest[g], book, rule, scale_type, global_scale);
+      finite = finite && is_finite(scales[g]);
+    }
+    return finite;
+  }
+  I32x16 seen = broadcast(0);
+  for (std::size_t g = 0; g < count; g += kLanes) {
+    const std::size_t n = group_end(g, kLanes, count) - g;
+    const F32x16 high = load_up_to<FloatType::kFloat32>(largest + g, n);
+    const F32x16 scale = rule == ScaleRule::kPowerOfTwo ? power_of_two_scales(high, format_of(book).largest_exponent)
+                                                        : nvfp4_scales(high, broadcast(global_scale));
+    seen = max(seen, magnitude_bits(scale));
+    store_up_to<FloatType::kFloat32>(scales + g, scale, n);
+  }
+  return horizontal_max(seen) < kInfinityBits;
+}
+
 // --- floats to codes -------------------------------------------------------------------------------------------------
 
 // How a quotient is computed. A power of two is divided by as exactly with a product.
@@ -315,6 +352,20 @@ template <FloatType Out, Codebook Book, bool Stream>
 void dequantize_groups(const std::uint8_t* codes, std::size_t count, std::size_t group_size, const float* scales,
                        Storage<Out>* out) {
   constexpr int kWidth = kBits<Book>;
+  if (group_size == kLanes) {
+    std::size_t g = 0;
+    LOWBIT_NO_UNROLL
+    for (; g < count / kLanes; g++) {
+      const F32x16 values = values_of<Book>(load_sixteen<kWidth>(codes + g * (kLanes * kWidth / 8)));
+      store<Out, Stream>(out + g * kLanes, mul(values, broadcast(scales[g])));
+    }
+    if (const std::size_t rest = count % kLanes; rest != 0) {
+      dequantize_group<Out, Book, kWidth, false>(codes + g * (kLanes * kWidth / 8), rest, broadcast(scales[g]),
+                                                 out + g * kLanes);
+    }
+    if constexpr (Stream) stream_fence();
+    return;
+  }
   with_units(group_size, [&](auto units) {
     const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
     std::size_t begin = 0, g = 0;
@@ -384,6 +435,6 @@ void dequantize(const std::uint8_t* codes, Codebook book, std::size_t count, std
 
 }  // namespace
 
-const CodebookKernels kCodebook = {quantize, dequantize};
+const CodebookKernels kCodebook = {scales, quantize, dequantize};
 
 }  // namespace lowbit::LOWBIT_ISA
