@@ -19,9 +19,10 @@ namespace {
 [[maybe_unused]] bool has_neoni8mm() { return cpu_features().neoni8mm; }
 
 // An instruction set that adds dot products of bytes to another one has its own matrix products, and nothing else.
-#define LOWBIT_TABLE(isa, description, base, products)                                                              \
-  constexpr Kernels isa##_table {                                                                                   \
-    #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCompare, &base::kBlocks, &products::kMatmul \
+#define LOWBIT_TABLE(isa, description, base, products)                                                                 \
+  constexpr Kernels isa##_table {                                                                                      \
+    #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCompare, &base::kBlocks, &base::kFakeQuantize, \
+        &base::kObserve, &products::kMatmul                                                                            \
   }
 
 constexpr auto has_scalar = always;

@@ -6,7 +6,9 @@
 #include "ops/blocks/blocks_kernels.h"
 #include "ops/cast/cast_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
+#include "ops/observe/observe_kernels.h"
 
 namespace lowbit {
 
@@ -19,6 +21,8 @@ struct Kernels {
   const AffineKernels* affine;
   const CompareKernels* compare;
   const BlocksKernels* blocks;
+  const FakeQuantizeKernels* fake_quantize;
+  const ObserveKernels* observe;
   const MatmulKernels* matmul;
 };
 
