@@ -46,7 +46,7 @@ struct Parameters {
     for (std::size_t i = 0; i < n; i++) {
       scale[i] = random.below(3) == 0 ? 0.25F : random.between(0.01F, 0.5F);
       inverse[i] = 1.0F / scale[i];
-      low[i] = 0.0F - static_cast<float>(random.below(200));  // never −0
+      low[i] = static_cast<float>(-static_cast<int>(random.below(200)));
       high[i] = static_cast<float>(random.below(200));
       shift[i] = static_cast<float>(static_cast<int>(random.below(20)) - 10);
     }
