@@ -108,6 +108,25 @@ export {
   dequantizeTensorAsync,
 } from './tensor/dequantize.js';
 export {
+  type BlockFloatDtype,
+  type FakeQuantizeAsyncOptions,
+  type FakeQuantizeBackwardAsyncOptions,
+  type FakeQuantizeBackwardOptions,
+  type FakeQuantized,
+  type FakeQuantizeOptions,
+  fakeQuantize,
+  fakeQuantizeAsync,
+  fakeQuantizeBackward,
+  fakeQuantizeBackwardAsync,
+} from './tensor/fake-quantize.js';
+export {
+  type LearnedQuantizeBackwardAsyncOptions,
+  type LearnedQuantizeBackwardOptions,
+  learnedQuantizeBackward,
+  learnedQuantizeBackwardAsync,
+  type QuantizerGradients,
+} from './tensor/learned-quantize.js';
+export {
   type GranularityOptions,
   type InputOptions,
   type QuantizeAsyncOptions,
@@ -126,3 +145,4 @@ export {
   type TensorSize,
   unpackCodes,
 } from './tensor/quantized-tensor.js';
+export type { ChannelOptions, IntegerRangeOptions } from './tensor/quantizer-options.js';
