@@ -113,7 +113,7 @@ function nothing(result: QuantizerGradients): QuantizerGradients {
 
 /**
  * The gradients of `fakeQuantize` to integers for its input, its scales and its zero points: learned step sizes (LSQ) and
- * offsets (LSQ+). With `q = round(x · (1/scale) + z)` and z the zero point, for every element and its gradient dy
+ * offsets (LSQ+). With `q = round(x · (1/scale) + z)`, z the zero point, and dy the gradient of an element
  *
  * | | q inside | q clipped to c, `quantMin` or `quantMax` |
  * | --- | --- | --- |

@@ -245,10 +245,10 @@ TEST("fake_quantize: tensors of every shape, for any number of threads") {
         for (std::size_t i = 0; i < n; i++) {
           const std::size_t p = t.channel(i);
           const float inverse = 1.0F / t.scales[p], zero_point = static_cast<float>(t.zero_points[p]);
-          const float rounded = std::nearbyint(zero_point + t.x[i] * inverse);
+          const float rounded = std::nearbyint(std::fma(t.x[i], inverse, zero_point));
           const bool inside = rounded >= -8.0F && rounded <= 7.0F;
           const float steps = std::min(std::max(rounded, -8.0F), 7.0F) - zero_point;
-          const float slope = inside ? (steps * t.scales[p] - t.x[i]) * inverse : steps;
+          const float slope = inside ? std::fma(steps, t.scales[p], -t.x[i]) * inverse : steps;
           const long double dy = t.dy[i], part = dy * slope;
           CHECK(dx[i] == (inside ? t.dy[i] : 0.0F), "dx %zu", i);
           scale_sums[p] += part;

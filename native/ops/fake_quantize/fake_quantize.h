@@ -35,7 +35,7 @@ Outcome straight_through(const float* dy, const std::uint8_t* mask, std::size_t 
                          const CancelFlag* cancel = nullptr);
 
 // The gradients for x and, summed over each channel, for the scales and the zero points, the latter two times `factor`:
-// step = round(zero point + x · (1 / scale)).
+// step = round(zero point + x · (1 / scale)), with one rounding before that to an integer.
 struct QuantizerGradients {
   float *x, *scales, *zero_points;
 };

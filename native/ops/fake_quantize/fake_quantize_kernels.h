@@ -32,12 +32,13 @@ struct FakeQuantizeKernels {
   // dx = dy · mask, where every mask but 0 is 1. (The product, so that a NaN stays one and zeros keep their sign.)
   void (*straight_through)(const float* dy, const std::uint8_t* mask, std::size_t count, bool stream, float* dx);
 
-  // The gradients of integers() with Rounding::kHalfEven: with s = clamp(r, low, high) − shift,
+  // The gradients of integers(). r = round(fma(x, inverse, shift)) here, ties to even, as PyTorch's compiled code has it:
+  // near a tie that decides. With s = clamp(r, low, high) − shift,
   //
-  //                                inside                   clipped
-  //   dx                           dy                       dy · 0
-  //   summed in scale_sums         dy · ((s · scale − x) · inverse)   dy · s
-  //   summed in zero_point_sums    0                        dy
+  //                                inside                              clipped
+  //   dx                           dy                                  dy · 0
+  //   summed in scale_sums         dy · (fma(s, scale, −x) · inverse)  dy · s
+  //   summed in zero_point_sums    0                                   dy
   //
   // in float64, where both products are exact. With `each`, the sums of element i are added to element i of both
   // arrays, else to the first: element i in lane i mod 8, the lanes pairwise (i and i + 4, i and i + 2, the last two),

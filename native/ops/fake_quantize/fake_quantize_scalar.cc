@@ -1,6 +1,8 @@
 // Fake quantization, the specification: one element after the other. Values of element formats go through the codes of
 // core/small_floats.h.
 
+#include <cmath>
+
 #include "ops/fake_quantize/fake_quantize_kernels.h"
 
 namespace lowbit::scalar {
@@ -21,9 +23,8 @@ struct Step {
   bool inside;
 };
 
-Step step_of(float x, const QuantizerSteps& q, std::size_t p, Rounding rounding) {
+Step step_of(float position, const QuantizerSteps& q, std::size_t p, Rounding rounding) {
   const float low = q.low[p], high = q.high[p];
-  float position = x * q.inverse[p] + q.shift[p];
   position = position > low - 1.0F ? position : low - 1.0F;
   position = position < high + 1.0F ? position : high + 1.0F;
   const float rounded = rounding == Rounding::kHalfEven ? round_half_even(position) : round_half_away(position);
@@ -35,7 +36,7 @@ void integers(const float* x, std::size_t count, const QuantizerSteps& steps, Ro
               float* out, std::uint8_t* mask) {
   for (std::size_t i = 0; i < count; i++) {
     const std::size_t p = steps.each ? i : 0;
-    const Step step = step_of(x[i], steps, p, rounding);
+    const Step step = step_of(x[i] * steps.inverse[p] + steps.shift[p], steps, p, rounding);
     out[i] = step.steps * steps.scale[p];
     mask[i] = step.inside ? 1 : 0;
   }
@@ -57,9 +58,9 @@ void gradients(const float* dy, const float* x, std::size_t count, const Quantiz
   double scale_lanes[kSumLanes] = {}, zero_point_lanes[kSumLanes] = {};
   for (std::size_t i = 0; i < count; i++) {
     const std::size_t p = steps.each ? i : 0;
-    const Step step = step_of(x[i], steps, p, Rounding::kHalfEven);
+    const Step step = step_of(std::fma(x[i], steps.inverse[p], steps.shift[p]), steps, p, Rounding::kHalfEven);
     dx[i] = dy[i] * (step.inside ? 1.0F : 0.0F);
-    const float slope = step.inside ? (step.steps * steps.scale[p] - x[i]) * steps.inverse[p] : step.steps;
+    const float slope = step.inside ? std::fma(step.steps, steps.scale[p], -x[i]) * steps.inverse[p] : step.steps;
     (steps.each ? scale_sums[i] : scale_lanes[i % kSumLanes]) +=
         static_cast<double>(dy[i]) * static_cast<double>(slope);
     (steps.each ? zero_point_sums[i] : zero_point_lanes[i % kSumLanes]) +=

@@ -88,9 +88,8 @@ struct Steps {
 };
 
 template <Rounding Rule>
-LOWBIT_INLINE Steps steps_of(F32x16 x, const Parameters& q) {
+LOWBIT_INLINE Steps steps_of(F32x16 position, const Parameters& q) {
   const F32x16 one = broadcast(1.0F), half = broadcast(0.5F);
-  const F32x16 position = add(mul(x, q.inverse), q.shift);
   const F32x16 near = min(max(position, sub(q.low, one)), add(q.high, one));
   F32x16 rounded;
   if constexpr (Rule == Rounding::kHalfEven) {
@@ -114,7 +113,7 @@ void integers_by(const float* x, std::size_t count, const QuantizerSteps& q, boo
     for_each_sixteen(count, [&](std::size_t i, auto n) {
       Parameters p = all;
       if constexpr (each.value) p = of_each(q, i, n);
-      const Steps s = steps_of<Rule>(read(x + i, n), p);
+      const Steps s = steps_of<Rule>(add(mul(read(x + i, n), p.inverse), p.shift), p);
       write<streams.value>(out + i, mul(s.steps, p.scale), n);
       write_mask(mask + i, s.inside, n);
     });
@@ -155,9 +154,11 @@ void gradients(const float* dy_in, const float* x_in, std::size_t count, const Q
       Parameters p = all;
       if constexpr (each.value) p = of_each(q, i, n);
       const F32x16 x = read(x_in + i, n), dy = read(dy_in + i, n);
-      const Steps s = steps_of<Rounding::kHalfEven>(x, p);
+      const Steps s = steps_of<Rounding::kHalfEven>(fused(x, p.inverse, p.shift), p);
       write<streams.value>(dx + i, mul(dy, select(s.inside, broadcast(1.0F), broadcast(0.0F))), n);
-      const F32x16 slope = select(s.inside, mul(sub(mul(s.steps, p.scale), x), p.inverse), s.steps);
+      // Both factors with the other sign.
+      const F32x16 inner = mul(fused_negative(s.steps, p.scale, x), sub(broadcast(0.0F), p.inverse));
+      const F32x16 slope = select(s.inside, inner, s.steps);
       const F32x16 clipped = select(s.inside, broadcast(0.0F), dy);
       if constexpr (each.value) {
         float dys[kLanes], slopes[kLanes], clips[kLanes];
