@@ -72,6 +72,26 @@ export {
   prepackInteger,
   prepackIntegerAsync,
 } from './matmul/prepack.js';
+export {
+  type EntropyOptions,
+  entropyRange,
+  type Histogram,
+  type HistogramRangeOptions,
+  histogramRange,
+  type MseOptions,
+  mseRange,
+  percentileRange,
+  type ValueRange,
+} from './observe/histogram.js';
+export {
+  type ObserveAsyncOptions,
+  type ObservedHistogram,
+  type ObserveOptions,
+  Observer,
+  type ParametersOptions,
+} from './observe/observer.js';
+export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
+export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
 export type { QuantizationSpec } from './pipeline/plan.js';
 export {
   type Progress,

@@ -64,12 +64,14 @@ function check(value: unknown): Checked {
   return { counts, edges, total };
 }
 
-/** @internal The first bin up to which a part of all elements lies. */
-export function percentileBin(counts: ArrayLike<number>, total: number, percentile: number): number {
-  let sum = 0;
-  for (let i = 0; i < counts.length; i++) {
+/** @internal The first bin up to which a percentage of all elements lies. */
+export function percentileBin(counts: ArrayLike<number>, percentile: number): number {
+  let total = 0;
+  for (let i = 0; i < counts.length; i++) total += counts[i] as number;
+  const wanted = total * (percentile / 100);
+  for (let i = 0, sum = 0; i < counts.length; i++) {
     sum += counts[i] as number;
-    if (sum / total >= percentile / 100) return i;
+    if (sum >= wanted) return i;
   }
   return counts.length - 1;
 }
@@ -100,7 +102,15 @@ export function checkPercentile(argument: string, value: unknown): number {
 export function percentileRange(histogram: Histogram, percentile: number): number {
   const { counts, edges, total } = check(histogram);
   const checked = checkPercentile('percentile', percentile);
-  return total === 0 ? 0 : (edges[percentileBin(counts, total, checked)] as number);
+  if (total === 0) return 0;
+  // As NVIDIA's code adds up, which may not quite reach 1 …
+  let [sum, bin] = [0, 0];
+  while (bin < counts.length) {
+    sum += (counts[bin] as number) / total;
+    if (sum >= checked / 100) break;
+    bin++;
+  }
+  return edges[bin] as number; // … and then the last edge it is
 }
 
 /** Options of {@link entropyRange}. */
@@ -312,7 +322,7 @@ export function histogramRange(histogram: Histogram, options: HistogramRangeOpti
     least = error;
     [first, last] = next;
   }
-  return { min: min + width * first, max: min + width * (last + 1) };
+  return { min: edges[first] as number, max: edges[last + 1] as number };
 }
 
 /** The squared error of elements that are uniform within bins, if bins first … last were divided into levels. */

@@ -60,7 +60,7 @@ function weights(c: TorchCase, scales: Float32Array, zeroPoints: number[], gradF
     const q = roundHalfEven(x / scale + z);
     const clipped = Math.min(c.quant_max, Math.max(c.quant_min, q));
     const gradient = Math.abs(dy[i] as number) * gradFactor;
-    const slope = q === clipped ? (clipped - z) - x / scale : clipped - z;
+    const slope = q === clipped ? clipped - z - x / scale : clipped - z;
     (result.scales[p] as number) += gradient * Math.abs(slope);
     if (q !== clipped) (result.zeroPoints[p] as number) += gradient * scale;
   });
@@ -73,7 +73,9 @@ function expectClose(got: Float32Array, expected: EncodedArray, weight: Float32A
   expect(got.length).toBe(wanted.length);
   got.forEach((value, i) => {
     const target = wanted[i] as number;
-    expect(Math.abs(value - target), `${value} for ${target} at ${i}`).toBeLessThanOrEqual(1e-6 * (weight[i] as number));
+    expect(Math.abs(value - target), `${value} for ${target} at ${i}`).toBeLessThanOrEqual(
+      1e-6 * (weight[i] as number),
+    );
   });
 }
 
@@ -187,7 +189,12 @@ describe('fakeQuantize', () => {
         );
         return castTensor(codes, { from: dtype, to: 'float32' });
       };
-      expect(sameBytes(output, cast(true).map((v) => v * (scales[0] as number)))).toBe(true);
+      expect(
+        sameBytes(
+          output,
+          cast(true).map((v) => v * (scales[0] as number)),
+        ),
+      ).toBe(true);
       expect(Array.from(mask)).toEqual(Array.from(cast(false), (v) => (Number.isFinite(v) ? 1 : 0)));
     }
   });
