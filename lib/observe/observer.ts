@@ -407,16 +407,22 @@ export class Observer {
     if (contents.observed === 0) {
       contents.min = min.slice();
       contents.max = max.slice();
-    } else if (this.method === 'moving-average') {
-      const c = Math.fround(this.#settings.averagingConstant);
-      const average = (old: number, now: number) => old + Math.fround(c * Math.fround(now - old));
-      contents.min = contents.min.map((old, i) => average(old, min[i] as number));
-      contents.max = contents.max.map((old, i) => average(old, max[i] as number));
     } else {
-      contents.min = contents.min.map((old, i) => Math.min(old, min[i] as number));
-      contents.max = contents.max.map((old, i) => Math.max(old, max[i] as number));
+      this.#follow(contents.min, min, -1);
+      this.#follow(contents.max, max, 1);
     }
     contents.observed += observed;
+  }
+
+  /** One end of the ranges: the further one (`side` 1: upwards), or the average. */
+  #follow(ends: Float32Array, batch: Float32Array, side: 1 | -1): void {
+    const averages = this.method === 'moving-average';
+    const c = Math.fround(this.#settings.averagingConstant);
+    for (let i = 0; i < ends.length; i++) {
+      const [end, now] = [ends[i] as number, batch[i] as number];
+      if (averages) ends[i] = end + Math.fround(c * Math.fround(now - end));
+      else if ((now - end) * side > 0) ends[i] = now;
+    }
   }
 
   /** Adds other contents, whose counts may be changed. */

@@ -78,13 +78,14 @@ export function rangeFrom(given: Given): IntegerRange {
 export function scalesFrom(given: Given, channels: Channels): Float32Array {
   const scales = validate.float32Array('scales', given['scales'], channels.count);
   // The addon checks them too; an empty tensor does not get there.
-  scales.forEach((scale, i) => {
-    if (Number.isFinite(Math.fround(1 / scale)) && scale > 0) return;
+  for (let i = 0; i < scales.length; i++) {
+    const scale = scales[i] as number;
+    if (scale > 0 && Number.isFinite(Math.fround(1 / scale)) && scale !== Number.POSITIVE_INFINITY) continue;
     throw new InvalidArgumentError(
       'scales',
       `Expected scales to be finite and greater than 2^-128 but received ${scale} at index ${i}.`,
     );
-  });
+  }
   return scales;
 }
 
@@ -116,13 +117,14 @@ export function zeroPointsFrom(
     throw invalidArgument('zeroPoints', 'an Int32Array or a Float32Array', zeroPoints);
   }
   const checked = validate.int32Array('zeroPoints', zeroPoints, channels.count);
-  checked.forEach((z, i) => {
-    if (z >= range.lowest && z <= range.highest) return;
+  for (let i = 0; i < checked.length; i++) {
+    const z = checked[i] as number;
+    if (z >= range.lowest && z <= range.highest) continue;
     throw new InvalidArgumentError(
       'zeroPoints',
       `Expected zeroPoints to lie in [${range.lowest}, ${range.highest}] but received ${z} at index ${i}.`,
     );
-  });
+  }
   return checked;
 }
 

@@ -22,7 +22,7 @@ struct Channels {
 // same strip in several blocks ("narrow").
 class ChannelTiles {
  public:
-  static constexpr std::size_t kWide = 64, kStrip = 2048, kMostChunks = 64;
+  static constexpr std::size_t kWide = 64, kStrip = 512, kMostChunks = 64;
 
   explicit ChannelTiles(const Channels& channels)
       : channels_(channels), wide_(channels.count == 1 || channels.inner >= kWide) {

@@ -32,8 +32,8 @@ struct FakeQuantizeKernels {
   // dx = dy · mask, where every mask but 0 is 1. (The product, so that a NaN stays one and zeros keep their sign.)
   void (*straight_through)(const float* dy, const std::uint8_t* mask, std::size_t count, bool stream, float* dx);
 
-  // The gradients of integers(). r = round(fma(x, inverse, shift)) here, ties to even, as PyTorch's compiled code has it:
-  // near a tie that decides. With s = clamp(r, low, high) − shift,
+  // The gradients of integers(). r = round(fma(x, inverse, shift)) here, ties to even, as PyTorch's compiled code has
+  // it: near a tie that decides. With s = clamp(r, low, high) − shift,
   //
   //                                inside                              clipped
   //   dx                           dy                                  dy · 0

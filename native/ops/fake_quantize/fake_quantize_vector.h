@@ -160,7 +160,14 @@ void gradients(const float* dy_in, const float* x_in, std::size_t count, const Q
       const F32x16 inner = mul(fused_negative(s.steps, p.scale, x), sub(broadcast(0.0F), p.inverse));
       const F32x16 slope = select(s.inside, inner, s.steps);
       const F32x16 clipped = select(s.inside, broadcast(0.0F), dy);
-      if constexpr (each.value) {
+      // The products are exact: the same bits as multiply, then add. Past the end dy is zero.
+      if constexpr (each.value && !std::is_same_v<decltype(n), std::size_t>) {
+        double *const scale = scale_sums + i, *const zero_point = zero_point_sums + i;
+        store_lanes(scale, fused(widen_low(dy), widen_low(slope), load_lanes(scale)));
+        store_lanes(scale + 8, fused(widen_high(dy), widen_high(slope), load_lanes(scale + 8)));
+        store_lanes(zero_point, add(load_lanes(zero_point), widen_low(clipped)));
+        store_lanes(zero_point + 8, add(load_lanes(zero_point + 8), widen_high(clipped)));
+      } else if constexpr (each.value) {
         float dys[kLanes], slopes[kLanes], clips[kLanes];
         store_lanes(dys, dy);
         store_lanes(slopes, slope);
@@ -170,7 +177,6 @@ void gradients(const float* dy_in, const float* x_in, std::size_t count, const Q
           zero_point_sums[i + j] += static_cast<double>(clips[j]);
         }
       } else {
-        // The products are exact: the same bits as multiply, then add. Past the end dy is zero.
         scale_sum = fused(widen_low(dy), widen_low(slope), scale_sum);
         scale_sum = fused(widen_high(dy), widen_high(slope), scale_sum);
         zero_point_sum = add(add(zero_point_sum, widen_low(clipped)), widen_high(clipped));
@@ -258,7 +264,8 @@ LOWBIT_INLINE void block_of(const float* x, ElementFormat format, const ToElemen
     return;
   }
   const float block = block_scale(scale, format, float_of(static_cast<std::uint32_t>(absmax)));
-  const F32x16 up = broadcast(block), down = broadcast(scale.power_of_two ? 1.0F / block : 1.0F);
+  // The reciprocal of 2^(e − 127) is 2^(127 − e), where e is the exponent's bits: 0 for 2^-127 as well.
+  const F32x16 up = broadcast(block), down = broadcast(power_of_two(127 - static_cast<int>(bits_of(block) >> 23)));
   each([&](std::size_t i, auto m) {
     const F32x16 v = read(x + i, m);
     const auto rounded = round(scale.power_of_two ? mul(v, down) : div(v, up));
