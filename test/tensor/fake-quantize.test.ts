@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   type BlockFloatDtype,
@@ -15,6 +16,7 @@ import {
   NonFiniteError,
   quantizeTensor,
 } from '../../lib/index.js';
+import { anything, survives } from '../support/anything.js';
 import { sameBytes } from '../support/bytes.js';
 import { roundHalfEven } from '../support/plain.js';
 import { normal } from '../support/random.js';
@@ -367,5 +369,42 @@ describe('messages of fakeQuantize', () => {
     const mask = new Uint8Array(x.buffer, 0, 8);
     expect(() => fakeQuantize(x, { dtype: 'mxfp4', out: { output: new Float32Array(8), mask } })).toThrow(/overlap/);
     expect(() => fakeQuantizeBackward(x, { mask: new Uint8Array(8), out: x })).toThrow(/overlap/);
+  });
+
+  it('survives any value for any option', async () => {
+    const names = [
+      'shape',
+      'dtype',
+      'quantMin',
+      'quantMax',
+      'granularity',
+      'axis',
+      'scales',
+      'zeroPoints',
+      'rounding',
+      'globalScale',
+      'gradFactor',
+      'input',
+      'mask',
+      'out',
+      'signal',
+    ];
+    const option = fc.record({ name: fc.constantFrom(...names), value: anything });
+    const base = fc.constantFrom<object>(
+      { dtype: 'int4', scales },
+      { dtype: 'float8_e5m2', scales },
+      { dtype: 'nvfp4' },
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(option, { minLength: 1, maxLength: 2 }), base, async (options, given) => {
+        const all = { ...given, ...Object.fromEntries(options.map(({ name, value }) => [name, value])) } as never;
+        await survives(() => fakeQuantize(x, all));
+        await survives(() => fakeQuantizeAsync(x, all));
+        await survives(() => fakeQuantizeBackward(x, { mask: new Uint8Array(8), ...(all as object) } as never));
+        await survives(() => learnedQuantizeBackward(x, { input: x, ...(all as object) } as never));
+        await survives(() => learnedQuantizeBackwardAsync(x, { input: x, ...(all as object) } as never));
+      }),
+      { numRuns: 500 },
+    );
   });
 });
