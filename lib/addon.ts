@@ -65,6 +65,37 @@ type QuantizeBlocksArguments = [
   out: Uint8Array,
 ];
 type DequantizeBlocksArguments = [data: Uint8Array, type: number, out: Float32Array];
+/** The numbers of `record`s are listed in native/node/training_calls.cc. */
+type FakeQuantizeIntegersArguments = [
+  record: Float64Array,
+  input: Float32Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+  out: Float32Array,
+  mask: Uint8Array,
+];
+type FakeQuantizeScaledArguments = [
+  record: Float64Array,
+  input: Float32Array,
+  scales: Float32Array,
+  out: Float32Array,
+  mask: Uint8Array,
+];
+type FakeQuantizeBlocksArguments = [record: Float64Array, input: Float32Array, out: Float32Array, mask: Uint8Array];
+type StraightThroughArguments = [gradient: Float32Array, mask: Uint8Array, out: Float32Array];
+type FakeQuantizeGradientsArguments = [
+  record: Float64Array,
+  gradient: Float32Array,
+  input: Float32Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+  out: Float32Array,
+  outScales: Float32Array,
+  outZeroPoints: Float32Array,
+];
+type ObserveRangesArguments = [record: Float64Array, input: Float32Array, min: Float32Array, max: Float32Array];
+type ObserveHistogramArguments = [input: Float32Array, range: Float32Array, exponent: Int32Array, counts: Float64Array];
+type ObserveCountsArguments = [record: Float64Array, input: Float32Array, exponents: Int32Array, counts: Float64Array];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
@@ -165,6 +196,22 @@ export interface RawAddon {
   quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
   dequantizeBlocks(...args: DequantizeBlocksArguments): void;
   dequantizeBlocksAsync(...args: [...DequantizeBlocksArguments, Done]): number;
+  fakeQuantizeIntegers(...args: FakeQuantizeIntegersArguments): void;
+  fakeQuantizeIntegersAsync(...args: [...FakeQuantizeIntegersArguments, Done]): number;
+  fakeQuantizeScaled(...args: FakeQuantizeScaledArguments): void;
+  fakeQuantizeScaledAsync(...args: [...FakeQuantizeScaledArguments, Done]): number;
+  fakeQuantizeBlocks(...args: FakeQuantizeBlocksArguments): void;
+  fakeQuantizeBlocksAsync(...args: [...FakeQuantizeBlocksArguments, Done]): number;
+  straightThrough(...args: StraightThroughArguments): void;
+  straightThroughAsync(...args: [...StraightThroughArguments, Done]): number;
+  fakeQuantizeGradients(...args: FakeQuantizeGradientsArguments): void;
+  fakeQuantizeGradientsAsync(...args: [...FakeQuantizeGradientsArguments, Done]): number;
+  observeRanges(...args: ObserveRangesArguments): void;
+  observeRangesAsync(...args: [...ObserveRangesArguments, Done]): number;
+  observeHistogram(...args: ObserveHistogramArguments): void;
+  observeHistogramAsync(...args: [...ObserveHistogramArguments, Done]): number;
+  observeCounts(...args: ObserveCountsArguments): void;
+  observeCountsAsync(...args: [...ObserveCountsArguments, Done]): number;
   createWeight(): RawWeight;
   shareWeight(handle: RawWeight): RawWeight;
   describeWeight(handle: RawWeight): Float64Array;

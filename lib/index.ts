@@ -79,6 +79,26 @@ export {
   prepackBlocks,
   prepackBlocksAsync,
 } from './matmul/prepack-blocks.js';
+export {
+  type EntropyOptions,
+  entropyRange,
+  type Histogram,
+  type HistogramRangeOptions,
+  histogramRange,
+  type MseOptions,
+  mseRange,
+  percentileRange,
+  type ValueRange,
+} from './observe/histogram.js';
+export {
+  type ObserveAsyncOptions,
+  type ObservedHistogram,
+  type ObserveOptions,
+  Observer,
+  type ParametersOptions,
+} from './observe/observer.js';
+export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
+export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
 export type { QuantizationSpec } from './pipeline/plan.js';
 export {
   type Progress,
@@ -115,6 +135,25 @@ export {
   dequantizeTensorAsync,
 } from './tensor/dequantize.js';
 export {
+  type BlockFloatDtype,
+  type FakeQuantizeAsyncOptions,
+  type FakeQuantizeBackwardAsyncOptions,
+  type FakeQuantizeBackwardOptions,
+  type FakeQuantized,
+  type FakeQuantizeOptions,
+  fakeQuantize,
+  fakeQuantizeAsync,
+  fakeQuantizeBackward,
+  fakeQuantizeBackwardAsync,
+} from './tensor/fake-quantize.js';
+export {
+  type LearnedQuantizeBackwardAsyncOptions,
+  type LearnedQuantizeBackwardOptions,
+  learnedQuantizeBackward,
+  learnedQuantizeBackwardAsync,
+  type QuantizerGradients,
+} from './tensor/learned-quantize.js';
+export {
   type GranularityOptions,
   type InputOptions,
   type QuantizeAsyncOptions,
@@ -133,3 +172,4 @@ export {
   type TensorSize,
   unpackCodes,
 } from './tensor/quantized-tensor.js';
+export type { ChannelOptions, IntegerRangeOptions } from './tensor/quantizer-options.js';

@@ -22,7 +22,7 @@ namespace {
 #define LOWBIT_TABLE(isa, description, base, products)                                                             \
   constexpr Kernels isa##_table {                                                                                  \
     #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kBlocks, \
-        &products::kMatmul                                                                                         \
+        &base::kFakeQuantize, &base::kObserve, &products::kMatmul                                                  \
   }
 
 constexpr auto has_scalar = always;

@@ -7,7 +7,9 @@
 #include "ops/cast/cast_kernels.h"
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
+#include "ops/observe/observe_kernels.h"
 
 namespace lowbit {
 
@@ -21,6 +23,8 @@ struct Kernels {
   const CodebookKernels* codebook;
   const CompareKernels* compare;
   const BlocksKernels* blocks;
+  const FakeQuantizeKernels* fake_quantize;
+  const ObserveKernels* observe;
   const MatmulKernels* matmul;
 };
 

@@ -341,6 +341,11 @@ LOWBIT_INLINE F64x8 max(F64x8 a, F64x8 b) { return {_mm256_max_pd(a.low, b.low),
 LOWBIT_INLINE F64x8 fused(F64x8 a, F64x8 b, F64x8 c) {
   return {_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
 }
+LOWBIT_INLINE F64x8 load_lanes(const double* in) { return {_mm256_loadu_pd(in), _mm256_loadu_pd(in + 4)}; }
+LOWBIT_INLINE void store_lanes(double* out, F64x8 x) {
+  _mm256_storeu_pd(out, x.low);
+  _mm256_storeu_pd(out + 4, x.high);
+}
 LOWBIT_INLINE F64x8 magnitude(F64x8 x) {
   const __m256d sign = _mm256_set1_pd(-0.0);
   return {_mm256_andnot_pd(sign, x.low), _mm256_andnot_pd(sign, x.high)};

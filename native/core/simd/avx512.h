@@ -228,6 +228,8 @@ LOWBIT_INLINE F64x8 sub(F64x8 a, F64x8 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 LOWBIT_INLINE F64x8 mul(F64x8 a, F64x8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 LOWBIT_INLINE F64x8 max(F64x8 a, F64x8 b) { return {_mm512_max_pd(a.v, b.v)}; }
 LOWBIT_INLINE F64x8 fused(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+LOWBIT_INLINE F64x8 load_lanes(const double* in) { return {_mm512_loadu_pd(in)}; }
+LOWBIT_INLINE void store_lanes(double* out, F64x8 x) { _mm512_storeu_pd(out, x.v); }
 LOWBIT_INLINE F64x8 magnitude(F64x8 x) { return {_mm512_abs_pd(x.v)}; }
 LOWBIT_INLINE double pairwise_sum(F64x8 x) {
   const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1));

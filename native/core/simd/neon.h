@@ -452,6 +452,15 @@ LOWBIT_INLINE F64x8 max(F64x8 x, F64x8 y) {
 LOWBIT_INLINE F64x8 fused(F64x8 x, F64x8 y, F64x8 z) {
   return {vfmaq_f64(z.a, x.a, y.a), vfmaq_f64(z.b, x.b, y.b), vfmaq_f64(z.c, x.c, y.c), vfmaq_f64(z.d, x.d, y.d)};
 }
+LOWBIT_INLINE F64x8 load_lanes(const double* in) {
+  return {vld1q_f64(in), vld1q_f64(in + 2), vld1q_f64(in + 4), vld1q_f64(in + 6)};
+}
+LOWBIT_INLINE void store_lanes(double* out, F64x8 x) {
+  vst1q_f64(out, x.a);
+  vst1q_f64(out + 2, x.b);
+  vst1q_f64(out + 4, x.c);
+  vst1q_f64(out + 6, x.d);
+}
 LOWBIT_INLINE F64x8 magnitude(F64x8 x) { return {vabsq_f64(x.a), vabsq_f64(x.b), vabsq_f64(x.c), vabsq_f64(x.d)}; }
 LOWBIT_INLINE double pairwise_sum(F64x8 x) { return vaddvq_f64(vaddq_f64(vaddq_f64(x.a, x.c), vaddq_f64(x.b, x.d))); }
 LOWBIT_INLINE double horizontal_max(F64x8 x) { return vmaxvq_f64(greater(greater(x.a, x.b), greater(x.c, x.d))); }

@@ -1,0 +1,2 @@
+#include "core/simd/neon.h"
+#include "ops/observe/observe_vector.h"
