@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "ops/affine/affine_kernels.h"
+#include "ops/bits/bits_kernels.h"
 #include "ops/blocks/blocks_kernels.h"
 #include "ops/cast/cast_kernels.h"
 #include "ops/compare/compare_kernels.h"
@@ -19,6 +20,7 @@ struct Kernels {
   const AffineKernels* affine;
   const CompareKernels* compare;
   const BlocksKernels* blocks;
+  const BitsKernels* bits;
   const MatmulKernels* matmul;
 };
 
