@@ -17,6 +17,7 @@ const RECIPES = {
   avx512: { float: 'fma ymm' },
   avxvnni: { dot: 'vpdpbusd ymm', float: 'fma ymm' },
   avx512vnni: { dot: 'vpdpbusd zmm', float: 'fma zmm' },
+  avx512vpopcnt: { dot: 'vpdpbusd zmm', float: 'fma zmm' },
 };
 
 /**

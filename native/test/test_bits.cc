@@ -84,7 +84,7 @@ void check_products(std::size_t m, std::size_t n, std::size_t columns, Random& r
   }
 }
 
-TEST("bits: products of signs are those of their definition, for any number of threads") {
+TEST("bits, tensor: products of signs are those of their definition, for any number of threads") {
   Random random(2);
   for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
@@ -146,6 +146,11 @@ TEST("bits: packing and unpacking equal the scalar file on every instruction set
       scalar::kBits.unpack_float_signs(source.data(), n, 0.3F, expected_floats.data());
       CHECK(first_difference(floats, expected_floats) == n, "%s: %zu signs as floats", k->name, n);
 
+      const Buffer<std::uint8_t> codes = random_bytes(random, (n + 3) / 4);
+      k->bits->unpack_two_bits(codes.data(), n, out.data());
+      scalar::kBits.unpack_two_bits(codes.data(), n, expected.data());
+      CHECK(first_difference(out, expected) == n, "%s: %zu digits of two bits", k->name, n);
+
       Buffer<std::uint8_t> base3(packed_base3_bytes(n));
       for (std::size_t i = 0; i < base3.size(); i++) base3[i] = static_cast<std::uint8_t>(random.below(243));
       k->bits->unpack_base3(base3.data(), n, out.data());
@@ -169,7 +174,7 @@ TEST("bits: every byte of base 3 is five digits, the first the lowest") {
   }
 }
 
-TEST("bits: tensors survive packing, in every form and for any number of threads") {
+TEST("bits, tensor: tensors survive packing, in every form and for any number of threads") {
   Random random(4);
   constexpr std::size_t kShapes[][2] = {{1, 1}, {3, 7}, {70, 67}, {0, 9}, {2, 100003}, {4000, 33}};
   for (const std::size_t threads : kThreadCounts) {
@@ -202,7 +207,7 @@ TEST("bits: tensors survive packing, in every form and for any number of threads
   ThreadPool::instance().set_thread_count(default_thread_count());
 }
 
-TEST("bits: what is no sign and no digit is named") {
+TEST("bits, tensor: what is no sign and no digit is named") {
   Buffer<float> x(300);
   for (std::size_t i = 0; i < 300; i++) x[i] = 1.0F;
   x[297] = x[211] = NAN;
@@ -327,7 +332,7 @@ void check_scales(const AffineLayout& layout, Random& random) {
   }
 }
 
-TEST("bits: scales of binary and ternary weights are the means of their definition") {
+TEST("bits, tensor: scales of binary and ternary weights are the means of their definition") {
   Random random(6);
   const AffineLayout layouts[] = {
       {1, 100003, 100003, false, 1000},  // per tensor
@@ -340,7 +345,7 @@ TEST("bits: scales of binary and ternary weights are the means of their definiti
   for (const AffineLayout& layout : layouts) check_scales(layout, random);
 }
 
-TEST("bits: sums of magnitudes have the same bits for any number of threads") {
+TEST("bits, tensor: sums of magnitudes have the same bits for any number of threads") {
   Random random(7);
   const AffineLayout layout{1, 300007, 300007, false, 300007};
   Buffer<float> x(layout.element_count());
@@ -361,7 +366,7 @@ TEST("bits: sums of magnitudes have the same bits for any number of threads") {
   CHECK(outcome.status == Status::kNonFinite && outcome.index == 200001, "index %lld", (long long)outcome.index);
 }
 
-TEST("bits: scales of nothing, of zeros and of what is too large") {
+TEST("bits, tensor: scales of nothing, of zeros and of what is too large") {
   const AffineLayout layout{2, 4, 4, false, 4};
   Buffer<float> x(8), scales(2), thresholds(2);
   for (std::size_t i = 0; i < 8; i++) x[i] = i < 4 ? 0.0F : 1e-7F;

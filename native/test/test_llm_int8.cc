@@ -64,7 +64,7 @@ void check_codes(std::size_t rows, std::size_t columns, float threshold, const s
   }
 }
 
-TEST("LLM.int8(): codes, scales and outlier columns are those of the definition, for any number of threads") {
+TEST("LLM.int8(), tensor: codes, scales and outlier columns are those of the definition, for any number of threads") {
   Random random(1);
   for (const std::size_t threads : kThreadCounts) {
     ThreadPool::instance().set_thread_count(threads);
@@ -137,7 +137,7 @@ void check_product(std::size_t m, std::size_t n, std::size_t k, const std::vecto
   }
 }
 
-TEST("LLM.int8(): products are those of float64 within their roundings") {
+TEST("LLM.int8(), tensor: products are those of float64 within their roundings") {
   Random random(2);
   for (std::size_t k = 1; k <= 70; k += quick() ? 11 : 3)
     check_product(1 + random.below(9), 1 + random.below(40), k, {}, random);
@@ -146,7 +146,7 @@ TEST("LLM.int8(): products are those of float64 within their roundings") {
   check_product(40, 50, 1030, {}, random);
 }
 
-TEST("LLM.int8(): names the first element that is not finite, though it is an outlier") {
+TEST("LLM.int8(), tensor: names the first element that is not finite, though it is an outlier") {
   Buffer<float> x(300), absmax(3);
   Buffer<std::int8_t> codes(300);
   for (std::size_t i = 0; i < 300; i++) x[i] = 1.0F;

@@ -9,7 +9,6 @@
 #include "core/kernels.h"
 #include "core/pages.h"
 #include "core/tiles.h"
-#include "ops/affine/affine.h"
 #include "ops/matmul/strips.h"
 
 namespace lowbit {
@@ -142,11 +141,35 @@ void pack_two_bits(const std::int8_t* digits, std::size_t count, std::uint8_t* p
 }
 
 void pack_base3(const std::int8_t* digits, std::size_t count, std::uint8_t* packed) {
-  for (std::size_t i = 0; i < count; i += kDigitsPerByte) {
-    int value = 0;
-    for (std::size_t j = std::min(count, i + kDigitsPerByte); j > i; j--) value = 3 * value + digits[j - 1] + 1;
-    packed[i / kDigitsPerByte] = static_cast<std::uint8_t>(value);
+  std::size_t i = 0;
+  for (; i + kDigitsPerByte <= count; i += kDigitsPerByte) {
+    const std::int8_t* const d = digits + i;
+    packed[i / kDigitsPerByte] = static_cast<std::uint8_t>(d[0] + 3 * d[1] + 9 * d[2] + 27 * d[3] + 81 * d[4] + 121);
   }
+  if (i == count) return;
+  int value = 0;
+  for (std::size_t j = count; j > i; j--) value = 3 * value + digits[j - 1] + 1;
+  packed[i / kDigitsPerByte] = static_cast<std::uint8_t>(value);
+}
+
+// The index of the first element that is not a digit, or -1.
+std::ptrdiff_t first_minus_two(const std::uint8_t* packed, std::size_t count) {
+  std::uint8_t seen = 0;  // the high bit of a code without its low one
+  for (std::size_t i = 0; i < count / 4; i++) seen = static_cast<std::uint8_t>(seen | ((packed[i] >> 1) & ~packed[i]));
+  for (std::size_t i = (seen & 0x55) != 0 ? 0 : count / 4 * 4; i < count; i++) {
+    if (((packed[i / 4] >> (2 * (i % 4))) & 3) == 2) return static_cast<std::ptrdiff_t>(i);
+  }
+  return -1;
+}
+std::ptrdiff_t first_wrong_base3(const std::uint8_t* packed, std::size_t count) {
+  constexpr std::uint8_t kLargest = 242;
+  const std::size_t bytes = packed_base3_bytes(count);
+  std::uint8_t largest = 0;
+  for (std::size_t i = 0; i < bytes; i++) largest = std::max(largest, packed[i]);
+  for (std::size_t i = 0; largest > kLargest && i < bytes; i++) {
+    if (packed[i] > kLargest) return static_cast<std::ptrdiff_t>(i * kDigitsPerByte);
+  }
+  return -1;
 }
 
 }  // namespace
@@ -268,20 +291,13 @@ Outcome unpack_ternary(const std::uint8_t* packed, TernaryPacking packing, std::
                        std::int8_t* digits, const CancelFlag* cancel) {
   const bool base3 = packing == TernaryPacking::kBase3;
   const std::size_t row_bytes = packed_ternary_bytes(packing, columns);
-  if (!base3) unpack_codes(packed, CodeType{2, true}, rows, columns, reinterpret_cast<std::uint8_t*>(digits));
   FirstElement first;
   const auto unpack = [&](Piece p) {
     const std::size_t element = p.row * columns + p.begin;
-    std::int8_t* const to = digits + element;
-    if (!base3) {
-      if (!are_digits(to, p.count)) report_first_wrong(to, p.count, element, first);
-      return;
-    }
-    const std::uint8_t* const from = packed + p.row * row_bytes + p.begin / kDigitsPerByte;
-    const std::uint8_t* const end = from + packed_base3_bytes(p.count);
-    const std::uint8_t* const wrong = std::find_if(from, end, [](std::uint8_t byte) { return byte > 242; });
-    if (wrong != end) return first.report(element + static_cast<std::size_t>(wrong - from) * kDigitsPerByte);
-    kernels().bits->unpack_base3(from, p.count, to);
+    const std::uint8_t* const from = packed + p.row * row_bytes + p.begin / (base3 ? kDigitsPerByte : 4);
+    const std::ptrdiff_t wrong = base3 ? first_wrong_base3(from, p.count) : first_minus_two(from, p.count);
+    if (wrong >= 0) return first.report(element + static_cast<std::size_t>(wrong));
+    (base3 ? kernels().bits->unpack_base3 : kernels().bits->unpack_two_bits)(from, p.count, digits + element);
   };
   return first.outcome(for_each_piece(rows, columns, unpack, cancel), Status::kInvalidCode);
 }

@@ -46,6 +46,8 @@ struct BitsKernels {
   void (*unpack_signs)(const std::uint8_t* bits, std::size_t count, std::int8_t* out);
   // out[i] = bit i ? value : −value
   void (*unpack_float_signs)(const std::uint8_t* bits, std::size_t count, float value, float* out);
+  // Ternary digits packed four to a byte, in two's complement: −2, which is none, comes out as it is.
+  void (*unpack_two_bits)(const std::uint8_t* bytes, std::size_t count, std::int8_t* out);
   // Ternary digits packed five to a byte. Bytes must lie in [0, 242].
   void (*unpack_base3)(const std::uint8_t* bytes, std::size_t count, std::int8_t* out);
 

@@ -77,6 +77,13 @@ void unpack_float_signs(const std::uint8_t* bits, std::size_t count, float value
   for (std::size_t i = 0; i < count; i++) out[i] = bit_at(bits, i) ? value : -value;
 }
 
+void unpack_two_bits(const std::uint8_t* bytes, std::size_t count, std::int8_t* out) {
+  for (std::size_t i = 0; i < count; i++) {
+    const int code = (bytes[i / 4] >> (2 * (i % 4))) & 3;
+    out[i] = static_cast<std::int8_t>((code ^ 2) - 2);
+  }
+}
+
 void unpack_base3(const std::uint8_t* bytes, std::size_t count, std::int8_t* out) {
   constexpr int kPowers[kDigitsPerByte] = {1, 3, 9, 27, 81};
   for (std::size_t i = 0; i < count; i++) {
@@ -129,7 +136,7 @@ void sums_above(const void* x, FloatType type, std::size_t count, std::size_t gr
 
 }  // namespace
 
-const BitsKernels kBits = {xor_counts,         pack_signs,   pack_byte_signs, unpack_signs,
-                           unpack_float_signs, unpack_base3, abs_sums,        sums_above};
+const BitsKernels kBits = {xor_counts,      pack_signs,   pack_byte_signs, unpack_signs, unpack_float_signs,
+                           unpack_two_bits, unpack_base3, abs_sums,        sums_above};
 
 }  // namespace lowbit::scalar

@@ -119,7 +119,7 @@ void xor_counts(const XorCountArguments& a) {
 
 }  // namespace
 
-const BitsKernels kBits = {xor_counts,         pack_signs,   pack_byte_signs, unpack_signs,
-                           unpack_float_signs, unpack_base3, abs_sums,        sums_above};
+const BitsKernels kBits = {xor_counts,      pack_signs,   pack_byte_signs, unpack_signs, unpack_float_signs,
+                           unpack_two_bits, unpack_base3, abs_sums,        sums_above};
 
 }  // namespace lowbit::LOWBIT_ISA

@@ -110,6 +110,19 @@ void unpack_float_signs(const std::uint8_t* bits, std::size_t count, float value
   }
 }
 
+LOWBIT_INLINE I32x16 signed_two_bits(I32x16 codes) {
+  return bit_and(sub(bit_xor(codes, broadcast(2)), broadcast(2)), broadcast(0xff));
+}
+
+void unpack_two_bits(const std::uint8_t* bytes, std::size_t count, std::int8_t* out) {
+  std::size_t i = 0;
+  LOWBIT_NO_UNROLL
+  for (; i + kLanes <= count; i += kLanes) {
+    store_low_bytes(reinterpret_cast<std::uint8_t*>(out + i), signed_two_bits(load_codes<2>(bytes + i / 4)));
+  }
+  if (i < count) store_first_bytes(out + i, signed_two_bits(load_first_codes<2>(bytes + i / 4, count - i)), count - i);
+}
+
 // Sixteen bytes are eighty digits, five vectors. Lane l of vector v is digit (16 v + l) mod 5 of byte (16 v + l) / 5:
 // byte / 3^digit mod 3, where x / 3^d is x · ⌈2^16 / 3^d⌉ / 2^16, exact for all bytes (the error of the factor is less
 // than 3^−d / 2^8 · 2^16 / x).

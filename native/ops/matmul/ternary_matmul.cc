@@ -150,7 +150,7 @@ Outcome TernaryMatmul::run(const CancelFlag* cancel) {
   return finished ? Outcome{} : Outcome{Status::kCancelled, -1};
 }
 
-// Where a byte holds a code of −2: its high bit without its low one.
+// Whether a byte holds a code of −2: its high bit without its low one.
 bool has_minus_two(std::uint8_t byte) { return ((byte >> 1) & ~byte & 0x55) != 0; }
 
 }  // namespace
