@@ -335,12 +335,12 @@ void check_scales(const AffineLayout& layout, Random& random) {
 TEST("bits, tensor: scales of binary and ternary weights are the means of their definition") {
   Random random(6);
   const AffineLayout layouts[] = {
-      {1, 100003, 100003, false, 1000},  // per tensor
-      {1, 77 * 90, 90, false, 90},       // per channel of axis 0
-      {50, 60, 1, true, 60},             // of the last axis
-      {7, 12 * 33, 33, true, 33},        // of an axis between
-      {300, 130, 32, false, 130},        // per group, the last shorter
-      {3, 90000, 40000, false, 90000},   // long groups
+      {1, 100003, 100003, false, 1000},          // per tensor
+      {1, std::size_t{77} * 90, 90, false, 90},  // per channel of axis 0
+      {50, 60, 1, true, 60},                     // of the last axis
+      {7, std::size_t{12} * 33, 33, true, 33},   // of an axis between
+      {300, 130, 32, false, 130},                // per group, the last shorter
+      {3, 90000, 40000, false, 90000},           // long groups
   };
   for (const AffineLayout& layout : layouts) check_scales(layout, random);
 }

@@ -61,7 +61,7 @@ void TernaryMatmul::fill_strip(std::size_t strip) const {
     for (std::size_t q = 0; q < layout_.quads(); q++) {
       const std::size_t begin = q * kQuad, count = std::min(kQuad, k_ - std::min(k_, begin));
       std::memset(out, 0, kQuad);
-      std::memcpy(out, row + begin, count);
+      if (count != 0) std::memcpy(out, row + begin, count);
       out += kQuad * rows;
     }
     for (std::size_t s = 0; s < segments_; s++) {
