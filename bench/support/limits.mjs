@@ -40,6 +40,17 @@ function recipesOf(isa, arithmetic, bits) {
 }
 
 /**
+ * What counting bits allows: `run` goes through the best recipe of the instruction set, and `operations` is how many products
+ * and additions of signs that is; null where there is none.
+ */
+export function countingLimit({ isa, threads }) {
+  const tasks = TASKS_PER_THREAD * threads;
+  const name = isa === 'avx512vpopcnt' ? 'vpopcntd zmm' : 'popcnt';
+  const operations = limits.peak(name, tasks);
+  return operations === null ? null : { name, operations, run: () => limits.peak(name, tasks) };
+}
+
+/**
  * The limits for products with weights of `bytes`.
  *
  * @param place 'memory', or 'cache' where the weights stay between two products
