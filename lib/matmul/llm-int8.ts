@@ -426,10 +426,9 @@ function prepareLinear(xValue: unknown, wValue: unknown, options: unknown, known
  * ({@link quantizeLlmInt8}), and multiplied exactly as integers: `sum · (absmax of x's row / 127) · (absmax of w's row / 127)`.
  * Columns that the weight keeps in float16 are multiplied in float32 whatever x holds.
  *
- * The sum of a product is exact; its scales, the float32 part and the bias add a few roundings of 2^-24 (relative to the
- * magnitudes added), and differ from those of bitsandbytes, which rounds the sum to float16. Rows of zeros give the bias.
- * The result does not depend on the number of threads; with outliers its last bits depend on the instruction set, as those of
- * {@link linear} with `'float32'`.
+ * The sum of a product of bytes is exact; its scales and the bias add a few roundings of 2^-24, and so does every column of
+ * floats, in the order of columns found and then of columns kept. (bitsandbytes rounds more: to float16 before it adds both.)
+ * Rows of zeros give the bias. The result is the same on every processor and for any number of threads.
  *
  * @param x - Activations `[M, K]` in row-major order: whole rows, or none.
  * @param w - W[N, K] from {@link prepackLlmInt8}, or as {@link quantizeLlmInt8} made it.

@@ -74,10 +74,11 @@ function reference(x: Float32Array, w: LlmInt8Matrix, threshold: number, bias?: 
       }
       const added = bias?.[column] ?? 0;
       y[row * n + column] = integers + floats + added;
-      // The sum as float32, both scales and their two products; every weight and addition of the floats; three sums.
+      // The sum as float32, both scales and two products; both roundings of a weight; then the bias and every product of
+      // floats are added to what there is, with one rounding each. (Roundings of roundings are in the 1.0001.)
       const all = Math.abs(integers) + magnitudes + Math.abs(added);
       bound[row * n + column] =
-        ROUNDING * (6 * Math.abs(integers) + (a.outlierColumns.length + 5) * magnitudes + 3 * all);
+        1.0001 * ROUNDING * (5 * Math.abs(integers) + 2 * magnitudes + (a.outlierColumns.length + 1) * all);
     }
   }
   return { y, bound };

@@ -16,6 +16,8 @@
 namespace lowbit {
 namespace {
 
+// Elements that take about as long to finish as a thread to wake up.
+constexpr std::size_t kWorthWakingElements = std::size_t{1} << 18;
 constexpr std::size_t kCodeUnit = 16;  // the codes of a row are written in whole vectors
 
 std::size_t rows_per_task(std::size_t columns) {
@@ -117,89 +119,49 @@ class RowQuantizer {
   std::atomic<std::int64_t> first_{INT64_MAX};
 };
 
-// Some columns of x[m, k], side by side.
-std::vector<float> gathered(const float* x, std::size_t m, std::size_t k, const std::vector<std::size_t>& columns) {
-  std::vector<float> out(m * columns.size());
-  for (std::size_t r = 0; r < m; r++) {
-    for (std::size_t c = 0; c < columns.size(); c++) out[r * columns.size() + c] = x[r * k + columns[c]];
-  }
-  return out;
-}
+// Some columns of x and of the weight, as MatmulKernels::float_dot reads them.
+struct FloatColumns {
+  std::size_t count = 0;
+  FloatType type = FloatType::kFloat32;
+  const std::uint8_t* weights = nullptr;  // per tile: [column][row of the weight]
+  std::vector<float> x;                   // strip after strip: [column][row]
+
+  std::size_t tile_bytes() const { return count * kTileColumns * size_of(type); }
+};
 
 class Product {
  public:
   explicit Product(const LlmInt8Product& p)
       : p_(p),
         n_(static_cast<std::size_t>(p.weight->layout.rows)),
-        k_(static_cast<std::size_t>(p.weight->layout.columns)) {}
+        k_(static_cast<std::size_t>(p.weight->layout.columns)),
+        tiles_(p.weight->layout.tiles()),
+        strips_(p.m, kernels().matmul->float_rows) {}
 
-  Outcome run(const CancelFlag* cancel) const;
+  Outcome run(const CancelFlag* cancel);
 
  private:
-  PackedWeight dequantized(const std::vector<std::size_t>& columns) const;
-  // sum (+)= x[:, columns] · Wᵀ
-  Outcome add_floats(const std::vector<std::size_t>& columns, const PackedWeight& weight, std::vector<float>& sum,
-                     const CancelFlag* cancel) const;
+  Outcome multiply_codes(const std::int8_t* codes, const CancelFlag* cancel) const;
+  std::vector<float> gathered(const std::vector<std::size_t>& columns) const;
+  void dequantize(const std::vector<std::size_t>& columns, std::size_t tile, float* out) const;
+  void finish(std::size_t tile) const;
+  void add(const FloatColumns& floats, const std::uint8_t* tile, std::size_t strip, float* y, std::size_t stride) const;
 
   const LlmInt8Product& p_;
-  std::size_t n_, k_;
+  std::size_t n_, k_, tiles_;
+  Strips strips_;
+  std::vector<float> absmax_;       // of the rows of x
+  std::vector<std::size_t> found_;  // columns of x with an outlier, but for those that the weight keeps
+  FloatColumns dequantized_, kept_;
 };
 
-// Columns of the weight as floats, code · (absmax / 127).
-PackedWeight Product::dequantized(const std::vector<std::size_t>& columns) const {
-  std::vector<float> weights(n_ * columns.size());
-  const PackedLayout& l = p_.weight->layout;
-  for (std::size_t r = 0; r < n_; r++) {
-    const std::uint8_t* const tile = p_.weight->codes() + r / kTileColumns * l.tile_bytes();
-    for (std::size_t c = 0; c < columns.size(); c++) {
-      const std::size_t at = columns[c] / kQuad * kLineBytes + kQuad * (r % kTileColumns) + columns[c] % kQuad;
-      weights[r * columns.size() + c] = static_cast<float>(tile[at] - l.zero) * (p_.absmax[r] / 127.0F);
-    }
-  }
-  return pack_floats(weights.data(), FloatType::kFloat32, n_, columns.size());
-}
-
-Outcome Product::add_floats(const std::vector<std::size_t>& columns, const PackedWeight& weight,
-                            std::vector<float>& sum, const CancelFlag* cancel) const {
-  const std::vector<float> x = gathered(p_.x, p_.m, k_, columns);
-  std::vector<float> part(p_.m * n_);
-  LinearArguments a{};
-  a.x = x.data();
-  a.m = p_.m;
-  a.weight = &weight;
-  a.y = part.data();
-  const Outcome outcome = linear(a, cancel);
-  if (sum.empty()) {
-    sum.swap(part);
-  } else {
-    for (std::size_t i = 0; i < sum.size(); i++) sum[i] += part[i];
-  }
-  return outcome;
-}
-
-Outcome Product::run(const CancelFlag* cancel) const {
-  if (p_.m == 0 || n_ == 0) return {};
-  std::vector<std::uint8_t> outlier(k_);
-  std::vector<std::size_t> kept, found;
-  const std::size_t kept_count = p_.kept == nullptr ? 0 : static_cast<std::size_t>(p_.kept->layout.columns);
-  for (std::size_t i = 0; i < kept_count; i++) {
-    kept.push_back(static_cast<std::size_t>(p_.kept_columns[i]));
-    outlier[kept.back()] = 1;
-  }
-  const std::vector<std::uint8_t> is_kept = outlier;
-  std::vector<std::int8_t> codes(p_.m * k_);
-  std::vector<float> absmax(p_.m), scales(n_);
-  Outcome outcome = quantize_llm_int8(
-      {p_.x, FloatType::kFloat32, p_.m, k_, p_.threshold, outlier.data(), codes.data(), absmax.data()}, cancel);
-  if (outcome.status != Status::kOk) return outcome;
-  for (std::size_t k = 0; k < k_; k++) {
-    if (outlier[k] != 0 && is_kept[k] == 0) found.push_back(k);
-  }
-
+// y = sum · (absmax of the weight's row / 127), the sum exact.
+Outcome Product::multiply_codes(const std::int8_t* codes, const CancelFlag* cancel) const {
+  std::vector<float> scales(n_);
   for (std::size_t c = 0; c < n_; c++) scales[c] = p_.absmax[c] / 127.0F;
   const std::int32_t no_zero = 0;
   IntegerMatmulArguments product{};
-  product.a = reinterpret_cast<const std::uint8_t*>(codes.data());
+  product.a = reinterpret_cast<const std::uint8_t*>(codes);
   product.a_signed = true;
   product.m = p_.m;
   product.b = p_.weight;
@@ -208,28 +170,111 @@ Outcome Product::run(const CancelFlag* cancel) const {
   product.scales = scales.data();
   product.scale_per_column = true;
   product.c = p_.y;
-  outcome = matmul_integer(product, cancel);
-  if (outcome.status != Status::kOk) return outcome;
+  return matmul_integer(product, cancel);
+}
 
-  std::vector<float> floats;
-  if (!found.empty()) outcome = add_floats(found, dequantized(found), floats, cancel);
-  if (outcome.status == Status::kOk && kept_count != 0) outcome = add_floats(kept, *p_.kept, floats, cancel);
-  if (outcome.status != Status::kOk) return outcome;
-
-  const std::size_t together = rows_per_task(n_);
-  const auto finish = [&](std::size_t task) {
-    const std::size_t end = std::min(p_.m, (task + 1) * together);
-    for (std::size_t r = task * together; r < end; r++) {
-      float* const y = p_.y + r * n_;
-      const float scale = absmax[r] / 127.0F;
-      for (std::size_t c = 0; c < n_; c++) y[c] *= scale;
-      for (std::size_t c = 0; !floats.empty() && c < n_; c++) y[c] += floats[r * n_ + c];
-      for (std::size_t c = 0; p_.bias != nullptr && c < n_; c++) y[c] += p_.bias[c];
+std::vector<float> Product::gathered(const std::vector<std::size_t>& columns) const {
+  std::vector<float> out(p_.m * columns.size());
+  float* next = out.data();
+  for (std::size_t s = 0; s < strips_.count; s++) {
+    const float* const rows = p_.x + strips_.begin(s) * k_;
+    for (const std::size_t column : columns) {
+      for (std::size_t r = 0; r < strips_.size(s); r++) *next++ = rows[r * k_ + column];
     }
+  }
+  return out;
+}
+
+// Columns of a tile of the weight as floats, code · (absmax / 127).
+void Product::dequantize(const std::vector<std::size_t>& columns, std::size_t tile, float* out) const {
+  const PackedLayout& l = p_.weight->layout;
+  const std::uint8_t* const codes = p_.weight->codes() + tile * l.tile_bytes();
+  float scales[kTileColumns] = {};
+  for (std::size_t c = 0; c < std::min(kTileColumns, n_ - tile * kTileColumns); c++) {
+    scales[c] = p_.absmax[tile * kTileColumns + c] / 127.0F;
+  }
+  for (const std::size_t column : columns) {
+    const std::uint8_t* const line = codes + column / kQuad * kLineBytes + column % kQuad;
+    for (std::size_t c = 0; c < kTileColumns; c++) *out++ = static_cast<float>(line[kQuad * c] - l.zero) * scales[c];
+  }
+}
+
+void Product::add(const FloatColumns& floats, const std::uint8_t* tile, std::size_t strip, float* y,
+                  std::size_t stride) const {
+  if (floats.count == 0) return;
+  FloatArguments a{};
+  a.tiles = 1;
+  a.type = floats.type;
+  a.weights = tile;
+  a.count = floats.count;
+  a.rows = strips_.size(strip);
+  a.activations = floats.x.data() + strips_.begin(strip) * floats.count;
+  a.out = y;
+  a.out_stride = stride;
+  kernels().matmul->float_dot(a);
+}
+
+// What is left to do for the columns of a tile: the scales of x, the bias, and the products of floats.
+void Product::finish(std::size_t tile) const {
+  const std::size_t begin = tile * kTileColumns, columns = std::min(kTileColumns, n_ - begin);
+  std::uint8_t* const room = scratch(Scratch::kPanel, dequantized_.tile_bytes());
+  dequantize(found_, tile, reinterpret_cast<float*>(room));
+  for (std::size_t s = 0; s < strips_.count; s++) {
+    float* const y = p_.y + strips_.begin(s) * n_ + begin;
+    for (std::size_t r = 0; r < strips_.size(s); r++) {
+      const float scale = absmax_[strips_.begin(s) + r] / 127.0F;
+      for (std::size_t c = 0; c < columns; c++) y[r * n_ + c] *= scale;
+      for (std::size_t c = 0; p_.bias != nullptr && c < columns; c++) y[r * n_ + c] += p_.bias[begin + c];
+    }
+    if (dequantized_.count + kept_.count == 0) continue;
+    const std::uint8_t* const kept = kept_.weights + tile * kept_.tile_bytes();
+    if (columns == kTileColumns) {
+      add(dequantized_, room, s, y, n_);
+      add(kept_, kept, s, y, n_);
+      continue;
+    }
+    // The last tile is wider than y.
+    std::vector<float> wide(strips_.size(s) * kTileColumns);
+    for (std::size_t r = 0; r < strips_.size(s); r++) std::copy_n(y + r * n_, columns, wide.data() + r * kTileColumns);
+    add(dequantized_, room, s, wide.data(), kTileColumns);
+    add(kept_, kept, s, wide.data(), kTileColumns);
+    for (std::size_t r = 0; r < strips_.size(s); r++) std::copy_n(wide.data() + r * kTileColumns, columns, y + r * n_);
+  }
+}
+
+Outcome Product::run(const CancelFlag* cancel) {
+  if (p_.m == 0 || n_ == 0) return {};
+  std::vector<std::uint8_t> outlier(k_);
+  std::vector<std::size_t> kept_columns;
+  if (p_.kept != nullptr) {
+    kept_columns.assign(p_.kept_columns, p_.kept_columns + p_.kept->layout.columns);
+    for (const std::size_t column : kept_columns) outlier[column] = 1;
+  }
+  const std::vector<std::uint8_t> is_kept = outlier;
+  std::vector<std::int8_t> codes(p_.m * k_);
+  absmax_.resize(p_.m);
+  const LlmInt8Rows rows{p_.x,         FloatType::kFloat32, p_.m,         k_,
+                         p_.threshold, outlier.data(),      codes.data(), absmax_.data()};
+  Outcome outcome = quantize_llm_int8(rows, cancel);
+  if (outcome.status == Status::kOk) outcome = multiply_codes(codes.data(), cancel);
+  if (outcome.status != Status::kOk) return outcome;
+
+  for (std::size_t k = 0; k < k_; k++) {
+    if (outlier[k] != 0 && is_kept[k] == 0) found_.push_back(k);
+  }
+  dequantized_ = {found_.size(), FloatType::kFloat32, nullptr, gathered(found_)};
+  if (p_.kept != nullptr) {
+    kept_ = {kept_columns.size(), p_.kept->layout.type, p_.kept->codes(), gathered(kept_columns)};
+  }
+  const std::size_t together = std::max<std::size_t>(1, kTileElements / (kTileColumns * p_.m));
+  const auto finish_tiles = [&](std::size_t task) {
+    const std::size_t end = std::min(tiles_, (task + 1) * together);
+    for (std::size_t tile = task * together; tile < end; tile++) finish(tile);
   };
-  return ThreadPool::instance().parallel_for(ceil_div(p_.m, together), finish, cancel)
-             ? Outcome{}
-             : Outcome{Status::kCancelled, -1};
+  const std::size_t columns = 1 + dequantized_.count + kept_.count;
+  const Helpers helpers = p_.m * n_ * columns < kWorthWakingElements ? Helpers::kAwake : Helpers::kAll;
+  const bool finished = ThreadPool::instance().parallel_for(ceil_div(tiles_, together), finish_tiles, cancel, helpers);
+  return finished ? Outcome{} : Outcome{Status::kCancelled, -1};
 }
 
 }  // namespace
