@@ -70,20 +70,18 @@ class RowQuantizer {
     return absmax;
   }
 
-  // Columns are marked by any thread that finds them, always with the same value.
   void find_outliers(std::size_t task) {
     auto* const room = reinterpret_cast<float*>(scratch(Scratch::kRow, r_.columns * sizeof(float)));
+    std::vector<std::uint8_t> found;
     for_each_row(task, [&](std::size_t row) {
       const float* const x = floats(row, room);
       if (largest(x) < r_.threshold) return;
-      for (std::size_t k = 0; k < r_.columns; k++) {
-        if (std::fabs(x[k]) >= r_.threshold) mark(k);
-      }
+      found.resize(r_.columns);
+      for (std::size_t k = 0; k < r_.columns; k++)
+        found[k] |= static_cast<std::uint8_t>(std::fabs(x[k]) >= r_.threshold);
     });
-  }
-  void mark(std::size_t column) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    r_.outlier[column] = 1;
+    for (std::size_t k = 0; k < found.size(); k++) r_.outlier[k] |= found[k];
   }
 
   void quantize_row(std::size_t row, const std::uint8_t* given) {
