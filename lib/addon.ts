@@ -96,6 +96,25 @@ type FakeQuantizeGradientsArguments = [
 type ObserveRangesArguments = [record: Float64Array, input: Float32Array, min: Float32Array, max: Float32Array];
 type ObserveHistogramArguments = [input: Float32Array, range: Float32Array, exponent: Int32Array, counts: Float64Array];
 type ObserveCountsArguments = [record: Float64Array, input: Float32Array, exponents: Int32Array, counts: Float64Array];
+type XorCountsArguments = [
+  a: Uint8Array,
+  b: Uint8Array,
+  m: number,
+  n: number,
+  columns: number,
+  kind: number,
+  out: Int32Array | Uint32Array,
+];
+type PackBitsArguments = [input: RawFloats | Int8Array, type: number, rows: number, columns: number, out: Uint8Array];
+type UnpackBitsArguments = [
+  data: Uint8Array,
+  rows: number,
+  columns: number,
+  floats: boolean,
+  out: Int8Array | Float32Array,
+];
+type PackTernaryArguments = [digits: Int8Array, rows: number, columns: number, packing: number, out: Uint8Array];
+type UnpackTernaryArguments = [packed: Uint8Array, rows: number, columns: number, packing: number, out: Int8Array];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
@@ -143,6 +162,29 @@ type DynamicQuantizeMatmulArguments = [
   bias: Float32Array | null,
   out: Float32Array,
 ];
+type PackTernaryWeightArguments = [handle: RawWeight, data: Uint8Array, rows: number, columns: number];
+type TernaryMatmulArguments = [a: Int8Array, w: RawWeight, m: number, out: Int32Array];
+type PackIntegerRowsArguments = [handle: RawWeight, codes: Int8Array, rows: number, columns: number];
+type QuantizeLlmInt8Arguments = [
+  input: RawFloats,
+  type: number,
+  rows: number,
+  columns: number,
+  threshold: number,
+  outlier: Uint8Array,
+  codes: Int8Array,
+  absmax: Float32Array,
+];
+type LlmInt8LinearArguments = [
+  x: Float32Array,
+  codes: RawWeight,
+  absmax: Float32Array,
+  kept: RawWeight | null,
+  keptColumns: Int32Array,
+  threshold: number,
+  bias: Float32Array | null,
+  out: Float32Array,
+];
 type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
@@ -152,7 +194,14 @@ type Done = (error?: RawError) => void;
 
 /** What the addon throws: see error_of() in native/node/arguments.cc. */
 export interface RawError extends Error {
-  code: 'INVALID_ARGUMENT' | 'NON_FINITE' | 'SCALE_OVERFLOW' | 'OUT_OF_MEMORY' | 'CANCELLED' | 'INTERNAL';
+  code:
+    | 'INVALID_ARGUMENT'
+    | 'NON_FINITE'
+    | 'SCALE_OVERFLOW'
+    | 'INVALID_CODE'
+    | 'OUT_OF_MEMORY'
+    | 'CANCELLED'
+    | 'INTERNAL';
   index?: number;
   /** The argument that an INVALID_ARGUMENT is about, where it is about one. */
   argument?: string;
@@ -212,6 +261,26 @@ export interface RawAddon {
   observeHistogramAsync(...args: [...ObserveHistogramArguments, Done]): number;
   observeCounts(...args: ObserveCountsArguments): void;
   observeCountsAsync(...args: [...ObserveCountsArguments, Done]): number;
+  xorCounts(...args: XorCountsArguments): void;
+  xorCountsAsync(...args: [...XorCountsArguments, Done]): number;
+  packBits(...args: PackBitsArguments): void;
+  packBitsAsync(...args: [...PackBitsArguments, Done]): number;
+  unpackBits(...args: UnpackBitsArguments): void;
+  unpackBitsAsync(...args: [...UnpackBitsArguments, Done]): number;
+  packTernary(...args: PackTernaryArguments): void;
+  packTernaryAsync(...args: [...PackTernaryArguments, Done]): number;
+  unpackTernary(...args: UnpackTernaryArguments): void;
+  unpackTernaryAsync(...args: [...UnpackTernaryArguments, Done]): number;
+  packTernaryWeight(...args: PackTernaryWeightArguments): void;
+  packTernaryWeightAsync(...args: [...PackTernaryWeightArguments, Done]): number;
+  ternaryMatmul(...args: TernaryMatmulArguments): void;
+  ternaryMatmulAsync(...args: [...TernaryMatmulArguments, Done]): number;
+  packIntegerRows(...args: PackIntegerRowsArguments): void;
+  packIntegerRowsAsync(...args: [...PackIntegerRowsArguments, Done]): number;
+  quantizeLlmInt8(...args: QuantizeLlmInt8Arguments): void;
+  quantizeLlmInt8Async(...args: [...QuantizeLlmInt8Arguments, Done]): number;
+  llmInt8Linear(...args: LlmInt8LinearArguments): void;
+  llmInt8LinearAsync(...args: [...LlmInt8LinearArguments, Done]): number;
   createWeight(): RawWeight;
   shareWeight(handle: RawWeight): RawWeight;
   describeWeight(handle: RawWeight): Float64Array;

@@ -127,7 +127,7 @@ export interface CodeType {
 export interface CodebookType {
   /** Codebook in native/ops/codebook/codebook_kernels.h. */
   readonly book: number;
-  /** ScaleRule in native/ops/codebook/codebook.h. */
+  /** One of {@link SCALE_RULES}: what the scale is by default. */
   readonly rule: number;
   /** Elements that share a scale: always (a format's own blocks), or unless something else is said. */
   readonly groupSize?: number;
@@ -146,8 +146,18 @@ function codebook(bits: number, signed: boolean, type: CodebookType): CodeType {
   return { ...codeType(bits, signed), codebook: type };
 }
 
-const [ABSMAX, LARGEST, POWER_OF_TWO, NVFP4, ABSMEAN] = [0, 1, 2, 3, 4];
-const MX = { rule: POWER_OF_TWO, groupSize: 32, fixed: true };
+/** @internal ScaleRule in native/ops/codebook/codebook_kernels.h. */
+export const SCALE_RULES = {
+  absmax: 0,
+  largest: 1,
+  powerOfTwo: 2,
+  nvfp4: 3,
+  mean: 4,
+  absmean: 5,
+  ternaryWeights: 6,
+} as const;
+
+const MX = { rule: SCALE_RULES.powerOfTwo, groupSize: 32, fixed: true };
 
 const CODE_TYPES: ReadonlyMap<unknown, CodeType> = new Map<QuantDtype, CodeType>([
   ['int8', codeType(8, true)],
@@ -158,19 +168,19 @@ const CODE_TYPES: ReadonlyMap<unknown, CodeType> = new Map<QuantDtype, CodeType>
   ['uint3', codeType(3, false)],
   ['int2', codeType(2, true)],
   ['uint2', codeType(2, false)],
-  ['nf4', codebook(4, false, { book: 0, rule: ABSMAX, groupSize: 64, nests: true })],
-  ['fp4', codebook(4, false, { book: 1, rule: ABSMAX, groupSize: 64, nests: true })],
-  ['float8_e4m3fn', codebook(8, false, { book: 2, rule: LARGEST })],
-  ['float8_e5m2', codebook(8, false, { book: 3, rule: LARGEST })],
+  ['nf4', codebook(4, false, { book: 0, rule: SCALE_RULES.absmax, groupSize: 64, nests: true })],
+  ['fp4', codebook(4, false, { book: 1, rule: SCALE_RULES.absmax, groupSize: 64, nests: true })],
+  ['float8_e4m3fn', codebook(8, false, { book: 2, rule: SCALE_RULES.largest })],
+  ['float8_e5m2', codebook(8, false, { book: 3, rule: SCALE_RULES.largest })],
   ['mxfp8_e4m3', codebook(8, false, { book: 2, ...MX })],
   ['mxfp8_e5m2', codebook(8, false, { book: 3, ...MX })],
   ['mxfp6_e2m3', codebook(6, false, { book: 4, ...MX })],
   ['mxfp6_e3m2', codebook(6, false, { book: 5, ...MX })],
   ['mxfp4', codebook(4, false, { book: 6, ...MX })],
   ['mxint8', codebook(8, true, { book: 7, ...MX })],
-  ['nvfp4', codebook(4, false, { book: 6, rule: NVFP4, groupSize: 16, fixed: true })],
-  ['ternary', codebook(2, true, { book: 8, rule: ABSMEAN })],
-  ['binary', codebook(1, false, { book: 9, rule: ABSMEAN })],
+  ['nvfp4', codebook(4, false, { book: 6, rule: SCALE_RULES.nvfp4, groupSize: 16, fixed: true })],
+  ['ternary', codebook(2, true, { book: 8, rule: SCALE_RULES.absmean })],
+  ['binary', codebook(1, false, { book: 9, rule: SCALE_RULES.mean })],
 ]);
 
 /** @internal The code type of a dtype, or an error that names the argument. */

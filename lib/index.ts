@@ -31,6 +31,17 @@ export {
   type PackedFileErrorCode,
   ScaleOverflowError,
 } from './errors.js';
+export {
+  type BinaryMatmulOptions,
+  binaryMatmul,
+  binaryMatmulAsync,
+  type HammingDistanceOptions,
+  type HammingDistanceRowsOptions,
+  hammingDistance,
+  hammingDistanceAsync,
+  hammingDistanceRows,
+  hammingDistanceRowsAsync,
+} from './matmul/binary.js';
 export { type GramAsyncOptions, type GramOptions, gram, gramAsync } from './matmul/gram.js';
 export {
   type DynamicQuantizeMatmulOptions,
@@ -54,6 +65,18 @@ export {
   linear,
   linearAsync,
 } from './matmul/linear.js';
+export {
+  type LlmInt8LinearOptions,
+  type LlmInt8Matrix,
+  LlmInt8Weight,
+  llmInt8Linear,
+  llmInt8LinearAsync,
+  prepackLlmInt8,
+  prepackLlmInt8Async,
+  type QuantizeLlmInt8Options,
+  quantizeLlmInt8,
+  quantizeLlmInt8Async,
+} from './matmul/llm-int8.js';
 export {
   type LoadPackedAsyncOptions,
   type LoadPackedOptions,
@@ -79,6 +102,14 @@ export {
   prepackBlocks,
   prepackBlocksAsync,
 } from './matmul/prepack-blocks.js';
+export {
+  type PrepackTernaryOptions,
+  prepackTernary,
+  prepackTernaryAsync,
+  type TernaryMatmulOptions,
+  ternaryMatmul,
+  ternaryMatmulAsync,
+} from './matmul/ternary.js';
 export {
   type EntropyOptions,
   entropyRange,
@@ -108,6 +139,23 @@ export {
   type TensorReport,
 } from './pipeline/quantize-checkpoint.js';
 export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
+export {
+  type PackBitsOptions,
+  type PackTernaryOptions,
+  packBits,
+  packBitsAsync,
+  packTernary,
+  packTernaryAsync,
+  type SignArrayOf,
+  type SignInput,
+  type TernaryPacking,
+  type UnpackBitsOptions,
+  type UnpackTernaryOptions,
+  unpackBits,
+  unpackBitsAsync,
+  unpackTernary,
+  unpackTernaryAsync,
+} from './tensor/bits.js';
 export {
   type DequantizeBlocksAsyncOptions,
   type DequantizeBlocksOptions,

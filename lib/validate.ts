@@ -153,6 +153,11 @@ export function uint8Array(argument: string, value: unknown, count?: number): Ui
   return count === undefined ? attached(argument, value) : lengthOf(argument, value, count);
 }
 
+export function int8Array(argument: string, value: unknown, count?: number): Int8Array {
+  if (!(value instanceof Int8Array)) throw invalidArgument(argument, 'an Int8Array', value);
+  return count === undefined ? attached(argument, value) : lengthOf(argument, value, count);
+}
+
 /** Integers of 8 bits, signed or not. */
 export function bytes(argument: string, value: unknown, count: number): Int8Array | Uint8Array {
   if (!(value instanceof Int8Array || value instanceof Uint8Array)) {

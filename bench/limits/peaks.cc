@@ -105,6 +105,31 @@ __attribute__((target("avx2"))) void dot_madd(std::size_t steps) {
   for (const __m256i& sum : sums) LOWBIT_USED_AVX2(sum);
 }
 
+// Exclusive or, count, add: 512 products of signs, and their sum.
+__attribute__((target("avx512f,avx512vpopcntdq"))) void count_zmm(std::size_t steps) {
+  __m512i sums[12] = {}, x = _mm512_set1_epi8(1), y = x;
+  for (__m512i& sum : sums) LOWBIT_OPAQUE(sum);
+  for (std::size_t s = 0; s < steps; s++) {
+    for (__m512i& sum : sums) {
+      LOWBIT_OPAQUE(x);
+      sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(x, y)));
+    }
+  }
+  for (const __m512i& sum : sums) LOWBIT_USED(sum);
+}
+
+// The same, 64 at a time: what needs no vectors.
+__attribute__((target("popcnt"))) void count_words(std::size_t steps) {
+  std::uint64_t sums[8] = {}, x = 1, y = 3;
+  for (std::size_t s = 0; s < steps; s++) {
+    for (std::uint64_t& sum : sums) {
+      asm volatile("" : "+r"(x));
+      sum += static_cast<std::uint64_t>(__builtin_popcountll(x ^ y));
+    }
+  }
+  for (const std::uint64_t& sum : sums) asm volatile("" : : "r"(sum));
+}
+
 __attribute__((target("avx512f"))) void fma_zmm(std::size_t steps) {
   __m512 sums[12] = {}, x = _mm512_set1_ps(1), y = x;
   for (__m512& sum : sums) LOWBIT_OPAQUE(sum);
@@ -134,6 +159,8 @@ Recipe find(const std::string& name) {
       {"2 maddubs", avx2, std::size_t{4} * 2 * 64, dot_maddubs_2},
       {"8 maddubs", avx2, std::size_t{4} * 8 * 64, dot_maddubs_8},
       {"madd", avx2, std::size_t{8} * 32, dot_madd},
+      {"vpopcntd zmm", avx512 && __builtin_cpu_supports("avx512vpopcntdq") != 0, std::size_t{12} * 1024, count_zmm},
+      {"popcnt", __builtin_cpu_supports("popcnt") != 0, std::size_t{8} * 128, count_words},
       {"fma zmm", avx512, std::size_t{12} * 32, fma_zmm},
       {"fma ymm", avx2 && __builtin_cpu_supports("fma") != 0, std::size_t{12} * 16, fma_ymm},
   };

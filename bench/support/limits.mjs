@@ -17,6 +17,7 @@ const RECIPES = {
   avx512: { float: 'fma ymm' },
   avxvnni: { dot: 'vpdpbusd ymm', float: 'fma ymm' },
   avx512vnni: { dot: 'vpdpbusd zmm', float: 'fma zmm' },
+  avx512vpopcnt: { dot: 'vpdpbusd zmm', float: 'fma zmm' },
 };
 
 /**
@@ -36,6 +37,17 @@ function recipesOf(isa, arithmetic, bits) {
     { name, times: 2 },
     { name: 'madd', times: 1 },
   ];
+}
+
+/**
+ * What counting bits allows: `run` goes through the best recipe of the instruction set, and `operations` is how many products
+ * and additions of signs that is; null where there is none.
+ */
+export function countingLimit({ isa, threads }) {
+  const tasks = TASKS_PER_THREAD * threads;
+  const name = isa === 'avx512vpopcnt' ? 'vpopcntd zmm' : 'popcnt';
+  const operations = limits.peak(name, tasks);
+  return operations === null ? null : { name, operations, run: () => limits.peak(name, tasks) };
 }
 
 /**

@@ -9,7 +9,7 @@ import type { RawFloats } from '../addon.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { QuantizedTensor } from './quantized-tensor.js';
 
-type AnyArray = RawFloats | Int8Array | Uint8Array | Int32Array;
+type AnyArray = RawFloats | Int8Array | Uint8Array | Int32Array | Uint32Array;
 
 function isShared(array: AnyArray): boolean {
   return array.buffer instanceof SharedArrayBuffer;

@@ -4,7 +4,14 @@
  * @module
  */
 import type { RawFloats } from '../addon.js';
-import { type CodebookType, codeTypeOf, floatCodeOf, type LargeFloatDtype, type QuantDtype } from '../dtype.js';
+import {
+  type CodebookType,
+  codeTypeOf,
+  floatCodeOf,
+  type LargeFloatDtype,
+  type QuantDtype,
+  SCALE_RULES,
+} from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 import { GRANULARITIES, type Layout, layoutOf, type QuantizedTensor, tensorOf } from './quantized-tensor.js';
@@ -43,8 +50,7 @@ export interface Prepared {
   readonly lowest: number;
   readonly scaleType: number;
   readonly scaleDtype: LargeFloatDtype;
-  readonly rangeCode: number;
-  readonly percentile: number;
+  readonly range: Range;
   readonly saturate: boolean;
   readonly result: QuantizedTensor;
   /** Whether the result is not the caller's `out`. */
@@ -85,9 +91,12 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
   const narrow = validate.boolean('narrowRange', given['narrowRange'], true) && symmetric && signed;
   const scaleDtype = given['scaleDtype'] === undefined ? 'float32' : given['scaleDtype'];
   const scaleType = floatCodeOf('scaleDtype', scaleDtype);
-  const { rangeCode, percentile } = rangeFrom(given, parameters !== undefined);
+  const range = rangeFrom(given, codebook, parameters !== undefined);
   const nonFinite =
     given['nonFinite'] === undefined ? 'throw' : validate.oneOf('nonFinite', given['nonFinite'], ['throw', 'saturate']);
+  if (nonFinite === 'saturate' && range.rule >= SCALE_RULES.mean && range.rangeCode !== RANGE_CODES.given) {
+    throw invalidArgument('nonFinite', "'throw' for a scale that is a mean", nonFinite);
+  }
   const needsZeroPoints = !(symmetric && signed) && codebook === undefined;
   const nested = validate.boolean('nested', given['nested'], false);
   if (nested) checkNested(given, codebook);
@@ -110,8 +119,7 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
     lowest: layout.code.lowest + (narrow ? 1 : 0),
     scaleType,
     scaleDtype: scaleDtype as LargeFloatDtype,
-    rangeCode,
-    percentile,
+    range,
     saturate: nonFinite === 'saturate',
     result,
     fresh: given['out'] === undefined,
@@ -149,9 +157,6 @@ function checkCodebookOptions(given: Partial<Record<string, unknown>>, { fixed }
   if (given['scheme'] !== undefined) validate.oneOf('scheme', given['scheme'], ['symmetric']);
   for (const name of ['zeroPoints', 'narrowRange'] as const) {
     if (given[name] !== undefined) throw new InvalidArgumentError(name, `Expected no ${name}: ${dtype} has none.`);
-  }
-  if (given['range'] === 'mse') {
-    throw invalidArgument('range', `'minmax' or { percentile } for ${dtype}`, given['range']);
   }
   if (!fixed) return;
   for (const name of ['scales', 'scaleDtype'] as const) {
@@ -197,22 +202,49 @@ function givenParameters(
   };
 }
 
+interface Range {
+  /** One of {@link RANGE_CODES}. */
+  readonly rangeCode: number;
+  readonly percentile: number;
+  /** One of SCALE_RULES; for codebooks. */
+  readonly rule: number;
+}
+
+/** What a dtype's range may be called, besides `{ percentile }`. */
+function namedRanges(codebook: CodebookType | undefined): Readonly<Record<string, Partial<Range>>> {
+  if (codebook === undefined) return { minmax: {}, mse: { rangeCode: RANGE_CODES.mse } };
+  if (codebook.rule < SCALE_RULES.mean) return { minmax: {} };
+  const minmax = { rule: SCALE_RULES.largest };
+  return codebook.rule === SCALE_RULES.mean
+    ? { absmean: {}, minmax }
+    : { absmean: {}, twn: { rule: SCALE_RULES.ternaryWeights }, minmax };
+}
+
 function rangeFrom(
   given: Partial<Record<string, unknown>>,
+  codebook: CodebookType | undefined,
   hasParameters: boolean,
-): { rangeCode: number; percentile: number } {
+): Range {
   const { range } = given;
-  if (hasParameters) return { rangeCode: RANGE_CODES.given, percentile: 100 };
-  if (range === undefined || range === 'minmax') return { rangeCode: RANGE_CODES.minmax, percentile: 100 };
-  if (range === 'mse') return { rangeCode: RANGE_CODES.mse, percentile: 100 };
+  const fallback: Range = {
+    rangeCode: RANGE_CODES.minmax,
+    percentile: 100,
+    rule: codebook?.rule ?? SCALE_RULES.largest,
+  };
+  if (hasParameters) return { ...fallback, rangeCode: RANGE_CODES.given };
+  if (range === undefined) return fallback;
+  const named = namedRanges(codebook);
+  if (typeof range === 'string' && Object.hasOwn(named, range)) return { ...fallback, ...named[range] };
   if (typeof range !== 'object' || range === null) {
-    throw invalidArgument('range', "'minmax', 'mse' or { percentile }", range);
+    const names = Object.keys(named).map((name) => `'${name}'`);
+    throw invalidArgument('range', `${names.join(', ')} or { percentile }`, range);
   }
   const { percentile } = validate.options<{ percentile: unknown }>('range', range, new Set(['percentile']));
   if (typeof percentile !== 'number' || !(percentile > 50 && percentile <= 100)) {
     throw invalidArgument('range.percentile', 'a number greater than 50 and at most 100', percentile);
   }
-  return { rangeCode: RANGE_CODES.percentile, percentile };
+  const rule = fallback.rule >= SCALE_RULES.mean ? SCALE_RULES.largest : fallback.rule;
+  return { rangeCode: RANGE_CODES.percentile, percentile, rule };
 }
 
 function reused(

@@ -48,10 +48,17 @@ export type SchemeOptions<D> =
   | { scheme?: D extends IntDtype ? Scheme : 'symmetric'; narrowRange?: never }
   | { scheme?: 'symmetric'; narrowRange?: D extends SignedIntDtype ? boolean : never };
 
-/** How the range is chosen (default `'minmax'`), or the parameters themselves. */
+/**
+ * How the range is chosen (default `'minmax'`; ternary and binary: `'absmean'`), or the parameters themselves.
+ */
 export type RangeOptions<D> =
   | {
-      range?: 'minmax' | { percentile: number } | (D extends CodebookDtype ? never : 'mse');
+      range?:
+        | 'minmax'
+        | { percentile: number }
+        | (D extends IntDtype ? 'mse' : never)
+        | (D extends 'ternary' | 'binary' ? 'absmean' : never)
+        | (D extends 'ternary' ? 'twn' : never);
       scales?: never;
       zeroPoints?: never;
     }
@@ -121,12 +128,12 @@ function recordOf(p: Prepared): Float64Array {
     record[i++] = p.layout.code.highest;
   } else {
     record[i++] = codebook.book;
-    record[i++] = codebook.rule;
+    record[i++] = p.range.rule;
     record[i++] = p.inputType;
   }
   record[i++] = p.scaleType;
-  record[i++] = p.rangeCode;
-  record[i++] = p.percentile;
+  record[i++] = p.range.rangeCode;
+  record[i++] = p.range.percentile;
   record[i] = p.saturate ? 1 : 0;
   return record;
 }
@@ -184,6 +191,18 @@ function explained(error: unknown, p: Prepared): unknown {
  * symmetric schemes take it of |x|), the one of 80 shrunk ranges with the least squared error (`'mse'`, the grid of GPTQ's
  * `mse` option), or none if `scales` (and `zeroPoints`, default 0 for asymmetric) are given.
  *
+ * A {@link CodebookDtype} has codes for the values of a table instead, scaled by a number for each tensor, channel, group or
+ * block; its scheme is symmetric, and its zero points are null. Codes are those of the nearest value.
+ *
+ * - `nf4`, `fp4`: groups of 64 unless something else is said; `nested: true` quantizes their scales as well.
+ * - `float8_e4m3fn`, `float8_e5m2`: any granularity, rounded to nearest even.
+ * - `mxfp8_e4m3` … `mxint8`: groups of 32, scales `2^(⌊log₂ max|x|⌋ − e)` with the exponent e of the largest value.
+ * - `nvfp4`: groups of 16, scales `e4m3(globalScale · max|x| / 6) / globalScale` with `globalScale = 448 · 6 / max|x|` over the
+ *   whole tensor.
+ * - `binary`: `scale = mean|x|`, code 1 for x ≥ 0. `ternary`: `scale = mean|x|` (at least 1e-5) and the nearest of −1, 0, 1
+ *   (`'absmean'`, default); or 0 up to 0.7 · mean|x| and the mean magnitude of what lies above (`'twn'`). With `'minmax'` or a
+ *   percentile the scale is that magnitude.
+ *
  * The result does not depend on the number of threads or the instruction set.
  *
  * @param input - Floats in row-major order. It may be a view of a SharedArrayBuffer.
@@ -194,7 +213,10 @@ function explained(error: unknown, p: Prepared): unknown {
  *   (unless `nonFinite` is `'saturate'`); {@link ScaleOverflowError} if a scale does not fit `scaleDtype`.
  *
  * Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
- * (arXiv:1712.05877); ONNX QuantizeLinear, opset 21.
+ * (arXiv:1712.05877); ONNX QuantizeLinear, opset 21; Dettmers et al., "QLoRA" (arXiv:2305.14314); OCP 8-bit Floating
+ * Point (OFP8) and Microscaling Formats (MX) 1.0; NVFP4 as compressed-tensors has it; Rastegari et al., "XNOR-Net"
+ * (arXiv:1603.05279); Ma et al., "The Era of 1-bit LLMs" (arXiv:2402.17764); Li and Liu, "Ternary Weight Networks"
+ * (arXiv:1605.04711).
  *
  * @example
  * ```ts

@@ -64,6 +64,7 @@ CpuFeatures detect() {
   features.avx512 = features.avx2 && (state & kZmmState) == kZmmState && bit(leaf7.ebx, 16) && bit(leaf7.ebx, 17) &&
                     bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31);
   features.avx512vnni = features.avx512 && bit(leaf7.ecx, 11);
+  features.avx512vpopcnt = features.avx512vnni && bit(leaf7.ecx, 14);
   features.avxvnni = features.avx2 && leaf7.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return features;
 }

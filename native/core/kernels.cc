@@ -14,39 +14,44 @@ namespace {
 [[maybe_unused]] bool has_avx512() { return cpu_features().avx512; }
 [[maybe_unused]] bool has_avxvnni() { return cpu_features().avxvnni; }
 [[maybe_unused]] bool has_avx512vnni() { return cpu_features().avx512vnni; }
+[[maybe_unused]] bool has_avx512vpopcnt() { return cpu_features().avx512vpopcnt; }
 [[maybe_unused]] bool has_neon() { return cpu_features().neon; }
 [[maybe_unused]] bool has_neondot() { return cpu_features().neondot; }
 [[maybe_unused]] bool has_neoni8mm() { return cpu_features().neoni8mm; }
 
-// An instruction set that adds dot products of bytes to another one has its own matrix products, and nothing else.
-#define LOWBIT_TABLE(isa, description, base, products)                                                             \
+// An instruction set that adds dot products of bytes to another one has its own matrix products, one that counts bits
+// has its own products of bits, and nothing else.
+#define LOWBIT_TABLE(isa, description, base, products, counts)                                                     \
   constexpr Kernels isa##_table {                                                                                  \
     #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kBlocks, \
-        &base::kFakeQuantize, &base::kObserve, &products::kMatmul                                                  \
+        &base::kFakeQuantize, &base::kObserve, &counts::kBits, &products::kMatmul                                  \
   }
 
 constexpr auto has_scalar = always;
-LOWBIT_TABLE(scalar, "portable C++", scalar, scalar);
+LOWBIT_TABLE(scalar, "portable C++", scalar, scalar, scalar);
 #if LOWBIT_HAVE_AVX2
-LOWBIT_TABLE(avx2, "AVX2, FMA, F16C", avx2, avx2);
+LOWBIT_TABLE(avx2, "AVX2, FMA, F16C", avx2, avx2, avx2);
 #endif
 #if LOWBIT_HAVE_AVX512
-LOWBIT_TABLE(avx512, "AVX-512 F, BW, VL, DQ", avx512, avx2);
+LOWBIT_TABLE(avx512, "AVX-512 F, BW, VL, DQ", avx512, avx2, avx512);
 #endif
 #if LOWBIT_HAVE_AVXVNNI
-LOWBIT_TABLE(avxvnni, "AVX2, FMA, F16C, AVX-VNNI", avx2, avxvnni);
+LOWBIT_TABLE(avxvnni, "AVX2, FMA, F16C, AVX-VNNI", avx2, avxvnni, avx2);
 #endif
 #if LOWBIT_HAVE_AVX512VNNI
-LOWBIT_TABLE(avx512vnni, "AVX-512 F, BW, VL, DQ, VNNI", avx512, avx512vnni);
+LOWBIT_TABLE(avx512vnni, "AVX-512 F, BW, VL, DQ, VNNI", avx512, avx512vnni, avx512);
+#endif
+#if LOWBIT_HAVE_AVX512VPOPCNT
+LOWBIT_TABLE(avx512vpopcnt, "AVX-512 F, BW, VL, DQ, VNNI, VPOPCNTDQ", avx512, avx512vnni, avx512vpopcnt);
 #endif
 #if LOWBIT_HAVE_NEON
-LOWBIT_TABLE(neon, "AArch64 Advanced SIMD", neon, neon);
+LOWBIT_TABLE(neon, "AArch64 Advanced SIMD", neon, neon, neon);
 #endif
 #if LOWBIT_HAVE_NEONDOT
-LOWBIT_TABLE(neondot, "AArch64 Advanced SIMD, DotProd", neon, neondot);
+LOWBIT_TABLE(neondot, "AArch64 Advanced SIMD, DotProd", neon, neondot, neon);
 #endif
 #if LOWBIT_HAVE_NEONI8MM
-LOWBIT_TABLE(neoni8mm, "AArch64 Advanced SIMD, DotProd, I8MM", neon, neoni8mm);
+LOWBIT_TABLE(neoni8mm, "AArch64 Advanced SIMD, DotProd, I8MM", neon, neoni8mm, neon);
 #endif
 
 struct Choice {
@@ -84,6 +89,9 @@ const Choice& choice() {
 }  // namespace
 
 const Kernels* const kAllKernels[] = {
+#if LOWBIT_HAVE_AVX512VPOPCNT
+    &avx512vpopcnt_table,
+#endif
 #if LOWBIT_HAVE_AVX512VNNI
     &avx512vnni_table,
 #endif

@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "ops/affine/affine_kernels.h"
+#include "ops/bits/bits_kernels.h"
 #include "ops/blocks/blocks_kernels.h"
 #include "ops/cast/cast_kernels.h"
 #include "ops/codebook/codebook_kernels.h"
@@ -25,6 +26,7 @@ struct Kernels {
   const BlocksKernels* blocks;
   const FakeQuantizeKernels* fake_quantize;
   const ObserveKernels* observe;
+  const BitsKernels* bits;
   const MatmulKernels* matmul;
 };
 

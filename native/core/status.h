@@ -9,6 +9,7 @@ enum class Status : std::uint8_t {
   kOk,
   kNonFinite,      // an input element is NaN or infinite; `index` is the first
   kScaleOverflow,  // a scale is too large for its type; `index` is its parameter set
+  kInvalidCode,    // a code that stands for nothing; `index` is the first such element
   kCancelled,
 };
 

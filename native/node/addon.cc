@@ -46,6 +46,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("threads", Napi::Function::New<threads>(env, "threads"));
   exports.Set("setThreads", Napi::Function::New<set_threads>(env, "setThreads"));
   exports.Set("cancel", Napi::Function::New<cancel>(env, "cancel"));
+  register_bits_calls(env, exports);
   register_tensor_calls(env, exports);
   register_matmul_calls(env, exports);
   register_safetensors_calls(env, exports);

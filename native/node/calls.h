@@ -47,6 +47,7 @@ void register_call(Napi::Env env, Napi::Object exports, const std::string& name)
   exports.Set(name + "Async", Napi::Function::New<run_later<prepare>>(env, (name + "Async").c_str()));
 }
 
+void register_bits_calls(Napi::Env env, Napi::Object exports);
 void register_tensor_calls(Napi::Env env, Napi::Object exports);
 void register_matmul_calls(Napi::Env env, Napi::Object exports);
 void register_safetensors_calls(Napi::Env env, Napi::Object exports);

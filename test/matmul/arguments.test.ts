@@ -76,6 +76,53 @@ describe('every option with every wrong value', () => {
       (options) => lowbit.dynamicQuantizeMatmulAsync(x, packedB, options),
     ));
 
+  it('binaryMatmul', () =>
+    attack(
+      { m: 2, n, k },
+      ['m', 'n', 'k', 'out'],
+      (options) => lowbit.binaryMatmul(new Uint8Array(4), new Uint8Array(2 * n), options),
+      (options) => lowbit.binaryMatmulAsync(new Uint8Array(4), new Uint8Array(2 * n), options),
+    ));
+
+  it('ternaryMatmul', () =>
+    attack(
+      size,
+      ['m', 'n', 'k', 'out'],
+      (options) => lowbit.ternaryMatmul(a, new Uint8Array(4 * n), options),
+      (options) => lowbit.ternaryMatmulAsync(a, lowbit.prepackTernary(new Uint8Array(4 * n), { n, k }), options),
+    ));
+
+  it('quantizeLlmInt8', () =>
+    attack(
+      { shape: [2, k] },
+      ['shape', 'inputDtype', 'threshold', 'outlierColumns'],
+      (options) => lowbit.quantizeLlmInt8(x, options),
+      (options) => lowbit.quantizeLlmInt8Async(x, options),
+    ));
+
+  it('llmInt8Linear', () => {
+    const matrix = lowbit.quantizeLlmInt8(normal(n * k, 2), { shape: [n, k], outlierColumns: [3] });
+    return attack(
+      {},
+      ['threshold', 'bias', 'out'],
+      (options) => lowbit.llmInt8Linear(x, lowbit.prepackLlmInt8(matrix), options),
+      (options) => lowbit.llmInt8LinearAsync(x, matrix, options),
+    );
+  });
+
+  it('prepackLlmInt8 with any value for any field', async () => {
+    const matrix = lowbit.quantizeLlmInt8(normal(n * k, 2), { shape: [n, k], outlierColumns: [3] });
+    const field = fc.record({ name: fc.constantFrom(...Object.keys(matrix)), value: anything });
+    await fc.assert(
+      fc.asyncProperty(fc.array(field, { minLength: 1, maxLength: 2 }), async (fields) => {
+        const damaged = { ...matrix, ...Object.fromEntries(fields.map(({ name, value }) => [name, value])) } as never;
+        await survives(() => lowbit.prepackLlmInt8(damaged));
+        await survives(() => lowbit.llmInt8LinearAsync(x, damaged));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
   it('gram', () =>
     attack(
       { k },

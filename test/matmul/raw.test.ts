@@ -17,12 +17,31 @@ addon.packFloats(floats, new Float32Array(n * k), 0, n, k);
 const codes = addon.createWeight();
 const codesRecord = Float64Array.of(4, 1, n, k, 16, 2);
 addon.packCodes(codesRecord, codes, new Uint8Array((n * k) / 2), new Float32Array(2 * n), null);
+const digits = addon.createWeight();
+addon.packTernaryWeight(digits, new Uint8Array(n * 8), n, k);
+const kept = addon.createWeight();
+addon.packFloats(kept, new Float32Array(n * 2), 0, n, 2);
+const inUse: unknown[] = [integers, floats, codes, digits, kept];
 const disposed = addon.createWeight();
 addon.disposeWeight(disposed);
 
 /** Arguments of every kind, many of them right in some place. */
 const argument = fc.oneof(
-  fc.constantFrom<unknown>(integers, floats, codes, disposed, null, undefined, true, false, '', '/nowhere', 'x'),
+  fc.constantFrom<unknown>(
+    integers,
+    floats,
+    codes,
+    digits,
+    kept,
+    disposed,
+    null,
+    undefined,
+    true,
+    false,
+    '',
+    '/nowhere',
+    'x',
+  ),
   fc.constantFrom<unknown>({}, [], () => 1, Symbol('s'), 1n, new DataView(new ArrayBuffer(8)), new Date()),
   fc.constantFrom(0, 1, 2, 3, 4, 8, 15, 16, 17, 31, 32, 33, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53),
   fc.record({
@@ -82,6 +101,31 @@ const good: [string, () => unknown[]][] = [
       new Float32Array(m * n),
     ],
   ],
+  ['xorCounts', () => [new Uint8Array(m * 4), new Uint8Array(n * 4), m, n, k, 0, new Int32Array(m * n)]],
+  ['packBits', () => [new Uint16Array(n * k), 2, n, k, new Uint8Array(n * 4)]],
+  ['unpackBits', () => [new Uint8Array(n * 4), n, k, true, new Float32Array(n * k)]],
+  ['packTernary', () => [new Int8Array(n * k), n, k, 1, new Uint8Array(n * 7)]],
+  ['unpackTernary', () => [new Uint8Array(n * 8), n, k, 0, new Int8Array(n * k)]],
+  ['packTernaryWeight', () => [addon.createWeight(), new Uint8Array(n * 8), n, k]],
+  ['ternaryMatmul', () => [new Int8Array(m * k), digits, m, new Int32Array(m * n)]],
+  ['packIntegerRows', () => [addon.createWeight(), new Int8Array(n * k), n, k]],
+  [
+    'quantizeLlmInt8',
+    () => [new Float32Array(n * k), 0, n, k, 6, new Uint8Array(k), new Int8Array(n * k), new Float32Array(n)],
+  ],
+  [
+    'llmInt8Linear',
+    () => [
+      new Float32Array(m * k),
+      integers,
+      new Float32Array(n),
+      kept,
+      Int32Array.of(3, 31),
+      6,
+      new Float32Array(n),
+      new Float32Array(m * n),
+    ],
+  ],
   ['gram', () => [new Float32Array(m * k), k, true, new Float32Array(k * k)]],
   ['packedBytes', () => [codes, 4000, new Uint8Array(200)]],
   ['loadPacked', () => [addon.createWeight(), '/nowhere', true, new Uint8Array(64)]],
@@ -95,7 +139,7 @@ function throwsOurs(call: () => unknown): void {
   try {
     call();
   } catch (error) {
-    expect(['INVALID_ARGUMENT', 'OUT_OF_MEMORY', 'NON_FINITE']).toContain((error as RawError).code);
+    expect(['INVALID_ARGUMENT', 'OUT_OF_MEMORY', 'NON_FINITE', 'INVALID_CODE']).toContain((error as RawError).code);
   }
 }
 
@@ -105,17 +149,17 @@ describe('the raw surface', () => {
   });
 
   it.each(good)('%s survives wrong ones', async (name, args) => {
-    const positions = fc.array(fc.tuple(fc.nat(6), argument), { minLength: 1, maxLength: 3 });
+    const positions = fc.array(fc.tuple(fc.nat(7), argument), { minLength: 1, maxLength: 3 });
     const jobs: Promise<unknown>[] = [];
     fc.assert(
       fc.property(positions, fc.boolean(), fc.nat(8), (changes, later, length) => {
         const all = args();
         for (const [position, value] of changes) all[position] = made(value);
         // The weights of this file stay in use.
-        if (name === 'disposeWeight' && [integers, floats, codes].includes(all[0] as never)) return;
-        if (/^(pack(Codes|Floats|Integers)|loadPacked)$/.test(name)) {
+        if (name === 'disposeWeight' && inUse.includes(all[0])) return;
+        if (/^(pack(Codes|Floats|Integers|IntegerRows|TernaryWeight)|loadPacked)$/.test(name)) {
           const handle = name === 'packCodes' ? 1 : 0;
-          if ([integers, floats, codes].includes(all[handle] as never)) all[handle] = disposed;
+          if (inUse.includes(all[handle])) all[handle] = disposed;
         }
         const cut = length < 2 ? all.slice(0, length) : all;
         if (later && raw[`${name}Async`] !== undefined && cut.length === args().length) {

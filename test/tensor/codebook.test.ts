@@ -5,7 +5,9 @@ import {
   dequantizeTensor,
   dequantizeTensorAsync,
   InvalidArgumentError,
+  linear,
   NonFiniteError,
+  prepack,
   type QuantizedTensor,
   quantizeTensor,
   quantizeTensorAsync,
@@ -52,7 +54,7 @@ describe('bitsandbytes', () => {
       dequant: EncodedArray;
     };
   }
-  const cases = readJson<{ cases: Case[] }>('algo', 'bnb.json').cases.filter(({ op }) => op === 'bnb_4bit');
+  const cases = readJson<{ cases: Case[] }>('bitsandbytes', 'four_bits.json').cases;
 
   it.each(cases.map((c) => [c.quant_type, c.blocksize, c.W.shape.join('x'), c] as const))(
     '%s, blocks of %d, %s: codes, absmax and values are those of the reference',
@@ -139,7 +141,7 @@ describe('OCP Microscaling', () => {
     x: EncodedArray;
     y: EncodedArray;
   }
-  const cases = readJson<{ cases: Case[] }>('algo', 'mx.json').cases.filter(({ round }) => round === 'even');
+  const cases = readJson<{ cases: Case[] }>('mx', 'mx.json').cases.filter(({ round }) => round === 'even');
 
   it.each(cases.map((c) => [FORMATS[c.elem_format] as CodebookDtype, c] as const))(
     '%s: values are those of the reference',
@@ -243,6 +245,83 @@ describe('scaled FP8', () => {
   });
 });
 
+describe('ternary and binary', () => {
+  const x = new Float32Array([0.4, -1.2, 0.1, 2, -0.3, 0.2, -0.8, 1]);
+  const mean = x.reduce((sum, v) => sum + Math.abs(v), 0) / x.length;
+
+  it('binary: signs and the mean magnitude (XNOR-Net)', () => {
+    const q = quantizeTensor(x, { dtype: 'binary' });
+    expect(q.data).toEqual(new Uint8Array([0b10101101]));
+    expect(unpackCodes(q)).toEqual(new Uint8Array([1, 0, 1, 1, 0, 1, 0, 1]));
+    expect(q.scales[0]).toBe(Math.fround(mean));
+    expect(dequantizeTensor(q)).toEqual(x.map((v) => Math.sign(v) * (q.scales[0] as number)));
+  });
+
+  it('ternary: the nearest of -1, 0, 1 times the mean magnitude (BitNet b1.58)', () => {
+    const q = quantizeTensor(x, { dtype: 'ternary' });
+    expect(q.scales[0]).toBe(Math.fround(mean));
+    const expected = [...x].map((v) => Math.max(-1, Math.min(1, Math.round(v / mean))) + 0);
+    expect([...unpackCodes(q)]).toEqual(expected);
+    expect(quantizeTensor(new Float32Array(9), { dtype: 'ternary' }).scales[0]).toBe(Math.fround(1e-5));
+  });
+
+  it('ternary weight networks: a threshold of 0.7 of the mean, and the mean of what is above', () => {
+    const q = quantizeTensor(x, { dtype: 'ternary', range: 'twn' });
+    const above = [...x].filter((v) => Math.abs(v) > 0.7 * mean);
+    expect([...unpackCodes(q)]).toEqual([...x].map((v) => (Math.abs(v) > 0.7 * mean ? Math.sign(v) : 0)));
+    expect(q.scales[0]).toBeCloseTo(above.reduce((sum, v) => sum + Math.abs(v), 0) / above.length, 6);
+  });
+
+  it('a scale for each channel, group and block; given ones; the largest magnitude', () => {
+    const w = normal(6 * 40, 9);
+    for (const dtype of ['binary', 'ternary'] as const) {
+      for (const how of [
+        { granularity: 'per-channel' },
+        { granularity: 'per-group', groupSize: 13 },
+        { granularity: 'per-block', blockShape: [4, 16] },
+      ] as const) {
+        for (const range of dtype === 'ternary' ? (['absmean', 'twn', 'minmax'] as const) : (['absmean'] as const)) {
+          const q = quantizeTensor(w, { dtype, shape: [6, 40], ...how, range } as never);
+          const codes = unpackCodes(q as QuantizedTensor);
+          const y = dequantizeTensor(q);
+          const columns = how.granularity === 'per-channel' ? 40 : how.granularity === 'per-group' ? 13 : 16;
+          const high = how.granularity === 'per-block' ? 4 : 1;
+          y.forEach((v, i) => {
+            const set =
+              Math.floor(Math.floor(i / 40) / high) * Math.ceil(40 / columns) + Math.floor((i % 40) / columns);
+            const code = dtype === 'binary' ? 2 * (codes[i] as number) - 1 : (codes[i] as number);
+            expect(v).toBe(code * (q.scales[set] as number) + 0);
+          });
+          if (range === 'minmax') {
+            expect(Math.max(...q.scales)).toBe(w.reduce((largest, v) => Math.max(largest, Math.abs(v)), 0));
+          }
+        }
+      }
+      const given = quantizeTensor(w, { dtype, scales: new Float32Array([0.5]) });
+      expect(given.scales[0]).toBe(0.5);
+      expect(new Set(dequantizeTensor(given))).toEqual(new Set(dtype === 'binary' ? [-0.5, 0.5] : [-0.5, 0, 0.5]));
+    }
+  });
+
+  it('products of ternary and binary weights', () => {
+    const [m, n, k] = [3, 20, 64];
+    const w = normal(n * k, 10);
+    const activations = normal(m * k, 11);
+    for (const dtype of ['ternary', 'binary'] as const) {
+      const q = quantizeTensor(w, { dtype, shape: [n, k], granularity: 'per-channel' });
+      const y = linear(activations, prepack(q), { computeDtype: 'float32' });
+      const values = dequantizeTensor(q);
+      y.forEach((v, i) => {
+        let sum = 0;
+        for (let j = 0; j < k; j++) {
+          sum += (activations[Math.floor(i / n) * k + j] as number) * (values[(i % n) * k + j] as number);
+        }
+        expect(v).toBeCloseTo(sum, 4);
+      });
+    }
+  });
+});
+
 describe('every codebook', () => {
   it.each(DTYPES)('%s: sizes, empty and ragged tensors, async twins', async (dtype) => {
     const bits = { nf4: 4, fp4: 4, mxfp4: 4, nvfp4: 4, mxfp6_e2m3: 6, mxfp6_e3m2: 6 }[dtype as string] ?? 8;
@@ -309,6 +388,9 @@ describe('what can not be', () => {
     ['zeroPoints', { dtype: 'nf4', scales: new Float32Array(1), zeroPoints: new Int32Array(1) }],
     ['narrowRange', { dtype: 'mxint8', narrowRange: true }],
     ['range', { dtype: 'float8_e4m3fn', range: 'mse' }],
+    ['range', { dtype: 'nf4', range: 'absmean' }],
+    ['range', { dtype: 'binary', range: 'twn' }],
+    ['nonFinite', { dtype: 'ternary', nonFinite: 'saturate' }],
     ['groupSize', { dtype: 'mxfp4', granularity: 'per-group', groupSize: 64 }],
     ['granularity', { dtype: 'nvfp4', granularity: 'per-channel' }],
     ['scales', { dtype: 'mxfp4', scales: new Float32Array(2).fill(1) }],

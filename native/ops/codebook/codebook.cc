@@ -3,6 +3,7 @@
 #include "ops/affine/affine_math.h"
 #include "ops/affine/affine_range.h"
 #include "ops/affine/tensor_quantizer.h"
+#include "ops/bits/magnitudes.h"
 #include "ops/codebook/codebook_math.h"
 
 namespace lowbit {
@@ -61,13 +62,38 @@ class CodebookCodec {
   const CancelFlag* cancel_;
 };
 
+// The scales of a rule of means, and what codes are to be computed with: the codes of ternary weight networks are not
+// those of the nearest value, but of what exceeds a threshold, which is half a step of a scale twice as large.
+Outcome mean_scales(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme,
+                    float* scales, std::vector<float>& divisors, const CancelFlag* cancel) {
+  switch (scheme.rule) {
+    case ScaleRule::kMean:
+      return binary_scales(x, type, layout, scheme.scale_type, scales, cancel);
+    case ScaleRule::kAbsmean:
+      return absmean_scales(x, type, layout, scheme.scale_type, scales, cancel);
+    default: {
+      divisors.resize(layout.parameter_count());
+      const Outcome outcome = ternary_scales(x, type, layout, scheme.scale_type, divisors.data(), scales, cancel);
+      for (float& threshold : divisors) threshold = threshold == 0.0F ? 1.0F : 2.0F * threshold;
+      return outcome;
+    }
+  }
+}
+
 }  // namespace
 
 Outcome quantize_codebook(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme,
                           RangeChoice range, NonFinite non_finite, float* scales, float* global_scale,
                           std::uint8_t* codes, const CancelFlag* cancel) {
   *global_scale = 1.0F;
-  CodebookCodec codec(x, type, layout, scheme, scales, global_scale, cancel);
+  std::vector<float> divisors;
+  if (scheme.rule >= ScaleRule::kMean && range.method != RangeChoice::Method::kGiven) {
+    const Outcome outcome = mean_scales(x, type, layout, scheme, scales, divisors, cancel);
+    if (outcome.status != Status::kOk) return outcome;
+    range.method = RangeChoice::Method::kGiven;
+  }
+  float* const used = divisors.empty() ? scales : divisors.data();
+  CodebookCodec codec(x, type, layout, scheme, used, global_scale, cancel);
   return TensorQuantizer<CodebookCodec>(x, type, layout, non_finite, codec, codes, cancel).run(range);
 }
 

@@ -44,9 +44,13 @@ enum class ScaleRule : std::uint8_t {
   kAbsmax,      // the largest magnitude itself, zero included: NF4, FP4
   kLargest,     // the largest magnitude becomes the largest value; a group of zeros has scale 1: FP8
   kPowerOfTwo,  // 2^(floor(log2(largest magnitude)) − largest_exponent), at least 2^-127: OCP MX
-  kNvfp4,       // an E4M3 number over the global scale, see below
+  kNvfp4,       // an E4M3 number over the global scale: see codebook.h
+  // Means of magnitudes, for ternary and binary: see ops/bits/magnitudes.h.
+  kMean,     // XNOR-Net
+  kAbsmean,  // BitNet b1.58
+  kTernaryWeights,
 };
-constexpr std::int64_t kScaleRules = 4;
+constexpr std::int64_t kScaleRules = 7;
 
 struct CodebookKernels {
   // scales[i] = scale_from(largest[i]): see codebook_math.h. False if one overflows scale_type. `global_scale` is for

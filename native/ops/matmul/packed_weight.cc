@@ -111,6 +111,19 @@ std::int32_t common_zero(const CodesSource& source, std::size_t parameter_sets) 
   return parameter_sets == 0 ? shift : source.zero_points[0] + shift;
 }
 
+PackedLayout integer_layout(bool is_signed, std::size_t k, std::size_t n) {
+  PackedLayout layout{};
+  layout.kind = WeightKind::kIntegers;
+  layout.format = LineFormat::kBits8;
+  layout.zero = is_signed ? 128 : 0;
+  layout.rows = n;
+  layout.columns = k;
+  layout.segment = ceil_div(std::max<std::size_t>(k, 1), 4 * kQuad) * (4 * kQuad);
+  layout.segments = 1;
+  layout.segments_per_group = 1;
+  return layout;
+}
+
 // Four rows of sixteen bytes to a line, and their sums by column. The loops are what compilers make vectors of.
 void interleave_quad(const std::uint8_t* rows, std::size_t stride, std::uint8_t flip, std::uint8_t* line,
                      std::int32_t* sums) {
@@ -251,16 +264,31 @@ PackedWeight pack_floats(const void* weights, FloatType type, std::size_t rows, 
   return weight;
 }
 
+PackedWeight pack_integer_rows(const std::int8_t* rows, std::size_t count, std::size_t columns) {
+  const PackedLayout layout = integer_layout(true, columns, count);
+  PackedWeight weight{layout, Pages(layout.bytes())};
+  std::uint8_t* const memory = weight.memory.data();
+  auto* const sums = reinterpret_cast<std::int32_t*>(memory + layout.sums_at());
+  ThreadPool::instance().parallel_for(layout.tiles(), [&](std::size_t t) {
+    const std::size_t begin = t * kTileColumns, end = std::min(count, begin + kTileColumns);
+    for (std::size_t r = begin; r < end; r++) {
+      const std::int8_t* const row = rows + r * columns;
+      std::uint8_t* line = memory + t * layout.tile_bytes() + kQuad * (r - begin);
+      std::int32_t sum = 0;
+      for (std::size_t k = 0; k < columns; k++) {
+        const auto byte = static_cast<std::uint8_t>(row[k] + 128);
+        line[k % kQuad] = byte;
+        sum += byte;
+        if (k % kQuad == kQuad - 1) line += kLineBytes;
+      }
+      sums[r] = sum;
+    }
+  });
+  return weight;
+}
+
 PackedWeight pack_integers(const std::uint8_t* b, bool is_signed, std::size_t k, std::size_t n) {
-  PackedLayout layout{};
-  layout.kind = WeightKind::kIntegers;
-  layout.format = LineFormat::kBits8;
-  layout.zero = is_signed ? 128 : 0;
-  layout.rows = n;
-  layout.columns = k;
-  layout.segment = ceil_div(std::max<std::size_t>(k, 1), 4 * kQuad) * (4 * kQuad);
-  layout.segments = 1;
-  layout.segments_per_group = 1;
+  const PackedLayout layout = integer_layout(is_signed, k, n);
   PackedWeight weight{layout, Pages(layout.bytes())};
   std::uint8_t* const memory = weight.memory.data();
   auto* const sums = reinterpret_cast<std::int32_t*>(memory + layout.sums_at());

@@ -78,6 +78,8 @@ bool can_pack_groups(std::size_t group_size, std::size_t columns);
 // All of these throw std::bad_alloc.
 PackedWeight pack_codes(const CodesSource& source);
 PackedWeight pack_floats(const void* weights, FloatType type, std::size_t rows, std::size_t columns);
+// Rows of bytes, which are columns of the product: the transpose of what pack_integers() takes.
+PackedWeight pack_integer_rows(const std::int8_t* rows, std::size_t count, std::size_t columns);
 // b[k, n], row-major.
 PackedWeight pack_integers(const std::uint8_t* b, bool is_signed, std::size_t k, std::size_t n);
 

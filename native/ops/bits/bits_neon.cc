@@ -1,0 +1,3 @@
+#include "core/simd/neon.h"
+#include "ops/bits/bits_count_neon.h"
+#include "ops/bits/bits_vector.h"
