@@ -87,8 +87,7 @@ function explained(error: unknown, tensor: Float32Array): unknown {
  * The last three count values in a histogram for each tensor or channel, 8 bytes for each of `bins`. Its bins divide
  * [−2^e, 2^e), where e is no larger than the values make necessary, so that all results but those of the moving average are the
  * same however the values are divided into batches, in which order they come, and in which order observers that watched parts are
- * merged. A range from a histogram ends at the far edge of a bin, one 512th of the largest magnitude wide with 2048 bins, and never
- * beyond the values.
+ * merged. Ranges are exact to one bin, at most a 512th of the largest magnitude with 2048 bins, and never end beyond the values.
  *
  * Sources: PyTorch, `torch/ao/quantization/observer.py`; NVIDIA TensorRT Model Optimizer,
  * `modelopt/torch/quantization/calib/histogram.py`.

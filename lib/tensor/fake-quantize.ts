@@ -187,8 +187,8 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
   const dtype = given['dtype'];
   const block = BLOCK_CODES.get(dtype);
   const scaled = SCALED_CODES.get(dtype);
-  if (block === undefined) refuse(given, ['globalScale'], dtype ?? 'of integers');
   if (block === undefined && scaled === undefined && dtype !== undefined) checkDtype(dtype);
+  if (block === undefined) refuse(given, ['globalScale'], dtype ?? 'of integers');
   const call =
     block !== undefined
       ? blocksCall(given, shape, block)

@@ -397,12 +397,14 @@ describe('messages of fakeQuantize', () => {
     );
     await fc.assert(
       fc.asyncProperty(fc.array(option, { minLength: 1, maxLength: 2 }), base, async (options, given) => {
-        const all = { ...given, ...Object.fromEntries(options.map(({ name, value }) => [name, value])) } as never;
-        await survives(() => fakeQuantize(x, all));
-        await survives(() => fakeQuantizeAsync(x, all));
-        await survives(() => fakeQuantizeBackward(x, { mask: new Uint8Array(8), ...(all as object) } as never));
-        await survives(() => learnedQuantizeBackward(x, { input: x, ...(all as object) } as never));
-        await survives(() => learnedQuantizeBackwardAsync(x, { input: x, ...(all as object) } as never));
+        const changed = Object.fromEntries(options.map(({ name, value }) => [name, value]));
+        const forward = { ...given, ...changed } as never;
+        const learned = { input: x, dtype: 'int4', scales, ...changed } as never;
+        await survives(() => fakeQuantize(x, forward));
+        await survives(() => fakeQuantizeAsync(x, forward));
+        await survives(() => fakeQuantizeBackward(x, { mask: new Uint8Array(8), ...changed } as never));
+        await survives(() => learnedQuantizeBackward(x, learned));
+        await survives(() => learnedQuantizeBackwardAsync(x, learned));
       }),
       { numRuns: 500 },
     );
