@@ -73,6 +73,26 @@ quantizeTensor(floats, { dtype: 'int8', granularity: 'per-channel', groupSize: 3
 // @ts-expect-error: an axis needs granularity 'per-channel'
 quantizeTensor(floats, { dtype: 'int8', granularity: 'per-group', axis: 0 });
 
+// Codebooks.
+export const nf4: QuantizedTensor<'nf4'> = quantizeTensor(floats, { dtype: 'nf4', nested: true });
+export const ternaryCodes: Int8Array = unpackCodes(quantizeTensor(floats, { dtype: 'ternary', range: 'twn' }));
+export const nf4Codes: Uint8Array = unpackCodes(nf4);
+quantizeTensor(floats, { dtype: 'float8_e4m3fn', granularity: 'per-block', blockShape: [128, 128] });
+// @ts-expect-error: only nf4 and fp4 have nested scales
+quantizeTensor(floats, { dtype: 'int4', nested: true });
+// @ts-expect-error: a codebook has no zero points
+quantizeTensor(floats, { dtype: 'nf4', scales, zeroPoints });
+// @ts-expect-error: nor an asymmetric scheme
+quantizeTensor(floats, { dtype: 'mxfp4', scheme: 'asymmetric' });
+// @ts-expect-error: nor a narrow range
+quantizeTensor(floats, { dtype: 'mxint8', narrowRange: true });
+// @ts-expect-error: its range is not searched for
+quantizeTensor(floats, { dtype: 'nf4', range: 'mse' });
+// @ts-expect-error: only ternary weights have a threshold
+quantizeTensor(floats, { dtype: 'binary', range: 'twn' });
+// @ts-expect-error: blocks need granularity 'per-block'
+quantizeTensor(floats, { dtype: 'int8', blockShape: [2, 2] });
+
 // A variable may stand for any name.
 declare const scheme: 'symmetric' | 'asymmetric';
 declare const granularity: 'per-tensor' | 'per-channel' | 'per-group';
