@@ -39,6 +39,7 @@ class RowQuantizer {
     if (r_.threshold > 0.0F && !pool.parallel_for(tasks, [&](std::size_t i) { find_outliers(i); }, cancel)) {
       return {Status::kCancelled, -1};
     }
+    any_outlier_ = std::any_of(r_.outlier, r_.outlier + r_.columns, [](std::uint8_t flag) { return flag != 0; });
     const auto quantize = [&](std::size_t i) {
       for_each_row(i, [&](std::size_t row) { quantize_row(row, given.data()); });
     };
@@ -87,22 +88,29 @@ class RowQuantizer {
   void quantize_row(std::size_t row, const std::uint8_t* given) {
     std::uint8_t* const room = scratch(Scratch::kRow, 2 * padded_ * sizeof(float) + padded_);
     auto* const own = reinterpret_cast<float*>(room);
-    auto* const codes = reinterpret_cast<std::int8_t*>(room + 2 * padded_ * sizeof(float));
-    const float* const x = floats(row, own + padded_);
-    const std::ptrdiff_t bad = first_not_finite(x, r_.columns);
-    if (bad >= 0) return report(static_cast<std::int64_t>(row * r_.columns) + bad);
-    for (std::size_t k = 0; k < r_.columns; k++) {
-      const bool left_out = given[k] != 0 || (r_.threshold > 0.0F && std::fabs(x[k]) >= r_.threshold);
-      own[k] = left_out ? 0.0F : x[k];
+    const float* x = floats(row, own + padded_);
+    if (any_outlier_) {
+      const std::ptrdiff_t bad = first_not_finite(x, r_.columns);
+      if (bad >= 0) return report(static_cast<std::int64_t>(row * r_.columns) + bad);
+      for (std::size_t k = 0; k < r_.columns; k++) {
+        const bool left_out = given[k] != 0 || (r_.threshold > 0.0F && std::fabs(x[k]) >= r_.threshold);
+        own[k] = left_out ? 0.0F : x[k];
+      }
+      x = own;
     }
-    r_.absmax[row] = largest(own);
+    r_.absmax[row] = largest(x);
+    std::int8_t* const out = r_.codes + row * r_.columns;
+    auto* const codes =
+        padded_ == r_.columns ? out : reinterpret_cast<std::int8_t*>(room + 2 * padded_ * sizeof(float));
     float scale = 0.0F;
     std::int32_t sum = 0;
-    kernels().matmul->quantize_row({own, r_.columns, padded_, 1, false, true, codes, nullptr, &scale, &sum});
-    for (std::size_t k = 0; k < r_.columns; k++) {
-      if (r_.outlier[k] != 0) codes[k] = 0;
+    const std::ptrdiff_t bad =
+        kernels().matmul->quantize_row({x, r_.columns, padded_, 1, false, true, codes, nullptr, &scale, &sum});
+    if (bad >= 0) return report(static_cast<std::int64_t>(row * r_.columns) + bad);
+    if (codes != out) std::memcpy(out, codes, r_.columns);
+    for (std::size_t k = 0; any_outlier_ && k < r_.columns; k++) {
+      if (r_.outlier[k] != 0) out[k] = 0;
     }
-    std::memcpy(r_.codes + row * r_.columns, codes, r_.columns);
   }
 
   void report(std::int64_t index) {
@@ -113,6 +121,7 @@ class RowQuantizer {
 
   const LlmInt8Rows& r_;
   std::size_t padded_;
+  bool any_outlier_ = false;
   std::mutex mutex_;
   std::atomic<std::int64_t> first_{INT64_MAX};
 };
