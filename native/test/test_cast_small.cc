@@ -63,7 +63,8 @@ int model(const Format& f, double x, bool saturate) {
   const double magnitude = std::fabs(x);
   const int sign = std::signbit(x) ? sign_bit(f) : 0;
   int code = f.largest + 1;
-  if (std::isfinite(x)) {
+  // Far past the largest number float64 can't tell the distances apart.
+  if (magnitude < value_of(f, f.largest + 1)) {
     code = 0;
     for (int other = 1; other <= f.largest + 1; other++) {
       const double distance = std::fabs(value_of(f, other) - magnitude),

@@ -350,7 +350,7 @@ void Linear::panel(Panel p, const IntegerActivations* activations, const Integer
                             : nullptr;
   const Target target = ragged ? Target{result, width} : Target{y, rows_};
   product(*a_.weight, activations, p, target);
-  float* const gate = result + room;
+  float* const gate = a_.gate == nullptr ? nullptr : result + room;
   if (a_.gate != nullptr) product(*a_.gate, gate_activations, p, {gate, width});
 
   const MatmulKernels& k = *kernels().matmul;
