@@ -87,7 +87,11 @@ async function ortCases(x, threads) {
       fetches: { y: floats() },
     }),
     toFloat8: await onnxruntime.castToFloat8([x, dims], threads),
-    fromFloat8: await onnxruntime.castFromFloat8(lowbit.castTensor(x, { from: 'float32', to: FLOAT8 }), floats(), threads),
+    fromFloat8: await onnxruntime.castFromFloat8(
+      lowbit.castTensor(x, { from: 'float32', to: FLOAT8 }),
+      floats(),
+      threads,
+    ),
   };
 }
 
