@@ -2,6 +2,7 @@
 // vector vocabulary (core/simd/<isa>.h), which names the namespace.
 
 #include "ops/blocks/blocks_vector_dequantize.h"
+#include "ops/blocks/blocks_vector_fp4.h"
 #include "ops/blocks/blocks_vector_iq.h"
 #include "ops/blocks/blocks_vector_k.h"
 #include "ops/blocks/blocks_vector_quantize.h"

@@ -159,30 +159,30 @@ struct MXFP4 {
   }
 };
 
+// half_ue4m3() of all bytes.
+struct HalfUE4M3 {
+  float values[256];
+
+  constexpr HalfUE4M3() : values() {
+    for (int byte = 0; byte < 256; byte++) {
+      const int code = byte & 0x7f;
+      float value = static_cast<float>(code < 8 ? code : (code & 7) + 8) * 0x1p-10F;
+      for (int exponent = code >> 3; exponent > 1; exponent--) value *= 2.0F;
+      values[byte] = byte == 0x7f ? 0.0F : value;
+    }
+  }
+};
+constexpr HalfUE4M3 kHalfUE4M3;
+
 struct NVFP4 {
   F32x16 levels = levels_of(kTwiceE2M1);
 
-  // Eight bytes hold sixteen elements, j and j + 8: two sub-blocks at a time.
+  // Eight bytes hold sixteen elements, j and j + 8.
   template <bool Stream>
   LOWBIT_INLINE void decode(const std::uint8_t* y, float* x) const {
-    float scales[2 * kLanes];
-    for (std::size_t pair = 0; pair < 2; pair++) {
-      for (std::size_t i = 0; i < 2; i++) {
-        const F32x16 scale = broadcast(half_ue4m3(y[2 * pair + i]));
-        store_lanes(scales + 8 * i, scale);  // lanes 0–7 of the first, 8–15 of the second
-      }
-      const F32x16 scale = load<FloatType::kFloat32>(scales);
-      const I32x16 bytes = load_bytes16(y + 4 + 16 * pair);
-      const F32x16 low = mul(look_up(levels, field<0, 4>(bytes)), scale);
-      const F32x16 high = mul(look_up(levels, field<4, 4>(bytes)), scale);
-      float halves[2 * kLanes];
-      store_lanes(halves, low);
-      store_lanes(halves + kLanes, high);
-      float* pair_out = x + 32 * pair;
-      std::memcpy(pair_out, halves, 32);
-      std::memcpy(pair_out + 8, halves + 16, 32);
-      std::memcpy(pair_out + 16, halves + 8, 32);
-      std::memcpy(pair_out + 24, halves + 24, 32);
+    for (std::size_t s = 0; s < 4; s++) {
+      const F32x16 scale = broadcast(kHalfUE4M3.values[y[s]]);
+      put<Stream>(x + 16 * s, mul(look_up(levels, load_halves(y + 4 + 8 * s)), scale));
     }
   }
 };

@@ -109,8 +109,7 @@ LOWBIT_NOINLINE F32x16 search_levels(const Groups<kBlock>& x, const Groups<kBloc
     }
     return p;
   };
-  const F32x16 negated = as_floats(bit_xor(as_bits(extremes.value), broadcast(INT32_MIN)));
-  const F32x16 first = div(negated, broadcast(static_cast<float>(kNonlinear[0])));
+  const F32x16 first = div(negated(extremes.value), broadcast(static_cast<float>(kNonlinear[0])));
   Projections p = project(div(broadcast(1.0F), first));
   F32x16 scale = select(less(zeros(), p.ll), div(p.xl, p.ll), first), best = mul(scale, p.xl);
   for (int t = -7; t <= 7; t++) {
