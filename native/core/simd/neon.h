@@ -397,12 +397,13 @@ LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) {
                            vorrq_s32(signs(x.c, counted(8, 9, 10, 11)), signs(x.d, counted(12, 13, 14, 15))))));
 }
 
-// A table of 64 bytes, four of which belong to a lane.
+// A table of 64 bytes, four of which belong to a lane; indices past it would give zeros.
 LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) {
   const uint8x16x4_t bytes = {{vreinterpretq_u8_f32(table.a), vreinterpretq_u8_f32(table.b),
                                vreinterpretq_u8_f32(table.c), vreinterpretq_u8_f32(table.d)}};
   const auto four = [=](int32x4_t i) {
-    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), i, vdupq_n_s32(0x04040404));
+    const int32x4_t low = vandq_s32(i, vdupq_n_s32(15));
+    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), low, vdupq_n_s32(0x04040404));
     return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_s32(places)));
   };
   return {four(index.a), four(index.b), four(index.c), four(index.d)};

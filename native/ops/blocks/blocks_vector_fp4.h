@@ -26,8 +26,8 @@ class NearestE2M1 {
     const Mask16 upper = less(mul(broadcast(middle(3)), half_scale), m);
     const F32x16 quarter = mul(select(upper, broadcast(middle(5)), broadcast(middle(1))), half_scale);
     I32x16 code = select(upper, broadcast(4), broadcast(0));
-    code = add(code, select(less(quarter, m), broadcast(2), broadcast(0)));
-    code = add(code, select(less(mul(look_up8(middles_, code), half_scale), m), broadcast(1), broadcast(0)));
+    code = select(less(quarter, m), add(code, broadcast(2)), code);
+    code = select(less(mul(look_up8(middles_, code), half_scale), m), add(code, broadcast(1)), code);
     // Zero has no sign.
     const I32x16 sign = bit_and(shift_right<28>(as_bits(x)), broadcast(8));
     return select(less(broadcast(0), code), add(code, sign), code);
@@ -42,28 +42,59 @@ class NearestE2M1 {
 
 // --- mxfp4 ---
 
-// e8m0_for() in lanes, but for magnitudes so near the next power of two that their logarithm may be rounded to it.
+// e8m0_for() in lanes, but for what is_odd() says.
 LOWBIT_INLINE I32x16 e8m0_for(F32x16 largest) {
   return max(sub(shift_right<23>(as_bits(largest)), broadcast(2)), broadcast(0));
 }
-LOWBIT_INLINE bool may_round_up(F32x16 largest) {
-  constexpr int kMantissa = 0x7fffff, kNear = 64;  // at most 2^6 · ln 2 of these steps, for exponents up to 2^7
-  return any(less(broadcast(kMantissa - kNear), bit_and(as_bits(largest), broadcast(kMantissa))));
+// Magnitudes so near the next power of two that their logarithm may be rounded to it, which is within 2^6 · ln 2 steps
+// of float32, and magnitudes so small that their scale is not a normal float32 with all the values it has.
+LOWBIT_INLINE bool any_odd(F32x16 largest) {
+  constexpr int kMantissa = 0x7fffff, kNear = 64;
+  return any(less(broadcast(kMantissa - kNear), bit_and(as_bits(largest), broadcast(kMantissa)))) ||
+         any(both(less(zeros(), largest), less(largest, broadcast(0x1p-122F))));
 }
 
+// nearest_e2m1() in lanes for a scale that is a power of two: then a magnitude's bits, less those of a quarter of the
+// scale, say all. Past 7/8 of the scale the values are the floats of one mantissa bit, and rounding cuts off 22 bits
+// after adding one less than half of what is cut off; below, there are the midpoints of 0, ½ and 1.
+class NearestScaledE2M1 {
+ public:
+  // Bits of a quarter of the scale; those of nothing are an eighth of the least one.
+  LOWBIT_INLINE static I32x16 quarters(I32x16 e8m0) {
+    return shift_left<23>(sub(max(e8m0, broadcast(3)), broadcast(2)));
+  }
+
+  LOWBIT_INLINE explicit NearestScaledE2M1(std::int32_t quarter) : quarter_(broadcast(quarter)) {}
+
+  LOWBIT_INLINE I32x16 operator()(F32x16 x) const {
+    constexpr int kThreeQuarters = 0xc00000, kRounding = 0x1fffff - 0x800000;
+    const I32x16 past = sub(magnitude_bits(x), quarter_);
+    const Mask16 not_zero = less(broadcast(0), past);
+    const I32x16 low = select(less(broadcast(kThreeQuarters), past), broadcast(2), broadcast(1));
+    const I32x16 code = min(max(shift_right<22>(add(past, broadcast(kRounding))), low), broadcast(7));
+    const I32x16 sign = bit_and(shift_right<28>(as_bits(x)), broadcast(8));
+    return select(not_zero, bit_or(code, sign), broadcast(0));
+  }
+
+ private:
+  I32x16 quarter_;
+};
+
 void quantize_mxfp4(const float* in, std::size_t blocks, std::uint8_t* out) {
-  const NearestE2M1 nearest;
-  encode_sixteen<BlockType::kMXFP4>(in, blocks, out, [&](const float* x, std::size_t n, std::uint8_t* y) {
+  constexpr std::size_t kBytes = format_of(BlockType::kMXFP4).bytes;
+  encode_sixteen<BlockType::kMXFP4>(in, blocks, out, [](const float* x, std::size_t n, std::uint8_t* y) {
     const F32x16 largest = largest_of(x, n);
-    if (may_round_up(largest)) return scalar::quantize_mxfp4(x, n, y);
-    std::int32_t scales[kLanes];
-    store_lanes(scales, e8m0_for(largest));
+    if (any_odd(largest)) return scalar::quantize_mxfp4(x, n, y);
+    const I32x16 e8m0 = e8m0_for(largest);
+    std::uint8_t scales[kLanes];
+    std::int32_t quarters[kLanes];
+    store_low_bytes(scales, e8m0);
+    store_lanes(quarters, NearestScaledE2M1::quarters(e8m0));
     for (std::size_t g = 0; g < n; g++) {
       const Block b(x + g * kBlock);
-      const auto e = static_cast<std::uint8_t>(scales[g]);
-      const F32x16 half_scale = broadcast(half_e8m0(e));
-      y[17 * g] = e;
-      Codes{nearest(b.low, half_scale), nearest(b.high, half_scale)}.store_four_bits(y + 17 * g + 1);
+      const NearestScaledE2M1 nearest(quarters[g]);
+      y[g * kBytes] = scales[g];
+      Codes{nearest(b.low), nearest(b.high)}.store_four_bits(y + g * kBytes + 1);
     }
   });
 }
@@ -99,6 +130,7 @@ void quantize_nvfp4(const float* in, std::size_t blocks, std::uint8_t* out) {
     std::uint8_t* y = out + b * kBytes;
     F32x16 magnitudes[kLanes];
     for (std::size_t s = 0; s < kLanes; s++) magnitudes[s] = magnitude(load16(x + kLanes * (s < n ? s : n - 1)));
+    for (std::size_t s = 0; s < kLanes; s += 2) prefetch_next(x + kLanes * s);
     const F32x16 largest = maxima(magnitudes);
     if (any(less(broadcast(kExactDistances), largest))) {
       scalar::quantize_nvfp4(x, n / kParts, y);

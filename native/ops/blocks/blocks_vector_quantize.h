@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "core/tiles.h"
 #include "ops/blocks/blocks_math.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -92,11 +93,18 @@ struct Ranges {
   F32x16 least, greatest;
 };
 
+// The batch after this one comes from memory while this one is computed.
+LOWBIT_INLINE void prefetch_next(const float* x) {
+  prefetch(x + kBatchElements);
+  prefetch(x + kBatchElements + kLanes);
+}
+
 // Of `n` blocks; other lanes repeat the last.
 LOWBIT_INLINE Ranges ranges_of(const float* x, std::size_t n) {
   F32x16 negated_least[kLanes], greatest[kLanes];
   for (std::size_t g = 0; g < kLanes; g++) {
     const Block b(x + kBlock * (g < n ? g : n - 1));
+    prefetch_next(x + kBlock * g);
     negated_least[g] = negated(min(b.low, b.high));
     greatest[g] = max(b.low, b.high);
   }
@@ -107,6 +115,7 @@ LOWBIT_INLINE F32x16 largest_of(const float* x, std::size_t n) {
   F32x16 largest[kLanes];
   for (std::size_t g = 0; g < kLanes; g++) {
     const Block b(x + kBlock * (g < n ? g : n - 1));
+    prefetch_next(x + kBlock * g);
     largest[g] = max(magnitude(b.low), magnitude(b.high));
   }
   return maxima(largest);
@@ -242,6 +251,7 @@ void quantize_q8_0(const float* in, std::size_t blocks, std::uint8_t* out) {
 LOWBIT_INLINE float largest_of_superblock(const float* x) {
   I32x16 largest = magnitude_bits(load16(x));
   for (std::size_t i = kLanes; i < kSuperblock; i += kLanes) largest = max(largest, magnitude_bits(load16(x + i)));
+  for (std::size_t i = 0; i < kSuperblock; i += kBlock) prefetch_next(x + i);
   return float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
 }
 
