@@ -126,20 +126,19 @@ void code_with_stored(int limit, const float* x, const FoundCodes<kGroup>& found
 }
 
 void quantize_q3_k(const float* in, std::size_t blocks, std::uint8_t* out) {
-  Groups<kGroup> values[kBatches];
+  const float* x[kBatches];
   FoundCodes<kGroup> codes[kBatches];
   F32x16 scales[kBatches];
   for (std::size_t b = 0; b < blocks; b += kBatches) {
     const std::size_t n = blocks - b < kBatches ? blocks - b : kBatches;
-    const float* x = in + b * kSuperblock;
-    for (std::size_t k = 0; k < kBatches; k++) values[k].gather(x + (k < n ? k : n - 1) * kSuperblock, kGroups);
-    fit_groups_by_moves(4, values, codes, scales);
+    for (std::size_t k = 0; k < kBatches; k++) x[k] = in + (b + (k < n ? k : n - 1)) * kSuperblock;
+    fit_groups_by_moves(4, x, codes, scales);
     for (std::size_t k = 0; k < n; k++) {
       float found[kGroups];
       Scales s;
       store_lanes(found, scales[k]);
       code_q3_k_scales(found, s);
-      code_with_stored(4, x + k * kSuperblock, codes[k], s);
+      code_with_stored(4, x[k], codes[k], s);
       store_q3_k(out + (b + k) * format_of(BlockType::kQ3_K).bytes, s);
     }
   }

@@ -260,57 +260,124 @@ LOWBIT_NOINLINE F32x16 fit_symmetric_groups(int limit, const Groups<Count>& x, c
 
 // --- fit_by_moves() ---
 
-// So many times sixteen groups, because each move waits for the one before.
-constexpr std::size_t kBatches = kRegisters >= 32 ? 4 : 2;
-
+// Sixteen groups as they are moved: their elements and codes, and the sums that go with them.
 template <std::size_t Count>
-LOWBIT_NOINLINE void fit_groups_by_moves(int limit, const Groups<Count> (&x)[kBatches],
-                                         FoundCodes<Count> (&codes)[kBatches], F32x16 (&scales)[kBatches]) {
-  Mask16 nothing[kBatches];
-  Groups<Count> moved[kBatches];
-  Projections p[kBatches];
+struct Moving {
+  Groups<Count> x, codes;
+  Projections p;
+
+  // One more code of each group: the lanes in which that lowered the error. Where few are left to move, what follows
+  // need not wait for that.
+  template <bool Seldom>
+  LOWBIT_INLINE Mask16 move(int limit, std::size_t i) {
+    const F32x16 value = x[i], weight = mul(value, value), wx = mul(weight, value), old = codes[i];
+    Projections other = {sub(p.xl, mul(wx, old)), sub(p.ll, mul(mul(weight, old), old))};
+    Mask16 moves = less(zeros(), other.xl);
+    // Where little else is left, the quotient is anything.
+    const F32x16 l = AnyCodes{-limit, limit - 1}(div(mul(value, other.ll), other.xl));
+    moves = both(moves, less(zeros(), magnitude(sub(l, old))));
+    if (Seldom && !any(moves)) return moves;
+    other = {add(other.xl, mul(wx, l)), add(other.ll, mul(mul(weight, l), l))};
+    moves = both(moves, less(zeros(), other.ll));
+    moves = both(moves, less(mul(mul(p.xl, p.xl), other.ll), mul(mul(other.xl, other.xl), p.ll)));
+    codes.put(i, select(moves, l, old));
+    p = {select(moves, other.xl, p.xl), select(moves, other.ll, p.ll)};
+    return moves;
+  }
+};
+
+// So many times sixteen groups, because each move waits for the one before.
+constexpr std::size_t kBatches = 4, kMostMoving = kBatches * kLanes;
+
+// Four groups of five have found their codes after the first pass. The others go on together, wherever they lie.
+template <std::size_t Count>
+LOWBIT_NOINLINE void go_on_moving(int limit, const float* const (&x)[kBatches], const I32x16 (&changed)[kBatches],
+                                  Moving<Count> (&groups)[kBatches]) {
+  std::uint8_t batch[kMostMoving], lane[kMostMoving];
+  std::size_t count = 0;
+  float xl[kBatches][kLanes], ll[kBatches][kLanes];
   for (std::size_t b = 0; b < kBatches; b++) {
-    const Extremes extremes = extremes_of(x[b]);
+    store_lanes(xl[b], groups[b].p.xl);
+    store_lanes(ll[b], groups[b].p.ll);
+    const std::uint32_t bits = sign_mask(changed[b]);
+    for (std::size_t g = 0; g < kLanes; g++) {
+      batch[count] = static_cast<std::uint8_t>(b);
+      lane[count] = static_cast<std::uint8_t>(g);
+      count += (bits >> g) & 1;
+    }
+  }
+  for (std::size_t first = 0; first < count; first += kLanes) {
+    const std::size_t n = count - first < kLanes ? count - first : kLanes;
+    Moving<Count> some;
+    F32x16 rows[kLanes];
+    float some_xl[kLanes], some_ll[kLanes];
+    for (std::size_t k = 0; k < kLanes; k++) {
+      const std::size_t from = first + (k < n ? k : n - 1), b = batch[from], g = lane[from];
+      rows[k] = load16(x[b] + g * Count);
+      for (std::size_t i = 0; i < Count; i++) some.codes.lanes[i][k] = groups[b].codes.lanes[i][g];
+      some_xl[k] = xl[b][g];
+      some_ll[k] = ll[b][g];
+    }
+    transpose(rows);
+    for (std::size_t i = 0; i < Count; i++) some.x.put(i, rows[i]);
+    some.p = {load16(some_xl), load16(some_ll)};
+    bool moved = true;
+    for (int pass = 1; pass < 5 && moved; pass++) {
+      moved = false;
+      for (std::size_t i = 0; i < Count; i++) moved = any(some.template move<true>(limit, i)) || moved;
+    }
+    store_lanes(some_xl, some.p.xl);
+    store_lanes(some_ll, some.p.ll);
+    for (std::size_t k = 0; k < n; k++) {
+      const std::size_t b = batch[first + k], g = lane[first + k];
+      for (std::size_t i = 0; i < Count; i++) groups[b].codes.lanes[i][g] = some.codes.lanes[i][k];
+      xl[b][g] = some_xl[k];
+      ll[b][g] = some_ll[k];
+    }
+  }
+  for (std::size_t b = 0; b < kBatches; b++) groups[b].p = {load16(xl[b]), load16(ll[b])};
+}
+
+// Sixteen groups from each of these addresses on.
+template <std::size_t Count>
+LOWBIT_NOINLINE void fit_groups_by_moves(int limit, const float* const (&x)[kBatches],
+                                         FoundCodes<Count> (&codes)[kBatches], F32x16 (&scales)[kBatches]) {
+  static_assert(Count == kLanes, "a vector holds a group");
+  Moving<Count> groups[kBatches];
+  Mask16 nothing[kBatches];
+  I32x16 changed[kBatches];
+  for (std::size_t b = 0; b < kBatches; b++) {
+    Groups<Count>& values = groups[b].x;
+    values.gather(x[b], kLanes);
+    const Extremes extremes = extremes_of(values);
     const RoundedCodes code(-limit, limit - 1);
     const F32x16 inverse = div(broadcast(static_cast<float>(-limit)), extremes.value);
     nothing[b] = less(extremes.largest, broadcast(kNothing));
-    p[b] = {zeros(), zeros()};
+    changed[b] = broadcast(0);
+    Projections p = {zeros(), zeros()};
     for (std::size_t i = 0; i < Count; i++) {
-      const F32x16 l = code(mul(inverse, x[b][i])), weight = mul(x[b][i], x[b][i]);
-      moved[b].put(i, l);
-      p[b].xl = add(p[b].xl, mul(mul(weight, x[b][i]), l));
-      p[b].ll = add(p[b].ll, mul(mul(weight, l), l));
+      const F32x16 value = values[i], l = code(mul(inverse, value)), weight = mul(value, value);
+      groups[b].codes.put(i, l);
+      p.xl = add(p.xl, mul(mul(weight, value), l));
+      p.ll = add(p.ll, mul(mul(weight, l), l));
+    }
+    groups[b].p = p;
+  }
+  LOWBIT_NO_UNROLL
+  for (std::size_t i = 0; i < Count; i++) {
+    LOWBIT_UNROLL
+    for (std::size_t b = 0; b < kBatches; b++) {
+      changed[b] = select(groups[b].template move<false>(limit, i), broadcast(-1), changed[b]);
     }
   }
-  bool changed = true;
-  for (int pass = 0; pass < 5 && changed; pass++) {
-    changed = false;
-    LOWBIT_NO_UNROLL
-    for (std::size_t i = 0; i < Count; i++) {
-      LOWBIT_UNROLL
-      for (std::size_t b = 0; b < kBatches; b++) {
-        const F32x16 value = x[b][i], weight = mul(value, value), wx = mul(weight, value), old = moved[b][i];
-        Projections other = {sub(p[b].xl, mul(wx, old)), sub(p[b].ll, mul(mul(weight, old), old))};
-        Mask16 moves = less(zeros(), other.xl);
-        // Where little else is left, the quotient is anything.
-        const F32x16 l = AnyCodes{-limit, limit - 1}(div(mul(value, other.ll), other.xl));
-        moves = both(moves, less(zeros(), magnitude(sub(l, old))));
-        other = {add(other.xl, mul(wx, l)), add(other.ll, mul(mul(weight, l), l))};
-        moves = both(moves, less(zeros(), other.ll));
-        moves = both(moves, less(mul(mul(p[b].xl, p[b].xl), other.ll), mul(mul(other.xl, other.xl), p[b].ll)));
-        changed = changed || any(moves);
-        moved[b].put(i, select(moves, l, old));
-        p[b] = {select(moves, other.xl, p[b].xl), select(moves, other.ll, p[b].ll)};
-      }
-    }
-  }
+  go_on_moving(limit, x, changed, groups);
   for (std::size_t b = 0; b < kBatches; b++) {
     for (std::size_t i = 0; i < Count; i++) {
-      const I32x16 code = add(truncate_to_int(moved[b][i]), broadcast(limit));
+      const I32x16 code = add(truncate_to_int(groups[b].codes[i]), broadcast(limit));
       store_low_bytes(codes[b].lanes[i], select(nothing[b], broadcast(0), code));
     }
-    const F32x16 scale = select(less(zeros(), p[b].ll), div(p[b].xl, p[b].ll), zeros());
-    scales[b] = select(nothing[b], zeros(), scale);
+    const Projections p = groups[b].p;
+    scales[b] = select(nothing[b], zeros(), select(less(zeros(), p.ll), div(p.xl, p.ll), zeros()));
   }
 }
 
