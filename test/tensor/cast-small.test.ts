@@ -129,15 +129,16 @@ describe('golden vectors', () => {
     expect(sameBytes(floats, file('fp8', `${format}_decode_f32.bin`))).toBe(true);
   });
 
-  it.each(
-    formats.flatMap((format) => [true, false].map((saturate) => [format, saturate] as const)),
-  )('all float16 patterns to %s, saturate %s, equal the tables of ONNX, byte for byte', (format, saturate) => {
-    const expected = file('fp8', `${format}_encode_sat${Number(saturate)}_spec_u8.bin`);
-    const to = `float8_${format}` as const;
-    expect(sameBytes(castTensor(everyPattern, { from: 'float16', to, saturate }), expected)).toBe(true);
-    const floats = castTensor(everyPattern, { from: 'float16', to: 'float32' });
-    expect(sameBytes(castTensor(floats, { from: 'float32', to, saturate }), expected)).toBe(true);
-  });
+  it.each(formats.flatMap((format) => [true, false].map((saturate) => [format, saturate] as const)))(
+    'all float16 patterns to %s, saturate %s, equal the tables of ONNX, byte for byte',
+    (format, saturate) => {
+      const expected = file('fp8', `${format}_encode_sat${Number(saturate)}_spec_u8.bin`);
+      const to = `float8_${format}` as const;
+      expect(sameBytes(castTensor(everyPattern, { from: 'float16', to, saturate }), expected)).toBe(true);
+      const floats = castTensor(everyPattern, { from: 'float16', to: 'float32' });
+      expect(sameBytes(castTensor(floats, { from: 'float32', to, saturate }), expected)).toBe(true);
+    },
+  );
 });
 
 describe('a model that searches the nearest number', () => {
@@ -212,7 +213,10 @@ describe('a model that searches the nearest number', () => {
 
 describe('the definition', () => {
   const to8 = (to: SmallFloatDtype, x: number, saturate?: boolean) =>
-    castTensor(Float32Array.of(x), saturate === undefined ? { from: 'float32', to } : { from: 'float32', to, saturate })[0];
+    castTensor(
+      Float32Array.of(x),
+      saturate === undefined ? { from: 'float32', to } : { from: 'float32', to, saturate },
+    )[0];
 
   it('rounds to nearest even, subnormals included', () => {
     expect(to8('float8_e4m3fn', 0.3)).toBe(0x2a);
@@ -256,7 +260,8 @@ describe('the definition', () => {
 });
 
 describe('packed elements', () => {
-  const wide = (dtype: SmallFloatDtype, count: number) => castTensor(normal(count, count), { from: 'float32', to: dtype });
+  const wide = (dtype: SmallFloatDtype, count: number) =>
+    castTensor(normal(count, count), { from: 'float32', to: dtype });
 
   it.each([
     ['float6_e2m3fn', 6],
@@ -283,7 +288,9 @@ describe('packed elements', () => {
 
   it('clears what lies past the last element', () => {
     const dirty = Uint8Array.of(0xff, 0xff);
-    expect(castTensor(dirty, { from: 'float4_e2m1fn', to: 'float4_e2m1fn', count: 3 })).toEqual(Uint8Array.of(0xff, 0x0f));
+    expect(castTensor(dirty, { from: 'float4_e2m1fn', to: 'float4_e2m1fn', count: 3 })).toEqual(
+      Uint8Array.of(0xff, 0x0f),
+    );
     expect(castTensor(dirty, { from: 'float6_e2m3fn', to: 'float6_e2m3fn' })).toEqual(Uint8Array.of(0xff, 0x0f));
     expect(castTensor(dirty, { from: 'float4_e2m1fn', to: 'float8_e4m3fn', count: 3 })).toHaveLength(3);
   });
