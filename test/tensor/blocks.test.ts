@@ -124,7 +124,8 @@ describe('the formats', () => {
   it('columns of no importance are as good as they come', () => {
     const x = normal(1024, 3);
     const half = Float32Array.from({ length: 512 }, (_, i) => i % 2);
-    for (const { type } of TYPES) {
+    for (const { type, searches } of TYPES) {
+      if (!searches) continue;
       const sqnr = (importance: Float32Array) =>
         compareTensors(
           x,
