@@ -46,14 +46,29 @@ LOWBIT_INLINE void put(float* out, F32x16 x) {
 
 LOWBIT_INLINE F32x16 integers_times(I32x16 codes, F32x16 scale) { return mul(to_float(codes), scale); }
 
-// Block after block, for a type's decode<Stream>(block, elements).
+// Whether a type's bytes hold elements that lie far apart, so that they are not stored one after the other.
+constexpr bool is_scattered(BlockType type) {
+  return type == BlockType::kQ2_K || type == BlockType::kQ3_K || type == BlockType::kQ6_K ||
+         type == BlockType::kTQ1_0 || type == BlockType::kTQ2_0;
+}
+
+// Block after block, for a type's decode<Stream>(block, elements). Stores around the caches must fill cache lines in
+// turn: few of them can wait for the rest of what they get.
 template <BlockType Type, bool Stream, typename Decoder>
 LOWBIT_INLINE void decode_all(const std::uint8_t* in, std::size_t blocks, float* out) {
   constexpr BlockFormat kFormat = format_of(Type);
+  constexpr bool kByWayOfCache = Stream && is_scattered(Type);
   const Decoder decoder;
   LOWBIT_NO_UNROLL
   for (std::size_t b = 0; b < blocks; b++) {
-    decoder.template decode<Stream>(in + b * kFormat.bytes, out + b * kFormat.length);
+    float* x = out + b * kFormat.length;
+    if constexpr (kByWayOfCache) {
+      float decoded[kFormat.length];
+      decoder.template decode<false>(in + b * kFormat.bytes, decoded);
+      for (std::size_t i = 0; i < kFormat.length; i += kLanes) put<true>(x + i, load<FloatType::kFloat32>(decoded + i));
+    } else {
+      decoder.template decode<Stream>(in + b * kFormat.bytes, x);
+    }
   }
   if constexpr (Stream) stream_fence();
 }
