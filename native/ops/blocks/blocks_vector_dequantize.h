@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "ops/blocks/blocks_math.h"
 
 namespace lowbit::LOWBIT_ISA {

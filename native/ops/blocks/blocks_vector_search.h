@@ -6,8 +6,6 @@
 
 #pragma once
 
-#include <type_traits>
-
 #include "ops/blocks/blocks_search.h"
 #include "ops/blocks/blocks_vector_quantize.h"
 
@@ -89,6 +87,11 @@ class RoundedCodes {
     const F32x16 rounder = broadcast(kRounder);
     return sub(as_floats(min(max(as_bits(add(x, rounder)), lowest_), highest_)), rounder);
   }
+  // Whether all that lies between these is below 2^21 (and a number).
+  LOWBIT_INLINE static bool can_tell(F32x16 least, F32x16 greatest) {
+    const I32x16 largest = max(magnitude_bits(least), magnitude_bits(greatest));
+    return !any(less(broadcast(0x49ffffff), largest));
+  }
 
  private:
   static constexpr float kRounder = 0x1.8p23F;
@@ -108,18 +111,13 @@ struct AnyCodes {
   int lowest, highest;
 
   LOWBIT_INLINE F32x16 operator()(F32x16 x) const { return to_float(clamp(nearest_int(x), lowest, highest)); }
+  LOWBIT_INLINE static bool can_tell(F32x16 /*least*/, F32x16 /*greatest*/) { return true; }
 };
-
-// Whether any lane is not below 2^21, or not a number.
-LOWBIT_INLINE bool any_large(F32x16 a, F32x16 b) {
-  return any(less(broadcast(0x49ffffff), max(magnitude_bits(a), magnitude_bits(b))));
-}
 
 // False if `Code` can't tell a group's codes: then nothing was found.
 template <Error Kind, typename Code, std::size_t Count>
 LOWBIT_NOINLINE bool find_lines(int limit, const Groups<Count>& x, const Groups<Count>& weights, Steps steps,
                                 FoundCodes<Count>& codes, FoundLines& found) {
-  constexpr bool kAnyRange = std::is_same_v<Code, AnyCodes>;
   const Code code{0, limit};
   F32x16 least = x[0], greatest = x[0], sum_w = weights[0], sum_x = mul(sum_w, x[0]);
   for (std::size_t i = 1; i < Count; i++) {
@@ -135,11 +133,11 @@ LOWBIT_NOINLINE bool find_lines(int limit, const Groups<Count>& x, const Groups<
     const F32x16 difference = sub(add(mul(scale, l), offset), x[i]);
     return add(error, mul(weights[i], Kind == Error::kAbsolute ? magnitude(difference) : mul(difference, difference)));
   };
-  const auto is_large = [&](F32x16 inverse, F32x16 lowest) {
-    return !kAnyRange && any_large(mul(inverse, sub(least, lowest)), mul(inverse, sub(greatest, lowest)));
+  const auto can_tell = [&](F32x16 inverse, F32x16 lowest) {
+    return Code::can_tell(mul(inverse, sub(least, lowest)), mul(inverse, sub(greatest, lowest)));
   };
   F32x16 minimum = least, inverse = div(broadcast(static_cast<float>(limit)), range(minimum));
-  if (is_large(inverse, minimum)) return false;
+  if (!can_tell(inverse, minimum)) return false;
   F32x16 scale = div(broadcast(1.0F), inverse), best_inverse = inverse, best_lowest = minimum, best = zeros();
   for (std::size_t i = 0; i < Count; i++) {
     best = add_error(best, scale, minimum, code(mul(inverse, sub(x[i], minimum))), i);
@@ -148,7 +146,7 @@ LOWBIT_NOINLINE bool find_lines(int limit, const Groups<Count>& x, const Groups<
   for (int step = 0; step <= steps.last; step++) {
     inverse =
         div(broadcast(steps.first + steps.step * static_cast<float>(step) + static_cast<float>(limit)), range(minimum));
-    if (is_large(inverse, minimum)) return false;
+    if (!can_tell(inverse, minimum)) return false;
     F32x16 sum_l = zeros(), sum_ll = zeros(), sum_xl = zeros();
     for (std::size_t i = 0; i < Count; i++) {
       const F32x16 value = in_register(x[i]), l = code(mul(inverse, sub(value, minimum))), wl = mul(weights[i], l);
@@ -276,7 +274,9 @@ struct Moving {
     // Where little else is left, the quotient is anything.
     const F32x16 l = AnyCodes{-limit, limit - 1}(div(mul(value, other.ll), other.xl));
     moves = both(moves, less(zeros(), magnitude(sub(l, old))));
-    if (Seldom && !any(moves)) return moves;
+    if constexpr (Seldom) {
+      if (!any(moves)) return moves;
+    }
     other = {add(other.xl, mul(wx, l)), add(other.ll, mul(mul(weight, l), l))};
     moves = both(moves, less(zeros(), other.ll));
     moves = both(moves, less(mul(mul(p.xl, p.xl), other.ll), mul(mul(other.xl, other.xl), p.ll)));
