@@ -41,33 +41,37 @@ LOWBIT_INLINE I32x16 field(I32x16 x) {
   }
 }
 
+// Stores around the caches must fill cache lines in turn: few of them can wait for the rest of what they get, and then
+// they are written in pieces, at a tenth of the speed. Compilers would change the order of stores in straight code.
 template <bool Stream>
 LOWBIT_INLINE void put(float* out, F32x16 x) {
   store<FloatType::kFloat32, Stream>(out, x);
+#if defined(__GNUC__)
+  if constexpr (Stream) __asm__ volatile("" ::: "memory");
+#endif
 }
 
 LOWBIT_INLINE F32x16 integers_times(I32x16 codes, F32x16 scale) { return mul(to_float(codes), scale); }
 
-// Whether a type's bytes hold elements that lie far apart, so that they are not stored one after the other.
+// Whether a type's bytes hold elements that lie far apart, so that they are not decoded one after the other.
 constexpr bool is_scattered(BlockType type) {
   return type == BlockType::kQ2_K || type == BlockType::kQ3_K || type == BlockType::kQ6_K ||
          type == BlockType::kTQ1_0 || type == BlockType::kTQ2_0;
 }
 
-// Block after block, for a type's decode<Stream>(block, elements). Stores around the caches must fill cache lines in
-// turn: few of them can wait for the rest of what they get.
+// Block after block, for a type's decode<Stream>(block, elements).
 template <BlockType Type, bool Stream, typename Decoder>
 LOWBIT_INLINE void decode_all(const std::uint8_t* in, std::size_t blocks, float* out) {
   constexpr BlockFormat kFormat = format_of(Type);
-  constexpr bool kByWayOfCache = Stream && is_scattered(Type);
   const Decoder decoder;
   LOWBIT_NO_UNROLL
   for (std::size_t b = 0; b < blocks; b++) {
     float* x = out + b * kFormat.length;
-    if constexpr (kByWayOfCache) {
-      float decoded[kFormat.length];
+    if constexpr (Stream && is_scattered(Type)) {
+      alignas(64) float decoded[kSuperblock];  // so that what was just stored is loaded as it was
       decoder.template decode<false>(in + b * kFormat.bytes, decoded);
-      for (std::size_t i = 0; i < kFormat.length; i += kLanes) put<true>(x + i, load<FloatType::kFloat32>(decoded + i));
+      LOWBIT_NO_UNROLL
+      for (std::size_t i = 0; i < kSuperblock; i += kLanes) put<true>(x + i, load<FloatType::kFloat32>(decoded + i));
     } else {
       decoder.template decode<Stream>(in + b * kFormat.bytes, x);
     }
