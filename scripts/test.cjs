@@ -148,14 +148,17 @@ async function fuzzCorpus() {
     '-DLOWBIT_SANITIZE=address,undefined',
     '-DCMAKE_BUILD_TYPE=Release',
   ];
-  const target = 'fuzz_safetensors_header';
-  if (!(await build(stage, 'build-fuzz', options, target))) return;
-  const corpus = path.join('native', 'test', 'fuzz', 'corpus', 'safetensors_header');
-  const inputs = fs.readdirSync(path.join(root, corpus)).length;
-  console.log(`\n=== ${stage}`);
-  const run = spawnSync(program('build-fuzz', target), ['-runs=0', corpus], { cwd: root, encoding: 'utf8' });
-  if (run.status !== 0) process.stdout.write(run.stderr);
-  record(stage, run.status === 0 ? { passed: inputs } : { failed: 1 });
+  const folder = path.join('native', 'test', 'fuzz', 'corpus');
+  for (const name of fs.readdirSync(path.join(root, folder))) {
+    const target = `fuzz_${name}`;
+    if (!(await build(`${stage}: ${name}`, 'build-fuzz', options, target))) continue;
+    const corpus = path.join(folder, name);
+    const inputs = fs.readdirSync(path.join(root, corpus)).length;
+    console.log(`\n=== ${stage}: ${name}`);
+    const run = spawnSync(program('build-fuzz', target), ['-runs=0', corpus], { cwd: root, encoding: 'utf8' });
+    if (run.status !== 0) process.stdout.write(run.stderr);
+    record(`${stage}: ${name}`, run.status === 0 ? { passed: inputs } : { failed: 1 });
+  }
 }
 
 /** The instruction sets of other processors, in emulators. */

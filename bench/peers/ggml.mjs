@@ -22,20 +22,46 @@ const quantizeChunk = base.func(
 );
 
 export const name = 'ggml';
-export const TYPES = { f32: 0, q4_0: 2, q8_0: 8, q4_k: 12, tq2_0: 35 };
+export const TYPES = {
+  f32: 0,
+  q4_0: 2,
+  q4_1: 3,
+  q5_0: 6,
+  q5_1: 7,
+  q8_0: 8,
+  q2_k: 10,
+  q3_k: 11,
+  q4_k: 12,
+  q5_k: 13,
+  q6_k: 14,
+  iq4_nl: 20,
+  iq4_xs: 23,
+  tq1_0: 34,
+  tq2_0: 35,
+  mxfp4: 39,
+  nvfp4: 40,
+};
+
+const row = (library, symbol, from, to) => library.func(`void ${symbol}(const ${from}* x, ${to}* y, int64_t k)`);
+const rowOf = (verb, type) => {
+  const name = type.replace('_k', '_K');
+  return verb === 'quantize'
+    ? row(base, `quantize_row_${name}_ref`, 'float', 'void')
+    : row(base, `dequantize_row_${name}`, 'void', 'float');
+};
+
+// A type for activations, which ggml_quantize_chunk does not know.
+const quantizeQ8K = rowOf('quantize', 'q8_k');
 
 /** What llama-quantize does to a tensor. */
 export const quantize = (type, input, output, rows, columns) =>
-  quantizeChunk(TYPES[type], input, output, 0, rows, columns, null);
+  type === 'q8_k'
+    ? quantizeQ8K(input, output, rows * columns)
+    : quantizeChunk(TYPES[type], input, output, 0, rows, columns, null);
 
-const row = (library, symbol, from, to) => library.func(`void ${symbol}(const ${from}* x, ${to}* y, int64_t k)`);
-
-export const dequantize = {
-  q4_0: row(base, 'dequantize_row_q4_0', 'void', 'float'),
-  q8_0: row(base, 'dequantize_row_q8_0', 'void', 'float'),
-  q4_k: row(base, 'dequantize_row_q4_K', 'void', 'float'),
-  tq2_0: row(base, 'dequantize_row_tq2_0', 'void', 'float'),
-};
+export const dequantize = Object.fromEntries(
+  [...Object.keys(TYPES).slice(1), 'q8_k'].map((type) => [type, rowOf('dequantize', type)]),
+);
 
 /** The vectorized conversions that inference uses. */
 export const cast = {

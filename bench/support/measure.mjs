@@ -1,7 +1,19 @@
-/** Times alternatives side by side: every round runs each of them once, so that a machine whose speed drifts treats all alike. */
+/**
+ * Times alternatives side by side: every round runs each of them once, in an order drawn anew, so that a machine whose speed
+ * drifts treats all alike and none always comes after the same other.
+ */
 import { performance } from 'node:perf_hooks';
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+
+function shuffled(values) {
+  const result = [...values];
+  for (let i = result.length - 1; i > 0; i--) {
+    const j = Math.floor(Math.random() * (i + 1));
+    [result[i], result[j]] = [result[j], result[i]];
+  }
+  return result;
+}
 
 async function secondsOf(run) {
   const start = performance.now();
@@ -39,7 +51,7 @@ export async function medians(
   const begin = performance.now();
   for (let round = 0; round < rounds; round++) {
     if (round >= 3 && performance.now() - begin > budget * 1000) break;
-    for (const timed of runs) {
+    for (const timed of shuffled(runs)) {
       for (let spent = 0; spent < timed.warm; ) spent += await secondsOf(timed.run);
       const start = performance.now();
       for (let i = 0; i < timed.repeats; i++) {

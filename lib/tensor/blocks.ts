@@ -75,7 +75,8 @@ export interface QuantizeBlocksOptions {
   rowLength: number;
   /**
    * One weight of at least 0 for each column, for example the mean square of the layer's inputs (llama.cpp's "imatrix"):
-   * errors count by it. q8_0, q8_k, tq1_0, tq2_0, mxfp4 and nvfp4 need no search and ignore it, as ggml does.
+   * errors count by it. q8_0, q8_k, tq1_0, tq2_0, mxfp4 and nvfp4 need no search and ignore it, as ggml does. A group whose
+   * columns all have importance 0 may become zeros.
    */
   importance?: Float32Array;
   /** The array to write to and return. */

@@ -69,10 +69,17 @@ TEST("blocks: the scale of mxfp4 is that of a logarithm rounded to float32") {
   }
 }
 
-// Blocks of every kind: normal, heavy-tailed, one-sided, zero, constant, sparse, ties, tiny, huge.
+// Groups of every kind: normal, heavy-tailed, one-sided, zero, constant, sparse, ties, tiny, huge.
 void fill(Random& random, float* x, std::size_t count) {
+  // Whole superblocks of one kind, and mixed ones.
+  std::size_t kind = 0;
+  bool mixed = true;
   for (std::size_t i = 0; i < count; i += 32) {
-    const std::size_t kind = random.below(16);
+    if (i % 256 == 0) {
+      kind = random.below(22);
+      mixed = random.below(4) != 0;
+    }
+    if (mixed) kind = random.below(22);
     const float size = std::ldexp(1.0F, static_cast<int>(random.below(24)) - 12), base = random.normal() * size;
     for (std::size_t j = i; j < i + 32; j++) {
       const float normal = random.normal();
@@ -116,6 +123,29 @@ void fill(Random& random, float* x, std::size_t count) {
         case 12:
           x[j] = normal * 1e6F;
           break;
+        case 13:
+          x[j] = j % 32 < 16 ? 0.0F : normal * size;
+          break;
+        case 14:
+          x[j] = random.below(2) == 0 ? size : -size;
+          break;
+        case 15:  // the values of E2M1, what lies between them, and one step of float32 to either side
+          x[j] = std::nextafterf(0.5F * static_cast<float>(random.below(25)) * size * 0.5F,
+                                 random.below(3) == 0 ? 0.0F : 1e30F * static_cast<float>(random.below(2)));
+          if (random.below(2) == 0) x[j] = -x[j];
+          break;
+        case 16:
+          x[j] = j % 32 == 7 ? base * 1000.0F : 0.01F * normal * size;
+          break;
+        case 17:  // subnormal, all of one sign
+          x[j] = float_of(random.bits32() & 0x007fffffU);
+          break;
+        case 18:
+          x[j] = base + (random.below(2) == 0 ? 0.0F : std::fabs(base) * 0x1p-23F);
+          break;
+        case 19:
+          x[j] = normal * 0x1p27F;
+          break;
         default:
           x[j] = normal * size;
           break;
@@ -124,21 +154,37 @@ void fill(Random& random, float* x, std::size_t count) {
   }
 }
 
+// Importances of every kind: as they are, some zero, all zero, one alone, very large and very small ones.
+void fill_importance(Random& random, float* importance, std::size_t count) {
+  const std::size_t kind = random.below(8);
+  const std::size_t alone = random.below(32);
+  for (std::size_t i = 0; i < count; i++) {
+    const float uniform = random.uniform();
+    importance[i] = kind == 0   ? 0.0F
+                    : kind == 1 ? (i % 32 == alone ? uniform : 0.0F)
+                    : kind == 2 ? uniform * (random.below(3) == 0 ? 1e30F : 1e-30F)
+                    : kind == 3 ? 1.0F
+                    : kind == 4 ? std::exp(10.0F * random.normal())
+                                : (random.below(9) == 0 ? 0.0F : uniform);
+  }
+}
+
 TEST("blocks: every instruction set quantizes as the scalar file does, with and without an importance") {
   Random random(11);
   for (std::size_t t = 0; t < kBlockTypes; t++) {
     const BlockFormat& f = kBlockFormats[t];
     const BlockKernels& reference = scalar::kBlocks.types[t];
-    const std::size_t rounds = quick() ? 8 : f.length == 32 ? 60 : 24;
+    // All numbers of blocks up to more than two vectors of them.
+    const std::size_t rounds = quick() ? 24 : 160, most = f.length == 32 ? 40 : 20;
     for (std::size_t round = 0; round < rounds; round++) {
-      const std::size_t blocks = round, misalignment = random.below(16);
+      const std::size_t blocks = round % most, misalignment = random.below(16);
       Buffer<float> x(blocks * f.length, misalignment), importance(blocks * f.length, 15 - misalignment);
       fill(random, x.data(), x.size());
       // Types without float16 scales take anything that is finite.
       const float size = f.scales == 0 && round % 3 == 0 ? std::ldexp(1.0F, static_cast<int>(random.below(90))) : 1.0F;
       for (std::size_t i = 0; i < x.size(); i++) x[i] *= size;
-      for (std::size_t i = 0; i < x.size(); i++) importance[i] = random.below(9) == 0 ? 0.0F : random.uniform();
-      const float mean_square = random.uniform();
+      fill_importance(random, importance.data(), importance.size());
+      const float mean_square = random.below(8) == 0 ? 0.0F : random.uniform();
       Buffer<std::uint8_t> expected(blocks * f.bytes), expected_weighted(blocks * f.bytes);
       reference.quantize(x.data(), blocks, expected.data());
       CHECK((reference.quantize_weighted != nullptr) == f.takes_importance, "%s", kNames[t]);
@@ -186,7 +232,8 @@ TEST("blocks: every instruction set dequantizes any bytes as the scalar file doe
 }
 
 TEST("blocks tensor: the same bytes for 1, 2, 3, 7 and 16 threads") {
-  constexpr std::size_t kRows = 37, kColumns = 2560;
+  constexpr std::size_t kColumns = 2560;
+  const std::size_t kRows = quick() ? 14 : 37;
   Random random(13);
   Buffer<float> x(kRows * kColumns), importance(kColumns);
   for (std::size_t i = 0; i < x.size(); i++) x[i] = random.normal();

@@ -20,6 +20,8 @@
 namespace lowbit::LOWBIT_ISA {
 namespace {
 
+constexpr std::size_t kRegisters = 8;
+
 struct F32x16 {
   __m256 low, high;
 };
@@ -315,6 +317,66 @@ LOWBIT_INLINE __m256 look_up(F32x16 table, __m256i index) {
 }
 LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) {
   return {look_up(table, index.low), look_up(table, index.high)};
+}
+
+LOWBIT_INLINE F32x16 look_up8(F32x16 table, I32x16 index) {
+  return {_mm256_permutevar8x32_ps(table.low, index.low), _mm256_permutevar8x32_ps(table.low, index.high)};
+}
+LOWBIT_INLINE I32x16 load_halves(const std::uint8_t* in) {
+  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in)));
+  return {_mm256_and_si256(bytes, _mm256_set1_epi32(15)), _mm256_srli_epi32(bytes, 4)};
+}
+
+// The largest lane of each of eight vectors.
+LOWBIT_INLINE __m256 maxima_of_eight(const F32x16* x) {
+  // Two vectors become one with half as many lanes of each, until one has a lane of each.
+  const auto halves = [=](std::size_t i) {
+    const __m256 a = _mm256_max_ps(x[i].low, x[i].high), b = _mm256_max_ps(x[i + 4].low, x[i + 4].high);
+    return _mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  };
+  const auto pairs = [](__m256 a, __m256 b) {
+    return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  };
+  const __m256 low = pairs(halves(0), halves(1)), high = pairs(halves(2), halves(3));
+  return _mm256_max_ps(_mm256_shuffle_ps(low, high, 0x88), _mm256_shuffle_ps(low, high, 0xdd));
+}
+LOWBIT_INLINE F32x16 maxima(const F32x16 (&x)[kLanes]) { return {maxima_of_eight(x), maxima_of_eight(x + 8)}; }
+
+// Eight vectors of eight lanes.
+LOWBIT_INLINE void transpose(__m256 (&x)[8]) {
+  __m256 t[8];
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < 8; i += 4) {  // four by four within 128-bit lanes
+    const __m256d low[2] = {_mm256_castps_pd(_mm256_unpacklo_ps(x[i], x[i + 1])),
+                            _mm256_castps_pd(_mm256_unpacklo_ps(x[i + 2], x[i + 3]))};
+    const __m256d high[2] = {_mm256_castps_pd(_mm256_unpackhi_ps(x[i], x[i + 1])),
+                             _mm256_castps_pd(_mm256_unpackhi_ps(x[i + 2], x[i + 3]))};
+    t[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(low[0], low[1]));
+    t[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low[0], low[1]));
+    t[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high[0], high[1]));
+    t[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high[0], high[1]));
+  }
+  LOWBIT_UNROLL
+  for (std::size_t c = 0; c < 4; c++) {  // and the 128-bit lanes
+    x[c] = _mm256_permute2f128_ps(t[c], t[4 + c], 0x20);
+    x[4 + c] = _mm256_permute2f128_ps(t[c], t[4 + c], 0x31);
+  }
+}
+LOWBIT_INLINE void transpose(F32x16 (&x)[kLanes]) {
+  __m256 parts[4][8];
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < 8; i++) {
+    parts[0][i] = x[i].low;
+    parts[1][i] = x[i].high;
+    parts[2][i] = x[i + 8].low;
+    parts[3][i] = x[i + 8].high;
+  }
+  for (auto& part : parts) transpose(part);
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < 8; i++) {
+    x[i] = {parts[0][i], parts[2][i]};
+    x[i + 8] = {parts[1][i], parts[3][i]};
+  }
 }
 
 LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {

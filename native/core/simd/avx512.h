@@ -20,6 +20,8 @@
 namespace lowbit::LOWBIT_ISA {
 namespace {
 
+constexpr std::size_t kRegisters = 32;
+
 struct F32x16 {
   __m512 v;
 };
@@ -212,6 +214,56 @@ LOWBIT_INLINE I32x16 keep_where(std::uint32_t bits, I32x16 x) {
 }
 LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) { return _mm512_movepi32_mask(x.v); }
 LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) { return {_mm512_permutexvar_ps(index.v, table.v)}; }
+LOWBIT_INLINE F32x16 look_up8(F32x16 table, I32x16 index) { return look_up(table, index); }
+LOWBIT_INLINE I32x16 load_halves(const std::uint8_t* in) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in));
+  const __m512i twice = _mm512_cvtepu8_epi32(_mm_unpacklo_epi64(bytes, _mm_srli_epi16(bytes, 4)));
+  return {_mm512_and_si512(twice, _mm512_set1_epi32(15))};
+}
+
+LOWBIT_INLINE F32x16 maxima(const F32x16 (&x)[kLanes]) {
+  // Two vectors become one with half as many lanes of each, until one has a lane of each.
+  const auto halves = [](__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const auto quarters = [](__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const auto four = [&](std::size_t k) {
+    return quarters(halves(x[k].v, x[4 + k].v), halves(x[8 + k].v, x[12 + k].v));
+  };
+  const auto pairs = [](__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+  };
+  const __m512 low = pairs(four(0), four(1)), high = pairs(four(2), four(3));
+  return {_mm512_max_ps(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xdd))};
+}
+
+LOWBIT_INLINE void transpose(F32x16 (&x)[kLanes]) {
+  __m512 t[kLanes];
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < kLanes; i += 4) {  // four by four within 128-bit lanes
+    const __m512d low[2] = {_mm512_castps_pd(_mm512_unpacklo_ps(x[i].v, x[i + 1].v)),
+                            _mm512_castps_pd(_mm512_unpacklo_ps(x[i + 2].v, x[i + 3].v))};
+    const __m512d high[2] = {_mm512_castps_pd(_mm512_unpackhi_ps(x[i].v, x[i + 1].v)),
+                             _mm512_castps_pd(_mm512_unpackhi_ps(x[i + 2].v, x[i + 3].v))};
+    t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
+    t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
+    t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
+    t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
+  }
+  LOWBIT_UNROLL
+  for (std::size_t c = 0; c < 4; c++) {  // and the 128-bit lanes
+    const __m512 even[2] = {_mm512_shuffle_f32x4(t[c], t[4 + c], 0x88),
+                            _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0x88)};
+    const __m512 odd[2] = {_mm512_shuffle_f32x4(t[c], t[4 + c], 0xdd), _mm512_shuffle_f32x4(t[8 + c], t[12 + c], 0xdd)};
+    x[c].v = _mm512_shuffle_f32x4(even[0], even[1], 0x88);
+    x[8 + c].v = _mm512_shuffle_f32x4(even[0], even[1], 0xdd);
+    x[4 + c].v = _mm512_shuffle_f32x4(odd[0], odd[1], 0x88);
+    x[12 + c].v = _mm512_shuffle_f32x4(odd[0], odd[1], 0xdd);
+  }
+}
+
 LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x.v));
 }

@@ -21,6 +21,8 @@ namespace {
 
 constexpr std::size_t kLanes = 16;
 
+constexpr std::size_t kRegisters = 8;
+
 struct F32x16 {
   float32x4_t a, b, c, d;
 };
@@ -395,15 +397,67 @@ LOWBIT_INLINE std::uint32_t sign_mask(I32x16 x) {
                            vorrq_s32(signs(x.c, counted(8, 9, 10, 11)), signs(x.d, counted(12, 13, 14, 15))))));
 }
 
-// A table of 64 bytes, four of which belong to a lane.
+// A table of 64 bytes, four of which belong to a lane; indices past it would give zeros.
 LOWBIT_INLINE F32x16 look_up(F32x16 table, I32x16 index) {
   const uint8x16x4_t bytes = {{vreinterpretq_u8_f32(table.a), vreinterpretq_u8_f32(table.b),
                                vreinterpretq_u8_f32(table.c), vreinterpretq_u8_f32(table.d)}};
   const auto four = [=](int32x4_t i) {
-    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), i, vdupq_n_s32(0x04040404));
+    const int32x4_t low = vandq_s32(i, vdupq_n_s32(15));
+    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), low, vdupq_n_s32(0x04040404));
     return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_s32(places)));
   };
   return {four(index.a), four(index.b), four(index.c), four(index.d)};
+}
+
+LOWBIT_INLINE F32x16 look_up8(F32x16 table, I32x16 index) {
+  const uint8x16x2_t bytes = {{vreinterpretq_u8_f32(table.a), vreinterpretq_u8_f32(table.b)}};
+  const auto four = [=](int32x4_t i) {
+    const int32x4_t places = vmlaq_s32(vdupq_n_s32(0x03020100), i, vdupq_n_s32(0x04040404));
+    return vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_s32(places)));
+  };
+  return {four(index.a), four(index.b), four(index.c), four(index.d)};
+}
+LOWBIT_INLINE I32x16 load_halves(const std::uint8_t* in) {
+  const uint8x8_t bytes = vld1_u8(in);
+  const uint16x8_t low = vmovl_u8(vand_u8(bytes, vdup_n_u8(15))), high = vmovl_u8(vshr_n_u8(bytes, 4));
+  return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_high_u16(low)),
+          vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_high_u16(high))};
+}
+
+LOWBIT_INLINE F32x16 maxima(const F32x16 (&x)[kLanes]) {
+  const auto largest = [&](std::size_t i) { return vmaxq_f32(vmaxq_f32(x[i].a, x[i].b), vmaxq_f32(x[i].c, x[i].d)); };
+  const auto four = [&](std::size_t i) {
+    return vpmaxq_f32(vpmaxq_f32(largest(i), largest(i + 1)), vpmaxq_f32(largest(i + 2), largest(i + 3)));
+  };
+  return {four(0), four(4), four(8), four(12)};
+}
+
+// Four vectors of four lanes: the lanes i of all of them.
+LOWBIT_INLINE void transpose(float32x4_t (&x)[4]) {
+  const auto wide = [](float32x4_t y) { return vreinterpretq_f64_f32(y); };
+  const float64x2_t even[2] = {wide(vtrn1q_f32(x[0], x[1])), wide(vtrn1q_f32(x[2], x[3]))};
+  const float64x2_t odd[2] = {wide(vtrn2q_f32(x[0], x[1])), wide(vtrn2q_f32(x[2], x[3]))};
+  x[0] = vreinterpretq_f32_f64(vtrn1q_f64(even[0], even[1]));
+  x[1] = vreinterpretq_f32_f64(vtrn1q_f64(odd[0], odd[1]));
+  x[2] = vreinterpretq_f32_f64(vtrn2q_f64(even[0], even[1]));
+  x[3] = vreinterpretq_f32_f64(vtrn2q_f64(odd[0], odd[1]));
+}
+LOWBIT_INLINE void transpose(F32x16 (&x)[kLanes]) {
+  float32x4_t parts[4][4][4];  // [rows / 4][columns / 4][row]
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < kLanes; i++) {
+    parts[i / 4][0][i % 4] = x[i].a;
+    parts[i / 4][1][i % 4] = x[i].b;
+    parts[i / 4][2][i % 4] = x[i].c;
+    parts[i / 4][3][i % 4] = x[i].d;
+  }
+  for (auto& row : parts) {
+    for (auto& part : row) transpose(part);
+  }
+  LOWBIT_UNROLL
+  for (std::size_t i = 0; i < kLanes; i++) {
+    x[i] = {parts[0][i / 4][i % 4], parts[1][i / 4][i % 4], parts[2][i / 4][i % 4], parts[3][i / 4][i % 4]};
+  }
 }
 
 LOWBIT_INLINE void store_low_bytes(std::uint8_t* out, I32x16 x) {

@@ -68,7 +68,7 @@ class Quantizer {
   // Blocks that are looked at twice lie in the first-level cache the second time. With an importance, they lie in one
   // row.
   void quantize_tile(std::size_t begin, std::size_t end) {
-    const std::size_t most = kMostBatchElements / format_.length;
+    const std::size_t most = kBatchElements / format_.length;
     while (begin < end) {
       std::size_t next = std::min(end, begin + most);
       if (importance_ != nullptr) next = std::min(next, (begin / blocks_per_row_ + 1) * blocks_per_row_);

@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "ops/blocks/blocks_math.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -39,12 +41,23 @@ LOWBIT_INLINE I32x16 field(I32x16 x) {
   }
 }
 
+// Stores around the caches must fill cache lines in turn: few of them can wait for the rest of what they get, and then
+// they are written in pieces, at a tenth of the speed. Compilers would change the order of stores in straight code.
 template <bool Stream>
 LOWBIT_INLINE void put(float* out, F32x16 x) {
   store<FloatType::kFloat32, Stream>(out, x);
+#if defined(__GNUC__)
+  if constexpr (Stream) __asm__ volatile("" ::: "memory");
+#endif
 }
 
 LOWBIT_INLINE F32x16 integers_times(I32x16 codes, F32x16 scale) { return mul(to_float(codes), scale); }
+
+// Whether a type's bytes hold elements that lie far apart, so that they are not decoded one after the other.
+constexpr bool is_scattered(BlockType type) {
+  return type == BlockType::kQ2_K || type == BlockType::kQ3_K || type == BlockType::kQ6_K ||
+         type == BlockType::kTQ1_0 || type == BlockType::kTQ2_0;
+}
 
 // Block after block, for a type's decode<Stream>(block, elements).
 template <BlockType Type, bool Stream, typename Decoder>
@@ -53,7 +66,15 @@ LOWBIT_INLINE void decode_all(const std::uint8_t* in, std::size_t blocks, float*
   const Decoder decoder;
   LOWBIT_NO_UNROLL
   for (std::size_t b = 0; b < blocks; b++) {
-    decoder.template decode<Stream>(in + b * kFormat.bytes, out + b * kFormat.length);
+    float* x = out + b * kFormat.length;
+    if constexpr (Stream && is_scattered(Type)) {
+      alignas(64) float decoded[kSuperblock];  // so that what was just stored is loaded as it was
+      decoder.template decode<false>(in + b * kFormat.bytes, decoded);
+      LOWBIT_NO_UNROLL
+      for (std::size_t i = 0; i < kSuperblock; i += kLanes) put<true>(x + i, load<FloatType::kFloat32>(decoded + i));
+    } else {
+      decoder.template decode<Stream>(in + b * kFormat.bytes, x);
+    }
   }
   if constexpr (Stream) stream_fence();
 }
@@ -159,30 +180,30 @@ struct MXFP4 {
   }
 };
 
+// half_ue4m3() of all bytes.
+struct HalfUE4M3 {
+  float values[256];
+
+  constexpr HalfUE4M3() : values() {
+    for (int byte = 0; byte < 256; byte++) {
+      const int code = byte & 0x7f;
+      float value = static_cast<float>(code < 8 ? code : (code & 7) + 8) * 0x1p-10F;
+      for (int exponent = code >> 3; exponent > 1; exponent--) value *= 2.0F;
+      values[byte] = byte == 0x7f ? 0.0F : value;
+    }
+  }
+};
+constexpr HalfUE4M3 kHalfUE4M3;
+
 struct NVFP4 {
   F32x16 levels = levels_of(kTwiceE2M1);
 
-  // Eight bytes hold sixteen elements, j and j + 8: two sub-blocks at a time.
+  // Eight bytes hold sixteen elements, j and j + 8.
   template <bool Stream>
   LOWBIT_INLINE void decode(const std::uint8_t* y, float* x) const {
-    float scales[2 * kLanes];
-    for (std::size_t pair = 0; pair < 2; pair++) {
-      for (std::size_t i = 0; i < 2; i++) {
-        const F32x16 scale = broadcast(half_ue4m3(y[2 * pair + i]));
-        store_lanes(scales + 8 * i, scale);  // lanes 0–7 of the first, 8–15 of the second
-      }
-      const F32x16 scale = load<FloatType::kFloat32>(scales);
-      const I32x16 bytes = load_bytes16(y + 4 + 16 * pair);
-      const F32x16 low = mul(look_up(levels, field<0, 4>(bytes)), scale);
-      const F32x16 high = mul(look_up(levels, field<4, 4>(bytes)), scale);
-      float halves[2 * kLanes];
-      store_lanes(halves, low);
-      store_lanes(halves + kLanes, high);
-      float* pair_out = x + 32 * pair;
-      std::memcpy(pair_out, halves, 32);
-      std::memcpy(pair_out + 8, halves + 16, 32);
-      std::memcpy(pair_out + 16, halves + 8, 32);
-      std::memcpy(pair_out + 24, halves + 24, 32);
+    for (std::size_t s = 0; s < 4; s++) {
+      const F32x16 scale = broadcast(kHalfUE4M3.values[y[s]]);
+      put<Stream>(x + 16 * s, mul(look_up(levels, load_halves(y + 4 + 8 * s)), scale));
     }
   }
 };

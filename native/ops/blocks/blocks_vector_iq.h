@@ -69,31 +69,56 @@ constexpr auto quantize_weighted_q5_1 = quantize_weighted_line<BlockType::kQ5_1,
 
 // --- iq4_nl, iq4_xs ---
 
-// nearest_level() in lanes: how many of the fifteen midpoints between levels are not above x, by halving.
-struct Levels {
-  F32x16 levels, middles;
-
+// nearest_level() in lanes. The line is cut into sixteen equal bins, chosen so that none holds two of the midpoints
+// between levels and that no midpoint is near the end of its bin: it does not matter on which side of a bin's end
+// rounding puts a number. What is below the bin's midpoint belongs to its lower level, what is not to the one above.
+class Levels {
+ public:
   LOWBIT_INLINE Levels() {
-    float l[kLanes], m[kLanes] = {};
-    for (std::size_t i = 0; i < kLanes; i++) l[i] = static_cast<float>(kNonlinear[i]);
-    for (std::size_t i = 0; i + 1 < kLanes; i++) m[i] = (l[i] + l[i + 1]) * 0.5F;
-    levels = load16(l);
-    middles = load16(m);
+    float middles[kLanes], lower[kLanes], upper[kLanes], below[kLanes];
+    int level = 0;
+    for (int bin = -8; bin < 8; bin++) {
+      const float middle = level < 15 ? middle_above(level) : kMost;
+      const bool inside = level < 15 && middle * kBinsPerUnit + kOffset < static_cast<float>(bin + 1);
+      const auto lane = static_cast<std::size_t>(bin & 15);
+      const int next = level + (inside ? 1 : 0);
+      middles[lane] = middle;
+      below[lane] = float_of(static_cast<std::uint32_t>(level));
+      lower[lane] = static_cast<float>(kNonlinear[level]);
+      upper[lane] = static_cast<float>(kNonlinear[next]);
+      level = next;
+    }
+    middles_ = load16(middles);
+    lower_ = load16(lower);
+    upper_ = load16(upper);
+    below_ = load16(below);
   }
 
-  LOWBIT_INLINE I32x16 nearest(F32x16 x) const {
-    constexpr float kMiddle = 0.5F * static_cast<float>(kNonlinear[7] + kNonlinear[8]);
-    I32x16 index = select(less(x, broadcast(kMiddle)), broadcast(0), broadcast(8));
-    index = step<4>(x, index);
-    index = step<2>(x, index);
-    return step<1>(x, index);
+  LOWBIT_INLINE F32x16 nearest_value(F32x16 x) const {
+    const F32x16 bounded = min(max(x, broadcast(kLeast)), broadcast(kMost));
+    const I32x16 bin = bin_of(bounded);
+    return select(less(bounded, look_up(middles_, bin)), look_up(lower_, bin), look_up(upper_, bin));
   }
-  template <int Step>
-  LOWBIT_INLINE I32x16 step(F32x16 x, I32x16 index) const {
-    const F32x16 middle = look_up(middles, add(index, broadcast(Step - 1)));
-    return select(less(x, middle), index, add(index, broadcast(Step)));
+  LOWBIT_INLINE I32x16 nearest_index(F32x16 x) const {
+    const F32x16 bounded = min(max(x, broadcast(kLeast)), broadcast(kMost));
+    const I32x16 bin = bin_of(bounded), below = as_bits(look_up(below_, bin));
+    return select(less(bounded, look_up(middles_, bin)), below, add(below, broadcast(1)));
   }
-  LOWBIT_INLINE F32x16 operator[](I32x16 index) const { return look_up(levels, index); }
+
+ private:
+  static constexpr float kBinsPerUnit = 1.0F / 14.29F, kOffset = 0.875F;
+  // Within the first and the last bin, and on the right sides of their midpoints.
+  static constexpr float kLeast = -120.0F, kMost = 101.4F;
+
+  static constexpr float middle_above(int level) {
+    return static_cast<float>(kNonlinear[level] + kNonlinear[level + 1]) * 0.5F;
+  }
+  // The sum's last five bits are a fraction.
+  LOWBIT_INLINE static I32x16 bin_of(F32x16 x) {
+    return shift_right<5>(as_bits(fused(x, broadcast(kBinsPerUnit), broadcast(0x1.8p18F + kOffset))));
+  }
+
+  F32x16 middles_, lower_, upper_, below_;
 };
 
 LOWBIT_NOINLINE F32x16 search_levels(const Groups<kBlock>& x, const Groups<kBlock>& weights) {
@@ -103,14 +128,13 @@ LOWBIT_NOINLINE F32x16 search_levels(const Groups<kBlock>& x, const Groups<kBloc
   const auto project = [&](F32x16 inverse) {
     Projections p = {zeros(), zeros()};
     for (std::size_t i = 0; i < kBlock; i++) {
-      const F32x16 q = levels[levels.nearest(mul(inverse, x[i]))], wq = mul(weights[i], q);
-      p.xl = add(p.xl, mul(wq, x[i]));
+      const F32x16 value = in_register(x[i]), q = levels.nearest_value(mul(inverse, value)), wq = mul(weights[i], q);
+      p.xl = add(p.xl, mul(wq, value));
       p.ll = add(p.ll, mul(wq, q));
     }
     return p;
   };
-  const F32x16 negated = as_floats(bit_xor(as_bits(extremes.value), broadcast(INT32_MIN)));
-  const F32x16 first = div(negated, broadcast(static_cast<float>(kNonlinear[0])));
+  const F32x16 first = div(negated(extremes.value), broadcast(static_cast<float>(kNonlinear[0])));
   Projections p = project(div(broadcast(1.0F), first));
   F32x16 scale = select(less(zeros(), p.ll), div(p.xl, p.ll), first), best = mul(scale, p.xl);
   for (int t = -7; t <= 7; t++) {
@@ -124,8 +148,8 @@ LOWBIT_NOINLINE F32x16 search_levels(const Groups<kBlock>& x, const Groups<kBloc
 
 LOWBIT_INLINE void code_levels(const Levels& levels, const float* x, float inverse, std::uint8_t* out) {
   const F32x16 inverses = broadcast(inverse);
-  const I32x16 low = levels.nearest(mul(inverses, load16(x)));
-  const I32x16 high = levels.nearest(mul(inverses, load16(x + 16)));
+  const I32x16 low = levels.nearest_index(mul(inverses, load16(x)));
+  const I32x16 high = levels.nearest_index(mul(inverses, load16(x + 16)));
   store_low_bytes(out, bit_xor(low, shift_left<4>(high)));
 }
 

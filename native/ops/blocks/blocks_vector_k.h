@@ -125,24 +125,37 @@ void code_with_stored(int limit, const float* x, const FoundCodes<kGroup>& found
   }
 }
 
-// `importance` may be null.
-void quantize_one_q3_k(const float* x, const float* importance, std::uint8_t* y) {
+void quantize_q3_k(const float* in, std::size_t blocks, std::uint8_t* out) {
+  const float* x[kBatches];
+  FoundCodes<kGroup> codes[kBatches];
+  F32x16 scales[kBatches];
+  for (std::size_t b = 0; b < blocks; b += kBatches) {
+    const std::size_t n = blocks - b < kBatches ? blocks - b : kBatches;
+    for (std::size_t k = 0; k < kBatches; k++) x[k] = in + (b + (k < n ? k : n - 1)) * kSuperblock;
+    fit_groups_by_moves(4, x, codes, scales);
+    for (std::size_t k = 0; k < n; k++) {
+      float found[kGroups];
+      Scales s;
+      store_lanes(found, scales[k]);
+      code_q3_k_scales(found, s);
+      code_with_stored(4, x[k], codes[k], s);
+      store_q3_k(out + (b + k) * format_of(BlockType::kQ3_K).bytes, s);
+    }
+  }
+}
+
+void quantize_one_weighted_q3_k(const float* x, const float* importance, std::uint8_t* y) {
   Groups<kGroup> values, weights;
   FoundCodes<kGroup> codes;
   float found[kGroups], group_weights[kGroups];
   Scales s;
   values.gather(x, kGroups);
-  if (importance != nullptr) {
-    const float mean_square = 2.0F * sum_of_squares(x, kSuperblock) / static_cast<float>(kSuperblock);
-    weights.gather(importance, kGroups);
-    weigh(values, broadcast(mean_square), weights);
-    store_lanes(group_weights, sums_of(weights));
-    store_lanes(found, fit_symmetric_groups(4, values, weights, codes));
-    fit_q3_k_scales(found, group_weights, s);
-  } else {
-    store_lanes(found, fit_groups_by_moves(4, values, codes));
-    code_q3_k_scales(found, s);
-  }
+  weights.gather(importance, kGroups);
+  const float mean_square = 2.0F * sum_of_squares(x, kSuperblock) / static_cast<float>(kSuperblock);
+  weigh(values, broadcast(mean_square), weights);
+  store_lanes(group_weights, sums_of(weights));
+  store_lanes(found, fit_symmetric_groups(4, values, weights, codes));
+  fit_q3_k_scales(found, group_weights, s);
   code_with_stored(4, x, codes, s);
   store_q3_k(y, s);
 }
@@ -180,8 +193,7 @@ void quantize_weighted_superblocks(const float* in, std::size_t blocks, const fl
   }
 }
 
-constexpr auto quantize_q3_k = quantize_superblocks<BlockType::kQ3_K, quantize_one_q3_k>;
-constexpr auto quantize_weighted_q3_k = quantize_weighted_superblocks<BlockType::kQ3_K, quantize_one_q3_k>;
+constexpr auto quantize_weighted_q3_k = quantize_weighted_superblocks<BlockType::kQ3_K, quantize_one_weighted_q3_k>;
 constexpr auto quantize_q6_k = quantize_superblocks<BlockType::kQ6_K, quantize_one_q6_k>;
 constexpr auto quantize_weighted_q6_k = quantize_weighted_superblocks<BlockType::kQ6_K, quantize_one_q6_k>;
 

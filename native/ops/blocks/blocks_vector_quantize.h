@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "ops/blocks/blocks_fp4.h"
+#include "core/tiles.h"
 #include "ops/blocks/blocks_math.h"
 
 namespace lowbit::LOWBIT_ISA {
@@ -15,27 +15,11 @@ struct Block {
   F32x16 low, high;
 
   LOWBIT_INLINE explicit Block(const float* x) : low(load16(x)), high(load16(x + 16)) {}
-  LOWBIT_INLINE float largest() const { return float_of_largest(max(magnitude_bits(low), magnitude_bits(high))); }
-
-  LOWBIT_INLINE static float float_of_largest(I32x16 magnitudes) {
-    return float_of(static_cast<std::uint32_t>(horizontal_max(magnitudes)));
-  }
 };
 
-struct Ends {
-  float least, greatest;
-
-  LOWBIT_INLINE explicit Ends(const Block& b) {
-    store_range(&least, &greatest, min(b.low, b.high), max(b.low, b.high));
-  }
-
-  // As extreme_of(): which of two equal magnitudes came first is looked up only where there are two.
-  LOWBIT_INLINE float extreme(const float* x) const {
-    if (greatest > -least) return greatest;
-    if (-least > greatest) return least;
-    return extreme_of(x, kBlock);
-  }
-};
+LOWBIT_INLINE F32x16 magnitude(F32x16 x) { return as_floats(magnitude_bits(x)); }
+LOWBIT_INLINE F32x16 zeros() { return broadcast(0.0F); }
+LOWBIT_INLINE F32x16 negated(F32x16 x) { return as_floats(bit_xor(as_bits(x), broadcast(INT32_MIN))); }
 
 // round_half_away() in lanes.
 LOWBIT_INLINE I32x16 round_half_away(F32x16 x) {
@@ -63,6 +47,12 @@ struct Codes {
     const I32x16 mask = broadcast(15);
     store_low_bytes(out, bit_xor(bit_and(low, mask), shift_left<4>(bit_and(high, mask))));
   }
+  // As they end a block: the fifth bits, if there are any, and then the others.
+  template <int Highest>
+  LOWBIT_INLINE void store(std::uint8_t* end) const {
+    if constexpr (Highest > 15) store_fifth_bits(end - 20);
+    store_four_bits(end - 16);
+  }
   LOWBIT_INLINE void store_fifth_bits(std::uint8_t* out) const {
     const std::uint32_t bits = sign_mask(shift_left<27>(low)) | sign_mask(shift_left<27>(high)) << 16;
     std::memcpy(out, &bits, sizeof bits);
@@ -71,34 +61,10 @@ struct Codes {
 
 LOWBIT_INLINE void store_scale(std::uint8_t* out, float scale) { store_u16(out, narrow_half(scale)); }
 
-template <int Zero>
-LOWBIT_INLINE Codes code_symmetric(const float* x, std::uint8_t* scale_out) {
-  const Block b(x);
-  const float scale = Ends(b).extreme(x) / static_cast<float>(-Zero);
-  store_scale(scale_out, scale);
-  const F32x16 inverse = broadcast(inverse_of(scale)), offset = broadcast(static_cast<float>(Zero) + 0.5F);
-  return {cut_off(add(mul(b.low, inverse), offset), 2 * Zero - 1),
-          cut_off(add(mul(b.high, inverse), offset), 2 * Zero - 1)};
-}
-
-// A minimum of zero has the sign of the first zero, as it comes from comparing one element after the other.
-LOWBIT_NOINLINE float first_zero(const float* x) {
-  while (*x != 0.0F) x++;
-  return *x;
-}
-
-template <int Highest>
-LOWBIT_INLINE Codes code_between(const float* x, std::uint8_t* scale_out) {
-  const Block b(x);
-  const Ends ends(b);
-  const float minimum = ends.least == 0.0F ? first_zero(x) : ends.least;
-  const float range = ends.greatest > ends.least ? ends.greatest - minimum : 0.0F;
-  const float scale = range / static_cast<float>(Highest);
-  store_scale(scale_out, scale);
-  store_scale(scale_out + 2, minimum);
-  const F32x16 lowest = broadcast(minimum), inverse = broadcast(inverse_of(scale)), half = broadcast(0.5F);
-  return {cut_off(add(mul(sub(b.low, lowest), inverse), half), Highest),
-          cut_off(add(mul(sub(b.high, lowest), inverse), half), Highest)};
+// inverse_of() in lanes.
+LOWBIT_INLINE F32x16 inverses_of(F32x16 d) {
+  const F32x16 inverse = div(broadcast(1.0F), d);
+  return select(less(magnitude(inverse), broadcast(float_of(0x7f800000U))), inverse, zeros());
 }
 
 template <BlockType Type, typename Body>
@@ -108,105 +74,174 @@ LOWBIT_INLINE void encode_all(const float* in, std::size_t blocks, std::uint8_t*
   for (std::size_t b = 0; b < blocks; b++) body(in + b * kFormat.length, out + b * kFormat.bytes);
 }
 
+// --- blocks of 32 elements ---
+//
+// Sixteen blocks at a time: first the range of each, then what follows from all ranges, in lanes, then the codes of
+// each. Waiting for one block's divisions would take longer than all of that.
+
+// body(first block, how many, their input, their output)
+template <BlockType Type, typename Body>
+LOWBIT_INLINE void encode_sixteen(const float* in, std::size_t blocks, std::uint8_t* out, const Body& body) {
+  constexpr BlockFormat kFormat = format_of(Type);
+  for (std::size_t b = 0; b < blocks; b += kLanes) {
+    const std::size_t n = blocks - b < kLanes ? blocks - b : kLanes;
+    body(in + b * kFormat.length, n, out + b * kFormat.bytes);
+  }
+}
+
+struct Ranges {
+  F32x16 least, greatest;
+};
+
+// The batch after this one comes from memory while this one is computed.
+LOWBIT_INLINE void prefetch_next(const float* x) {
+  prefetch(x + kBatchElements);
+  prefetch(x + kBatchElements + kLanes);
+}
+
+// Of `n` blocks; other lanes repeat the last.
+LOWBIT_INLINE Ranges ranges_of(const float* x, std::size_t n) {
+  F32x16 negated_least[kLanes], greatest[kLanes];
+  for (std::size_t g = 0; g < kLanes; g++) {
+    const Block b(x + kBlock * (g < n ? g : n - 1));
+    prefetch_next(x + kBlock * g);
+    negated_least[g] = negated(min(b.low, b.high));
+    greatest[g] = max(b.low, b.high);
+  }
+  return {negated(maxima(negated_least)), maxima(greatest)};
+}
+
+LOWBIT_INLINE F32x16 largest_of(const float* x, std::size_t n) {
+  F32x16 largest[kLanes];
+  for (std::size_t g = 0; g < kLanes; g++) {
+    const Block b(x + kBlock * (g < n ? g : n - 1));
+    prefetch_next(x + kBlock * g);
+    largest[g] = max(magnitude(b.low), magnitude(b.high));
+  }
+  return maxima(largest);
+}
+
+// The same by looking at one element after the other, for the lanes of blocks in which one magnitude has both signs.
+LOWBIT_NOINLINE void look_for_extremes(const float* x, std::size_t n, const Ranges& ranges, float* extremes) {
+  float least[kLanes], greatest[kLanes];
+  store_lanes(least, ranges.least);
+  store_lanes(greatest, ranges.greatest);
+  for (std::size_t g = 0; g < n; g++) {
+    if (greatest[g] == -least[g]) extremes[g] = extreme_of(x + g * kBlock, kBlock);
+  }
+}
+
+// extreme_of() of `n` blocks.
+LOWBIT_INLINE F32x16 extremes_of(const float* x, std::size_t n) {
+  const Ranges ranges = ranges_of(x, n);
+  const F32x16 opposite = negated(ranges.least);
+  // Adding zero makes −0 +0.
+  const F32x16 found = add(select(less(opposite, ranges.greatest), ranges.greatest, ranges.least), zeros());
+  const F32x16 both_signs = select_zero(sub(ranges.greatest, opposite), magnitude(found), zeros());
+  if (!any(less(zeros(), both_signs))) return found;
+  float extremes[kLanes];
+  store_lanes(extremes, found);
+  look_for_extremes(x, n, ranges, extremes);
+  return load16(extremes);
+}
+
+// A minimum of zero has the sign of the first zero, as it comes from comparing one element after the other.
+LOWBIT_NOINLINE F32x16 with_first_zeros(const float* x, std::size_t n, F32x16 least) {
+  float minimums[kLanes];
+  store_lanes(minimums, least);
+  for (std::size_t g = 0; g < n; g++) {
+    if (minimums[g] != 0.0F) continue;
+    const float* zero = x + g * kBlock;
+    while (*zero != 0.0F) zero++;
+    minimums[g] = *zero;
+  }
+  return load16(minimums);
+}
+
+// What is stored of sixteen blocks besides their codes, and what their codes are computed with.
+struct Scales16 {
+  std::uint16_t scales[kLanes], minimums[kLanes];
+  float inverses[kLanes], lowest[kLanes];
+
+  LOWBIT_INLINE void put(F32x16 scale) {
+    store<FloatType::kFloat16, false>(scales, scale);
+    store_lanes(inverses, inverses_of(scale));
+  }
+  LOWBIT_INLINE void put(F32x16 scale, F32x16 minimum) {
+    put(scale);
+    store<FloatType::kFloat16, false>(minimums, minimum);
+    store_lanes(lowest, minimum);
+  }
+};
+
+// Codes 0 … 2 · Zero − 1 around Zero, of q4_0 and q5_0.
+template <BlockType Type, int Zero>
+LOWBIT_INLINE void quantize_symmetric(const float* in, std::size_t blocks, std::uint8_t* out) {
+  encode_sixteen<Type>(in, blocks, out, [](const float* x, std::size_t n, std::uint8_t* y) {
+    Scales16 s;
+    s.put(div(extremes_of(x, n), broadcast(static_cast<float>(-Zero))));
+    const F32x16 offset = broadcast(static_cast<float>(Zero) + 0.5F);
+    for (std::size_t g = 0; g < n; g++) {
+      constexpr std::size_t kBytes = format_of(Type).bytes;
+      const Block b(x + g * kBlock);
+      const F32x16 inverse = broadcast(s.inverses[g]);
+      const Codes codes = {cut_off(add(mul(b.low, inverse), offset), 2 * Zero - 1),
+                           cut_off(add(mul(b.high, inverse), offset), 2 * Zero - 1)};
+      store_u16(y + g * kBytes, s.scales[g]);
+      codes.store<2 * Zero - 1>(y + (g + 1) * kBytes);
+    }
+  });
+}
+
+// Codes 0 … Highest from the minimum, of q4_1 and q5_1.
+template <BlockType Type, int Highest>
+LOWBIT_INLINE void quantize_between(const float* in, std::size_t blocks, std::uint8_t* out) {
+  encode_sixteen<Type>(in, blocks, out, [](const float* x, std::size_t n, std::uint8_t* y) {
+    const Ranges ranges = ranges_of(x, n);
+    F32x16 minimum = ranges.least;
+    if (any(less(select_zero(minimum, broadcast(-1.0F), zeros()), zeros()))) minimum = with_first_zeros(x, n, minimum);
+    const Mask16 wide = less(ranges.least, ranges.greatest);
+    const F32x16 range = select(wide, sub(ranges.greatest, minimum), zeros());
+    Scales16 s;
+    s.put(div(range, broadcast(static_cast<float>(Highest))), minimum);
+    const F32x16 half = broadcast(0.5F);
+    for (std::size_t g = 0; g < n; g++) {
+      constexpr std::size_t kBytes = format_of(Type).bytes;
+      const Block b(x + g * kBlock);
+      const F32x16 lowest = broadcast(s.lowest[g]), inverse = broadcast(s.inverses[g]);
+      const Codes codes = {cut_off(add(mul(sub(b.low, lowest), inverse), half), Highest),
+                           cut_off(add(mul(sub(b.high, lowest), inverse), half), Highest)};
+      store_u16(y + g * kBytes, s.scales[g]);
+      store_u16(y + g * kBytes + 2, s.minimums[g]);
+      codes.store<Highest>(y + (g + 1) * kBytes);
+    }
+  });
+}
+
 void quantize_q4_0(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kQ4_0>(in, blocks, out,
-                               [](const float* x, std::uint8_t* y) { code_symmetric<8>(x, y).store_four_bits(y + 2); });
+  quantize_symmetric<BlockType::kQ4_0, 8>(in, blocks, out);
 }
-
-void quantize_q4_1(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kQ4_1>(in, blocks, out,
-                               [](const float* x, std::uint8_t* y) { code_between<15>(x, y).store_four_bits(y + 4); });
-}
-
 void quantize_q5_0(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kQ5_0>(in, blocks, out, [](const float* x, std::uint8_t* y) {
-    const Codes codes = code_symmetric<16>(x, y);
-    codes.store_fifth_bits(y + 2);
-    codes.store_four_bits(y + 6);
-  });
+  quantize_symmetric<BlockType::kQ5_0, 16>(in, blocks, out);
 }
-
+void quantize_q4_1(const float* in, std::size_t blocks, std::uint8_t* out) {
+  quantize_between<BlockType::kQ4_1, 15>(in, blocks, out);
+}
 void quantize_q5_1(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kQ5_1>(in, blocks, out, [](const float* x, std::uint8_t* y) {
-    const Codes codes = code_between<31>(x, y);
-    codes.store_fifth_bits(y + 4);
-    codes.store_four_bits(y + 8);
-  });
+  quantize_between<BlockType::kQ5_1, 31>(in, blocks, out);
 }
 
 void quantize_q8_0(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kQ8_0>(in, blocks, out, [](const float* x, std::uint8_t* y) {
-    const Block b(x);
-    const float scale = b.largest() / 127.0F;
-    store_scale(y, scale);
-    const F32x16 inverse = broadcast(inverse_of(scale));
-    store_codes<8, false>(y + 2, narrow(round_half_away(mul(b.low, inverse)), round_half_away(mul(b.high, inverse))),
-                          0);
-  });
-}
-
-// --- 4-bit floats ---
-
-// nearest_e2m1() in lanes: a magnitude takes the code above a midpoint of two values only if it is greater. Values that
-// overflow float32 are never nearest, and if all values are zero the first is. Magnitudes are below 2^24 of these
-// steps, where all distances that matter are exact.
-class NearestE2M1 {
- public:
-  LOWBIT_INLINE explicit NearestE2M1(float half_scale) {
-    for (int i = 0; i < 7; i++) {
-      const float middle = static_cast<float>(kTwiceE2M1[i] + kTwiceE2M1[i + 1]) * 0.5F * half_scale;
-      const bool reachable = half_scale > 0.0F && is_finite(static_cast<float>(kTwiceE2M1[i + 1]) * half_scale);
-      middles_[i] = broadcast(reachable ? middle : float_of(0x7f800000U));
-    }
-  }
-
-  LOWBIT_INLINE I32x16 operator()(F32x16 x) const {
-    const F32x16 magnitude = as_floats(magnitude_bits(x));
-    const I32x16 one = broadcast(1), zero = broadcast(0);
-    const I32x16 sign = bit_and(shift_right<28>(as_bits(x)), broadcast(8));
-    // Zero has no sign.
-    I32x16 code = select(less(middles_[0], magnitude), add(sign, one), zero);
-    for (int i = 1; i < 7; i++) code = add(code, select(less(middles_[i], magnitude), one, zero));
-    return code;
-  }
-
- private:
-  F32x16 middles_[7];
-};
-
-void quantize_mxfp4(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kMXFP4>(in, blocks, out, [](const float* x, std::uint8_t* y) {
-    const Block b(x);
-    y[0] = e8m0_for(b.largest());
-    const NearestE2M1 nearest(half_e8m0(y[0]));
-    Codes{nearest(b.low), nearest(b.high)}.store_four_bits(y + 1);
-  });
-}
-
-// Past what a scale reaches, magnitudes may be so large that their distances to the values are rounded.
-constexpr float kExactDistances = 0x1p28F;
-
-LOWBIT_NOINLINE void code_one_by_one(const float* x, float half_scale, std::uint8_t* codes) {
-  for (std::size_t i = 0; i < kLanes; i++) codes[i] = static_cast<std::uint8_t>(nearest_e2m1(x[i], half_scale));
-}
-
-void quantize_nvfp4(const float* in, std::size_t blocks, std::uint8_t* out) {
-  encode_all<BlockType::kNVFP4>(in, blocks, out, [](const float* x, std::uint8_t* y) {
-    for (std::size_t s = 0; s < 4; s++) {
-      const F32x16 v = load16(x + 16 * s);
-      const float largest = Block::float_of_largest(magnitude_bits(v));
-      y[s] = ue4m3_of(largest / 6.0F);
-      std::uint8_t codes[kLanes];
-      if (largest < kExactDistances) {
-        store_low_bytes(codes, NearestE2M1(half_ue4m3(y[s]))(v));
-      } else {
-        code_one_by_one(x + 16 * s, half_ue4m3(y[s]), codes);
-      }
-      std::uint64_t low, high;
-      std::memcpy(&low, codes, sizeof low);
-      std::memcpy(&high, codes + 8, sizeof high);
-      low |= high << 4;
-      std::memcpy(y + 4 + 8 * s, &low, sizeof low);
+  encode_sixteen<BlockType::kQ8_0>(in, blocks, out, [](const float* x, std::size_t n, std::uint8_t* y) {
+    Scales16 s;
+    s.put(div(largest_of(x, n), broadcast(127.0F)));
+    for (std::size_t g = 0; g < n; g++) {
+      constexpr std::size_t kBytes = format_of(BlockType::kQ8_0).bytes;
+      const Block b(x + g * kBlock);
+      const F32x16 inverse = broadcast(s.inverses[g]);
+      store_u16(y + g * kBytes, s.scales[g]);
+      store_codes<8, false>(y + g * kBytes + 2,
+                            narrow(round_half_away(mul(b.low, inverse)), round_half_away(mul(b.high, inverse))), 0);
     }
   });
 }
@@ -216,7 +251,8 @@ void quantize_nvfp4(const float* in, std::size_t blocks, std::uint8_t* out) {
 LOWBIT_INLINE float largest_of_superblock(const float* x) {
   I32x16 largest = magnitude_bits(load16(x));
   for (std::size_t i = kLanes; i < kSuperblock; i += kLanes) largest = max(largest, magnitude_bits(load16(x + i)));
-  return Block::float_of_largest(largest);
+  for (std::size_t i = 0; i < kSuperblock; i += kBlock) prefetch_next(x + i);
+  return float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
 }
 
 struct Digits {
