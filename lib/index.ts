@@ -204,6 +204,7 @@ export {
 export {
   type GranularityOptions,
   type InputOptions,
+  type NestedOptions,
   type QuantizeAsyncOptions,
   type QuantizeInput,
   type QuantizeOptions,
@@ -214,6 +215,7 @@ export {
 } from './tensor/quantize.js';
 export {
   type Granularity,
+  type NestedScales,
   type QuantizedTensor,
   type Scheme,
   sizeOf,

@@ -248,8 +248,9 @@ Work prepare_matmul_integer(const Napi::CallbackInfo& info) {
     p.a_zeros = p.a_zero_per_row ? a_zeros.as<const std::int32_t>() : &a_zero;
     p.b_zeros = p.b_zero_per_column ? b_zeros.as<const std::int32_t>() : &b_zero;
     return b.with_packed(k, n, [&](const PackedWeight& packed) {
-      p.b = &packed;
-      return matmul_integer(p, cancel);
+      IntegerMatmulArguments complete = p;
+      complete.b = &packed;
+      return matmul_integer(complete, cancel);
     });
   };
 }
@@ -288,8 +289,9 @@ Work prepare_dynamic_quantize_matmul(const Napi::CallbackInfo& info) {
     p.bias = bias.as<const float>();
     p.c = out.data;
     return b.with_packed(k, n, [&](const PackedWeight& packed) {
-      p.b = &packed;
-      return dynamic_quantize_matmul(x.as<const float>(), p, cancel);
+      IntegerMatmulArguments complete = p;
+      complete.b = &packed;
+      return dynamic_quantize_matmul(x.as<const float>(), complete, cancel);
     });
   };
 }

@@ -19,8 +19,7 @@ TEST("affine: one element equals float64 arithmetic with round-half-to-even and 
   Random random(10);
   for (int i = 0; i < 2000000; i++) {
     const float scale = std::fabs(sample(i % 2 == 0 ? Data::kMixed : Data::kNormal, random)) + 0x1p-149F;
-    const float x =
-        i % 3 == 0 ? scale * (static_cast<float>(random.below(300)) + 0.5F) : sample(Data::kMixed, random);
+    const float x = i % 3 == 0 ? scale * (static_cast<float>(random.below(300)) + 0.5F) : sample(Data::kMixed, random);
     const int zero_point = static_cast<int>(random.below(256)) - 128;
     const volatile float quotient = x / scale;  // rounded once to float32
     const double steps = std::nearbyint(static_cast<double>(quotient)) + zero_point;

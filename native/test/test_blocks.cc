@@ -233,9 +233,9 @@ TEST("blocks: every instruction set dequantizes any bytes as the scalar file doe
 
 TEST("blocks tensor: the same bytes for 1, 2, 3, 7 and 16 threads") {
   constexpr std::size_t kColumns = 2560;
-  const std::size_t kRows = quick() ? 14 : 37;
+  const std::size_t rows = quick() ? 14 : 37;
   Random random(13);
-  Buffer<float> x(kRows * kColumns), importance(kColumns);
+  Buffer<float> x(rows * kColumns), importance(kColumns);
   for (std::size_t i = 0; i < x.size(); i++) x[i] = random.normal();
   for (std::size_t i = 0; i < kColumns; i++) importance[i] = random.uniform();
   for (std::size_t t = 0; t < kBlockTypes; t++) {
@@ -244,8 +244,8 @@ TEST("blocks tensor: the same bytes for 1, 2, 3, 7 and 16 threads") {
     const std::size_t row_blocks = kColumns / f.length, row_bytes = row_blocks * f.bytes;
     for (const bool weighted : {false, true}) {
       if (weighted && !f.takes_importance) continue;
-      Buffer<std::uint8_t> expected(kRows * row_bytes), got(kRows * row_bytes);
-      for (std::size_t r = 0; r < kRows; r++) {
+      Buffer<std::uint8_t> expected(rows * row_bytes), got(rows * row_bytes);
+      for (std::size_t r = 0; r < rows; r++) {
         const float* row = x.data() + r * kColumns;
         float squares = 0.0F;
         for (std::size_t c = 0; c < kColumns; c++) squares += row[c] * row[c];
@@ -257,14 +257,14 @@ TEST("blocks tensor: the same bytes for 1, 2, 3, 7 and 16 threads") {
         }
       }
       Buffer<float> floats(x.size()), expected_floats(x.size());
-      k.dequantize(expected.data(), kRows * row_blocks, expected_floats.data(), false);
+      k.dequantize(expected.data(), rows * row_blocks, expected_floats.data(), false);
       for (const std::size_t threads : kThreadCounts) {
         ThreadPool::instance().set_thread_count(threads);
         const Outcome quantized =
-            quantize_blocks(x.data(), type_at(t), kRows, kColumns, weighted ? importance.data() : nullptr, got.data());
+            quantize_blocks(x.data(), type_at(t), rows, kColumns, weighted ? importance.data() : nullptr, got.data());
         CHECK(quantized.status == Status::kOk, "%s", kNames[t]);
         CHECK(first_difference(got, expected) == got.size(), "%s, %zu threads", kNames[t], threads);
-        CHECK(dequantize_blocks(got.data(), type_at(t), kRows * row_blocks, floats.data()).status == Status::kOk, "%s",
+        CHECK(dequantize_blocks(got.data(), type_at(t), rows * row_blocks, floats.data()).status == Status::kOk, "%s",
               kNames[t]);
         CHECK(first_difference(floats, expected_floats) == floats.size(), "%s, %zu threads", kNames[t], threads);
       }

@@ -360,8 +360,9 @@ TEST("matmul formats: a block with a scale that is no number is named") {
   Buffer<std::uint8_t> data = random_blocks(BlockType::kQ8_0, 8, random);
   const BlocksSource source{data.data(), BlockType::kQ8_0, 2, 128};
   CHECK(first_bad_block(source) == -1, "finite scales");
-  data[5 * 34] = 0x01;
-  data[5 * 34 + 1] = 0x7c;
+  std::uint8_t* const fifth = data.data() + std::size_t{5} * 34;
+  fifth[0] = 0x01;
+  fifth[1] = 0x7c;
   CHECK(first_bad_block(source) == 5, "block %td", first_bad_block(source));
 }
 

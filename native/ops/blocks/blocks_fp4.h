@@ -44,6 +44,7 @@ LOWBIT_INLINE std::uint8_t ue4m3_of(float x) {
   if (x > 448.0F) x = 448.0F;
   const std::uint32_t bits = bits_of(x);
   int exponent = static_cast<int>(bits >> 23) - 127 + 7;
+  // NOLINTNEXTLINE(bugprone-incorrect-roundings): as ggml rounds
   if (exponent <= 0) return static_cast<std::uint8_t>(clamp(static_cast<int>(x * 512.0F + 0.5F), 0, 7));
   if (exponent >= 15) return 0x7e;
   int mantissa = static_cast<int>((bits >> 20) & 7) + static_cast<int>((bits >> 19) & 1);
