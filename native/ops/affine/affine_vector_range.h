@@ -10,6 +10,9 @@
 namespace lowbit::LOWBIT_ISA {
 namespace {
 
+// Groups of up to so many elements are reduced to their largest lanes side by side.
+constexpr std::size_t kReducedTogether = 128;
+
 // Absolute values are compared as integers: their order is that of the floats, and NaN and infinity come out on top.
 template <FloatType Type>
 LOWBIT_INLINE I32x16 largest_magnitude(const Storage<Type>* x, std::size_t count) {
@@ -21,24 +24,45 @@ LOWBIT_INLINE I32x16 largest_magnitude(const Storage<Type>* x, std::size_t count
   return largest;
 }
 
+// Returns the largest lanes of all, as bits.
 template <FloatType Type>
-void absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size, float* absmax) {
+I32x16 absmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size, float* absmax) {
+  I32x16 seen = broadcast(0);
   if (group_size == 1) {
     for (std::size_t i = 0; i < count; i += kLanes) {
       const std::size_t n = count - i < kLanes ? count - i : kLanes;
-      store_up_to<FloatType::kFloat32>(absmax + i, as_floats(magnitude_bits(load_up_to<Type>(x + i, n))), n);
+      const I32x16 magnitudes = magnitude_bits(load_up_to<Type>(x + i, n));
+      seen = max(seen, magnitudes);
+      store_up_to<FloatType::kFloat32>(absmax + i, as_floats(magnitudes), n);
     }
-    return;
+    return seen;
   }
-  with_units(group_size, [&](auto units) {
-    const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
-    LOWBIT_NO_UNROLL
-    for (std::size_t begin = 0, g = 0; begin < count; begin += size, g++) {
-      const I32x16 largest = count - begin >= size ? largest_magnitude<Type>(x + begin, size)
-                                                   : largest_magnitude<Type>(x + begin, count - begin);
-      absmax[g] = float_of(static_cast<std::uint32_t>(horizontal_max(largest)));
+  const auto groups_of = [&](std::size_t size) {
+    std::size_t begin = 0, g = 0;
+    // Sixteen groups at a time become one lane each.
+    for (; size <= kReducedTogether && count - begin >= kLanes * size; g += kLanes) {
+      F32x16 largest[kLanes];
+      LOWBIT_NO_UNROLL
+      for (std::size_t j = 0; j < kLanes; j++, begin += size) {
+        const I32x16 lanes = largest_magnitude<Type>(x + begin, size);
+        seen = max(seen, lanes);
+        largest[j] = as_floats(lanes);
+      }
+      store<FloatType::kFloat32, false>(absmax + g, maxima(largest));
     }
-  });
+    LOWBIT_NO_UNROLL
+    for (; begin < count; begin += size, g++) {
+      const I32x16 lanes = largest_magnitude<Type>(x + begin, count - begin < size ? count - begin : size);
+      seen = max(seen, lanes);
+      absmax[g] = float_of(static_cast<std::uint32_t>(horizontal_max(lanes)));
+    }
+  };
+  if (group_size == kLanes) {
+    groups_of(kLanes);
+  } else {
+    with_units(group_size, [&](auto units) { groups_of(units.value != 0 ? units.value * kUnit : group_size); });
+  }
+  return seen;
 }
 
 template <FloatType Type>
@@ -78,14 +102,10 @@ bool minmax_of(const Storage<Type>* x, std::size_t count, std::size_t group_size
 }
 
 bool absmax(const void* x, FloatType type, std::size_t count, std::size_t group_size, float* absmax) {
-  with_type(type,
-            [&](auto t) { absmax_of<t.value>(static_cast<const Storage<t.value>*>(x), count, group_size, absmax); });
-  const std::size_t groups = ceil_div(count, group_size);
-  I32x16 seen = broadcast(0);
-  for (std::size_t g = 0; g < groups; g += kLanes) {
-    seen = max(seen, as_bits(load_up_to<FloatType::kFloat32>(absmax + g, group_end(g, kLanes, groups) - g)));
-  }
-  return horizontal_max(seen) < kInfinityBits;
+  return with_type(type, [&](auto t) {
+    const auto* elements = static_cast<const Storage<t.value>*>(x);
+    return horizontal_max(absmax_of<t.value>(elements, count, group_size, absmax)) < kInfinityBits;
+  });
 }
 
 bool minmax(const void* x, FloatType type, std::size_t count, std::size_t group_size, float* min, float* max) {

@@ -39,12 +39,11 @@ constexpr float kNf4Values[16] = {-1.0F,
                                   0.5626170039176941F,
                                   0.7229568362236023F,
                                   1.0F};
-// A quotient above the i-th has at least code i + 1. (The sixteenth lets a vector hold them.)
-constexpr float kNf4Thresholds[16] = {
-    -0.8480964004993439F,  -0.6106329262256622F,  -0.4599952697753906F,   -0.33967943489551544F,
-    -0.23460740596055984F, -0.13791173323988914F, -0.045525018125772476F, 0.03979014977812767F,
-    0.1202552504837513F,   0.2035212516784668F,   0.2920137718319893F,    0.3893125355243683F,
-    0.5016634166240692F,   0.6427869200706482F,   0.8614784181118011F,    1.0F};
+// A quotient above the i-th has at least code i + 1.
+constexpr float kNf4Thresholds[15] = {
+    -0.8480964004993439F,  -0.6106329262256622F,   -0.4599952697753906F, -0.33967943489551544F, -0.23460740596055984F,
+    -0.13791173323988914F, -0.045525018125772476F, 0.03979014977812767F, 0.1202552504837513F,   0.2035212516784668F,
+    0.2920137718319893F,   0.3893125355243683F,    0.5016634166240692F,  0.6427869200706482F,   0.8614784181118011F};
 
 // Bit 3 is the sign.
 constexpr float kFp4Values[16] = {0.0F,
@@ -64,8 +63,8 @@ constexpr float kFp4Values[16] = {0.0F,
                                   -0.1666666716337204F,
                                   -0.25F};
 // Of magnitudes, by rank; the code of a rank is fp4_code_of_rank().
-constexpr float kFp4Thresholds[16] = {0.00260417F, 0.0859375F, 0.20833333F, 0.29166667F,
-                                      0.4166667F,  0.583333F,  0.8333333F,  1.0F};
+constexpr float kFp4Thresholds[7] = {0.00260417F, 0.0859375F, 0.20833333F, 0.29166667F,
+                                     0.4166667F,  0.583333F,  0.8333333F};
 // 0 1 2 … 7 → 0 1 6 7 4 5 2 3
 constexpr unsigned fp4_code_of_rank(unsigned rank) { return rank ^ ((rank & 2U) << 1); }
 

@@ -2,6 +2,7 @@
 // (core/simd/<isa>.h), which names the namespace.
 
 #include <cstring>
+#include <limits>
 
 #include "core/simd/runs.h"
 #include "ops/codebook/codebook_vector_values.h"
@@ -80,16 +81,40 @@ bool scales(const float* largest, std::size_t count, Codebook book, ScaleRule ru
 // How a quotient is computed. A power of two is divided by as exactly with a product.
 enum class Quotient : std::uint8_t { kDivide, kMultiply };
 
-// How many of fifteen or seven thresholds lie below v: two steps of a binary search by selection, the rest by looking
-// the next threshold up.
-LOWBIT_INLINE I32x16 rank_of(F32x16 v, const float* thresholds, int steps) {
-  const F32x16 table = load<FloatType::kFloat32>(thresholds);
-  I32x16 rank = broadcast(0);
-  for (int half = 1 << (steps - 1), step = 0; half != 0; half /= 2, step++) {
-    const F32x16 middle = step == 0 ? broadcast(thresholds[half - 1]) : look_up(table, add(rank, broadcast(half - 1)));
-    rank = select(less(middle, v), add(rank, broadcast(half)), rank);
+// Thresholds by cells of one eighth, of which none holds more than two: how many lie below a cell, and the next two.
+// (No threshold is so near to the edge of a cell that rounding could carry an element across both.)
+struct Cells {
+  std::int32_t below[kLanes];
+  float first[kLanes], second[kLanes];
+};
+constexpr Cells cells_from(float begin, const float* thresholds, int count) {
+  constexpr float kNone = std::numeric_limits<float>::infinity();
+  Cells cells{};
+  for (std::size_t c = 0; c < kLanes; c++) {
+    int below = 0;
+    while (below < count && thresholds[below] < begin + static_cast<float>(c) * 0.125F) below++;
+    cells.below[c] = below;
+    cells.first[c] = below < count ? thresholds[below] : kNone;
+    cells.second[c] = below + 1 < count ? thresholds[below + 1] : kNone;
   }
-  return rank;
+  return cells;
+}
+constexpr Cells kNf4Cells = cells_from(-1.0F, kNf4Thresholds, 15);
+constexpr Cells kFp4Cells = cells_from(0.0F, kFp4Thresholds, 7);
+
+// How many thresholds lie below v.
+LOWBIT_INLINE I32x16 rank_of(F32x16 v, const Cells& cells, I32x16 cell) {
+  const I32x16 below = as_bits(look_up(as_floats(load_lanes(cells.below)), cell));
+  const F32x16 first = look_up(load<FloatType::kFloat32>(cells.first), cell);
+  const F32x16 second = look_up(load<FloatType::kFloat32>(cells.second), cell);
+  const I32x16 rank = select(less(first, v), add(below, broadcast(1)), below);
+  return select(less(second, v), add(rank, broadcast(1)), rank);
+}
+
+LOWBIT_INLINE I32x16 cell_of(F32x16 v, float begin) {
+  constexpr float kInLastCell = 0.9375F;
+  const F32x16 clamped = min(max(v, broadcast(begin)), broadcast(kInLastCell));  // a NaN lies in the first
+  return truncate_to_int(mul(sub(clamped, broadcast(begin)), broadcast(8.0F)));
 }
 
 // Sixteen elements to sixteen codes, as narrow() wants them.
@@ -98,9 +123,10 @@ class Encoder {
  public:
   static LOWBIT_INLINE I32x16 code(F32x16 quotient) {
     if constexpr (Book == Codebook::kNf4) {
-      return rank_of(quotient, kNf4Thresholds, 4);
+      return rank_of(quotient, kNf4Cells, cell_of(quotient, -1.0F));
     } else if constexpr (Book == Codebook::kFp4) {
-      const I32x16 rank = rank_of(as_floats(magnitude_bits(quotient)), kFp4Thresholds, 3);
+      const F32x16 magnitude = as_floats(magnitude_bits(quotient));
+      const I32x16 rank = rank_of(magnitude, kFp4Cells, cell_of(magnitude, 0.0F));
       const I32x16 code = bit_xor(rank, shift_left<1>(bit_and(rank, broadcast(2))));
       return select(less(quotient, broadcast(0.0F)), bit_or(code, broadcast(8)), code);
     } else if constexpr (Book == Codebook::kFixed8) {
