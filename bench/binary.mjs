@@ -130,7 +130,7 @@ for (const threads of THREADS) {
   }
 }
 publish(
-  'binary',
+  'Binary',
   'npm run bench:binary',
   [
     '`binaryMatmul`, in billions of products and additions of signs a second, in the caches; the most is exclusive or, count and',
