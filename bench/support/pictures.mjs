@@ -62,7 +62,7 @@ export function layoutPicture(title, blocks) {
  * @param rows `{ name, bits, values: [first, second] }`
  */
 export function barPicture(title, series, rows) {
-  const [left, width, rowHeight, top] = [150, 560, 30, 70];
+  const [left, width, rowHeight, top] = [260, 500, 30, 70];
   const colours = ['#0072b2', '#d55e00'];
   const highest = Math.max(...rows.flatMap(({ values }) => values));
   const scale = (value) => (Math.max(0, value) / highest) * width;

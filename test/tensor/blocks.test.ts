@@ -105,6 +105,23 @@ describe('the formats', () => {
     expect(sameBytes(whole.subarray(2 * bytes, 4 * bytes), row)).toBe(true);
   });
 
+  // ggml's own data and limits: tests/test-quantize-fns.cpp, where the norm of the error is divided by the number of
+  // elements.
+  it.each(TYPES)("$type: the error is within ggml's limits", ({ type }) => {
+    const limits: Partial<Record<GgufType, number>> = {
+      q2_k: 0.0075,
+      q3_k: 0.004,
+      mxfp4: 0.003,
+      nvfp4: 0.003,
+      tq1_0: 0.01,
+      tq2_0: 0.01,
+    };
+    const x = Float32Array.from({ length: 4096 }, (_, i) => 0.1 + 2 * Math.cos(i));
+    const back = dequantizeBlocks(quantizeBlocks(x, { type, rowLength: 4096 }), { type, rowLength: 4096 });
+    const { mse } = compareTensors(x, back);
+    expect(Math.sqrt(mse * x.length) / x.length).toBeLessThan(limits[type] ?? 0.002);
+  });
+
   it('an importance moves the error to where it counts less', () => {
     const x = normal(64 * 256, 2);
     const weights = Float32Array.from({ length: 256 }, (_, i) => (i % 2 === 0 ? 100 : 0.01));
