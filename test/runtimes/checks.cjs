@@ -309,6 +309,38 @@ function products(check, folder) {
     const error = Math.max(...exact.map((value, i) => Math.abs(value - y[i]))) / largest;
     assert.ok(y.length === m * n && error < bound, `${error} > ${bound}`);
   };
+  for (const type of ['q4_0', 'q4_k', 'q6_k', 'iq4_nl', 'tq2_0']) {
+    check(`GGUF blocks ${type} are ggml's`, () => {
+      const read = (name) => fs.readFileSync(path.join(VECTORS, 'gguf', name));
+      const input = read('input_f32.bin');
+      const x = new Float32Array(input.buffer.slice(input.byteOffset, input.byteOffset + input.byteLength));
+      const blocks = lowbit.quantizeBlocks(x, { type, rowLength: 512 });
+      assert.ok(read(`${type.toUpperCase()}.bin`).equals(Buffer.from(blocks)));
+      const w = lowbit.prepackBlocks(blocks.subarray(0, blocks.length / 23), { type, shape: [1, 512] });
+      const [y] = lowbit.linear(x.subarray(0, 512), w, { computeDtype: 'float32' });
+      const values = lowbit.dequantizeBlocks(blocks, { type, rowLength: 512 });
+      let exact = 0;
+      for (let i = 0; i < 512; i++) exact += x[i] * values[i];
+      assert.ok(Math.abs(y - exact) <= 1e-4 * Math.abs(exact), `${y} instead of ${exact}`);
+      w.dispose();
+    });
+  }
+
+  for (const [dtype, least] of [
+    ['nf4', 19],
+    ['float8_e4m3fn', 30],
+    ['mxfp4', 17],
+    ['nvfp4', 19],
+    ['ternary', 4],
+  ]) {
+    check(`${dtype} there and back`, () => {
+      const x = normal(4096, 5);
+      const back = lowbit.dequantizeTensor(lowbit.quantizeTensor(x, { dtype, shape: [4, 1024] }));
+      const { sqnrDb } = lowbit.compareTensors(x, back);
+      assert.ok(sqnrDb > least, `${sqnrDb} dB`);
+    });
+  }
+
   check('linear with quantized weights', () => {
     for (const dtype of CODES.keys()) {
       const q = lowbit.quantizeTensor(weights, { dtype, shape: [n, k], granularity: 'per-group', groupSize: 32 });
