@@ -7,27 +7,14 @@
  * Every type is quantized and dequantized from and to memory far larger than the last-level cache, and in cache, beside a
  * loop that only moves the same bytes and beside ggml's own functions, which know one thread.
  */
-import { createRequire } from 'node:module';
-import { parseArgs } from 'node:util';
 import lowbit from '../dist/index.js';
 import { medians, normal } from './support/measure.mjs';
+import { commandOf, folded, partToMeasure, trafficCases, useThreads } from './support/parts.mjs';
 import { peer } from './support/peer.mjs';
 import { gigabytes, markdownTable, publish, time } from './support/report.mjs';
 
-const require = createRequire(import.meta.url);
-const limits = require('../build-bench/lowbit_limits.node');
 const ggml = await peer('ggml');
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    only: { type: 'string' },
-    threads: { type: 'string' },
-    write: { type: 'boolean', default: false },
-  },
-});
-
-const { threads: ALL } = lowbit.capabilities();
 const COLUMNS = 4096;
 const MIB = 2 ** 20;
 
@@ -51,35 +38,21 @@ const TYPES = {
   mxfp4: { length: 32, bytes: 17 },
   nvfp4: { length: 64, bytes: 36 },
 };
-const wanted = options.only?.split(',') ?? Object.keys(TYPES);
-for (const type of wanted) {
-  if (TYPES[type] === undefined) throw new Error(`--only takes some of ${Object.keys(TYPES).join(',')}, not ${type}`);
-}
-const THREADS = options.threads?.split(',').map(Number) ?? (ALL > 1 ? [1, ALL] : [1]);
-if (!THREADS.every((n) => Number.isInteger(n) && n > 0)) throw new Error(`Not counts: ${options.threads}`);
-const ROUNDS = options.quick ? { rounds: 5, budget: 1 } : { rounds: 15, budget: 4 };
+const part = partToMeasure(Object.keys(TYPES));
 
 /** Bytes of float32. Searches take long, and past the caches is past the caches. */
 const PLACES = {
-  memory: (type) => (TYPES[type].searches || options.quick ? 64 * MIB : 256 * MIB),
+  memory: (type) => (TYPES[type].searches || part.quick ? 64 * MIB : 256 * MIB),
   cache: () => 128 * 1024,
 };
 // ggml's searches take seconds for that much; their time does not depend on where the floats are.
 const SEARCHED_BY_GGML = 256 * 1024;
 
-/** A loop that moves the same bytes, through the caches and around them: a multiple of 32 bytes on each side. */
-function trafficCases(readBytes, writeBytes, { length, bytes }, quantizes) {
-  const input = new Uint8Array(readBytes).fill(1); // memory that was never written is one shared page of zeros
-  const output = new Uint8Array(writeBytes + 4096);
-  // The loop goes in steps of 32 bytes: as few blocks as are a multiple of that.
+/** The bytes of whole blocks, as few as are a multiple of 32, and of their floats. */
+function unitOf({ length, bytes }) {
   let count = 1;
   while ((count * bytes) % 32 !== 0) count *= 2;
-  const [blocks, floats] = [count * bytes, count * length * 4];
-  const unit = quantizes ? [floats, blocks] : [blocks, floats];
-  return {
-    through: () => limits.traffic(input, output, ...unit, false),
-    around: () => limits.traffic(input, output, ...unit, true),
-  };
+  return [count * length * 4, count * bytes];
 }
 
 async function measure(type, quantizes, floatBytes, x, threads) {
@@ -89,21 +62,23 @@ async function measure(type, quantizes, floatBytes, x, threads) {
   const blockBytes = (elements / format.length) * format.bytes;
   const blocks = lowbit.quantizeBlocks(x, { type, rowLength: COLUMNS });
   const floats = new Float32Array(elements);
-  const part = quantizes && format.searches ? Math.min(elements, SEARCHED_BY_GGML / 4) : elements;
+  const measured = quantizes && format.searches ? Math.min(elements, SEARCHED_BY_GGML / 4) : elements;
   const cases = {
-    ...trafficCases(quantizes ? floatBytes : blockBytes, quantizes ? blockBytes : floatBytes, format, quantizes),
+    ...(quantizes
+      ? trafficCases(floatBytes, blockBytes, unitOf(format))
+      : trafficCases(blockBytes, floatBytes, unitOf(format).reverse())),
     ours: quantizes
       ? () => lowbit.quantizeBlocks(x, { type, rowLength: COLUMNS, out: blocks })
       : () => lowbit.dequantizeBlocks(blocks, { type, rowLength: COLUMNS, out: floats }),
   };
   if (ggml !== null && threads === 1) {
     cases.ggml = quantizes
-      ? () => ggml.quantize(type, x, blocks, (rows * part) / elements, COLUMNS)
+      ? () => ggml.quantize(type, x, blocks, (rows * measured) / elements, COLUMNS)
       : () => ggml.dequantize[type](blocks, floats, elements);
   }
-  const seconds = await medians(cases, { ...ROUNDS, seconds: 0.004, warm: threads > 1 ? 0.015 : 0 });
+  const seconds = await medians(cases, { ...part.rounds, seconds: 0.004, warm: threads > 1 ? 0.015 : 0 });
   const limit = Math.min(seconds.through, seconds.around);
-  const theirs = seconds.ggml === undefined ? undefined : (seconds.ggml * elements) / part;
+  const theirs = seconds.ggml === undefined ? undefined : (seconds.ggml * elements) / measured;
   return [
     `${quantizes ? 'quantize' : 'dequantize'} ${type}`,
     time(seconds.ours),
@@ -122,29 +97,18 @@ const gigabytes2 = (bytes, seconds) =>
 const HEAD = ['operation', 'time', 'GB/s', 'limit', 'of the limit', 'ggml', 'faster than ggml'];
 const sections = [];
 for (const [place, size] of Object.entries(PLACES)) {
-  for (const threads of place === 'memory' ? THREADS : THREADS.slice(0, 1)) {
-    lowbit.setNumThreads(threads);
-    limits.setThreads(threads);
+  for (const threads of place === 'memory' ? part.threads : part.threads.slice(0, 1)) {
+    useThreads(threads);
     const table = [];
     for (const quantizes of [true, false]) {
-      for (const type of wanted) {
+      for (const type of part.wanted) {
         table.push(await measure(type, quantizes, size(type), normal(size(type) / 4), threads));
         console.error(`${place}, ${threads} threads: ${table.at(-1).join(' | ')}`);
         globalThis.gc?.();
       }
     }
     const where = place === 'memory' ? 'far past the caches' : `${PLACES.cache() / 1024} KiB of float32, in cache`;
-    const title = `${where}, ${threads === 1 ? 'one thread' : `${threads} threads`}`;
-    const body = markdownTable(HEAD, table);
-    sections.push(
-      sections.length === 0
-        ? `### ${title}\n\n${body}`
-        : `<details>\n<summary>${title}</summary>\n\n${body}\n\n</details>`,
-    );
+    sections.push([`${where}, ${threads === 1 ? 'one thread' : `${threads} threads`}`, markdownTable(HEAD, table)]);
   }
 }
-lowbit.setNumThreads(ALL);
-const flags = process.argv.slice(2).filter((flag) => flag !== '--write');
-const set = process.env.LOWBIT_ISA ? `LOWBIT_ISA=${process.env.LOWBIT_ISA} ` : '';
-const command = [`${set}npm run bench:blocks`, ...(flags.length > 0 ? ['--', ...flags] : [])].join(' ');
-publish('Blocks', command, sections.join('\n\n'));
+publish('Blocks', commandOf('bench:blocks'), folded(sections));

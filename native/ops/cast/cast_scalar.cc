@@ -1,6 +1,6 @@
 // Float conversion, the specification: one element at a time through core/float_bits.h and core/small_floats.h.
 
-#include "core/float_bits.h"
+#include "core/packed_codes.h"
 #include "core/small_floats.h"
 #include "ops/cast/cast_kernels.h"
 
@@ -14,30 +14,6 @@ void convert(const In* in, Out* out, std::size_t count, bool /*stream*/) {
 
 std::uint16_t bfloat16_of_float16(std::uint16_t value) { return bfloat16_of(float_of_float16(value)); }
 std::uint16_t float16_of_bfloat16(std::uint16_t value) { return float16_of(float_of_bfloat16(value)); }
-
-float element(const void* x, FloatType type, std::size_t i) {
-  switch (type) {
-    case FloatType::kFloat16:
-      return float_of_float16(static_cast<const std::uint16_t*>(x)[i]);
-    case FloatType::kBfloat16:
-      return float_of_bfloat16(static_cast<const std::uint16_t*>(x)[i]);
-    default:
-      return static_cast<const float*>(x)[i];
-  }
-}
-
-void set_element(void* out, FloatType type, std::size_t i, float value) {
-  switch (type) {
-    case FloatType::kFloat16:
-      static_cast<std::uint16_t*>(out)[i] = float16_of(value);
-      break;
-    case FloatType::kBfloat16:
-      static_cast<std::uint16_t*>(out)[i] = bfloat16_of(value);
-      break;
-    default:
-      static_cast<float*>(out)[i] = value;
-  }
-}
 
 // A run of packed elements, written and read in order, the first in the low bits.
 template <SmallFloatType Type>
