@@ -111,4 +111,5 @@ for (const [place, size] of Object.entries(PLACES)) {
     sections.push([`${where}, ${threads === 1 ? 'one thread' : `${threads} threads`}`, markdownTable(HEAD, table)]);
   }
 }
+useThreads(part.all);
 publish('Blocks', commandOf('bench:blocks'), folded(sections));

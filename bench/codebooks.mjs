@@ -97,4 +97,5 @@ for (const [place, floatBytes] of Object.entries(PLACES)) {
     sections.push([`${where}, ${threads === 1 ? 'one thread' : `${threads} threads`}`, markdownTable(HEAD, table)]);
   }
 }
+useThreads(part.all);
 publish('Codebooks', commandOf('bench:codebooks'), folded(sections));

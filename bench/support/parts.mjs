@@ -27,6 +27,7 @@ export function partToMeasure(names) {
     quick: values.quick,
     wanted,
     threads,
+    all,
     rounds: values.quick ? { rounds: 5, budget: 1 } : { rounds: 15, budget: 4 },
   };
 }
