@@ -196,19 +196,32 @@ LOWBIT_INLINE void store_part(std::uint8_t* out, I32x16 low, I32x16 high, std::s
   }
 }
 
-// Elements of one group that start on a byte.
+// Whole units of one group.
 template <FloatType Type, Codebook Book, Quotient How, int Bits, bool Stream>
-LOWBIT_INLINE void quantize_group(const Storage<Type>* x, std::size_t count, F32x16 factor, std::uint8_t* codes) {
-  std::size_t i = 0;
+LOWBIT_INLINE void quantize_units(const Storage<Type>* x, std::size_t count, F32x16 factor, std::uint8_t* codes) {
   LOWBIT_NO_UNROLL
-  for (; i + kUnit <= count; i += kUnit) {
+  for (std::size_t i = 0; i < count; i += kUnit) {
     const F32x16 a = load<Type>(x + i), b = load<Type>(x + i + kLanes);
     store_unit<Bits, Stream>(byte_of<Bits>(codes, i), encode<Book, How>(a, factor), encode<Book, How>(b, factor));
   }
-  if (i == count) return;
-  const std::size_t rest = count - i, first = rest < kLanes ? rest : kLanes;
-  const F32x16 a = load_up_to<Type>(x + i, first), b = load_first<Type>(x + i + first, rest - first);
-  store_part<Bits>(byte_of<Bits>(codes, i), encode<Book, How>(a, factor), encode<Book, How>(b, factor), rest);
+}
+
+// Less than a unit.
+template <FloatType Type, Codebook Book, Quotient How, int Bits>
+LOWBIT_NOINLINE void quantize_part(const Storage<Type>* x, std::size_t count, F32x16 factor, std::uint8_t* codes) {
+  const std::size_t first = count < kLanes ? count : kLanes;
+  const F32x16 a = load_up_to<Type>(x, first), b = load_first<Type>(x + first, count - first);
+  store_part<Bits>(codes, encode<Book, How>(a, factor), encode<Book, How>(b, factor), count);
+}
+
+// Elements of one group that start on a byte.
+template <FloatType Type, Codebook Book, Quotient How, int Bits, bool Stream>
+LOWBIT_INLINE void quantize_group(const Storage<Type>* x, std::size_t count, F32x16 factor, std::uint8_t* codes) {
+  const std::size_t whole = count / kUnit * kUnit;
+  quantize_units<Type, Book, How, Bits, Stream>(x, whole, factor, codes);
+  if (whole < count) {
+    quantize_part<Type, Book, How, Bits>(x + whole, count - whole, factor, byte_of<Bits>(codes, whole));
+  }
 }
 
 // Groups of sixteen: two make a unit.
@@ -226,8 +239,8 @@ LOWBIT_INLINE void quantize_sixteens(const Storage<Type>* x, std::size_t groups,
                                encode<Book, How>(b, high));
   }
   if (g < groups) {
-    quantize_group<Type, Book, How, kWidth, false>(x + g * kLanes, kLanes, factor_of<Book, How>(broadcast(scales[g])),
-                                                   byte_of<kWidth>(codes, g * kLanes));
+    quantize_part<Type, Book, How, kWidth>(x + g * kLanes, kLanes, factor_of<Book, How>(broadcast(scales[g])),
+                                           byte_of<kWidth>(codes, g * kLanes));
   }
 }
 
@@ -239,19 +252,12 @@ void quantize_groups(const Storage<Type>* x, std::size_t count, std::size_t grou
   if (group_size == kLanes && count % kLanes == 0) {
     return quantize_sixteens<Type, Book, How, Stream>(x, count / kLanes, scales, codes);
   }
-  with_units(group_size, [&](auto units) {
-    const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
-    std::size_t begin = 0, g = 0;
-    LOWBIT_NO_UNROLL
-    for (; size <= count - begin; begin += size, g++) {
-      quantize_group<Type, Book, How, kWidth, Stream>(x + begin, size, factor_of<Book, How>(broadcast(scales[g])),
-                                                      byte_of<kWidth>(codes, begin));
-    }
-    if (begin < count) {
-      quantize_group<Type, Book, How, kWidth, false>(
-          x + begin, count - begin, factor_of<Book, How>(broadcast(scales[g])), byte_of<kWidth>(codes, begin));
-    }
-  });
+  LOWBIT_NO_UNROLL
+  for (std::size_t begin = 0, g = 0; begin < count; begin += group_size, g++) {
+    quantize_group<Type, Book, How, kWidth, Stream>(x + begin, group_end(begin, group_size, count) - begin,
+                                                    factor_of<Book, How>(broadcast(scales[g])),
+                                                    byte_of<kWidth>(codes, begin));
+  }
 }
 
 // A scale for each element.
@@ -361,6 +367,12 @@ LOWBIT_INLINE I32x16 load_part(const std::uint8_t* in, std::size_t count) {
   }
 }
 
+// Less than sixteen elements.
+template <FloatType Out, Codebook Book, int Bits>
+LOWBIT_NOINLINE void dequantize_part(const std::uint8_t* codes, std::size_t count, F32x16 scale, Storage<Out>* out) {
+  store_first<Out>(out, mul(values_of<Book>(load_part<Bits>(codes, count)), scale), count);
+}
+
 template <FloatType Out, Codebook Book, int Bits, bool Stream>
 LOWBIT_INLINE void dequantize_group(const std::uint8_t* codes, std::size_t count, F32x16 scale, Storage<Out>* out) {
   std::size_t i = 0;
@@ -368,42 +380,18 @@ LOWBIT_INLINE void dequantize_group(const std::uint8_t* codes, std::size_t count
   for (; i + kLanes <= count; i += kLanes) {
     store<Out, Stream>(out + i, mul(values_of<Book>(load_sixteen<Bits>(codes + i * Bits / 8)), scale));
   }
-  if (i < count) {
-    const I32x16 rest = load_part<Bits>(codes + i * Bits / 8, count - i);
-    store_first<Out>(out + i, mul(values_of<Book>(rest), scale), count - i);
-  }
+  if (i < count) dequantize_part<Out, Book, Bits>(codes + i * Bits / 8, count - i, scale, out + i);
 }
 
 template <FloatType Out, Codebook Book, bool Stream>
 void dequantize_groups(const std::uint8_t* codes, std::size_t count, std::size_t group_size, const float* scales,
                        Storage<Out>* out) {
   constexpr int kWidth = kBits<Book>;
-  if (group_size == kLanes) {
-    std::size_t g = 0;
-    LOWBIT_NO_UNROLL
-    for (; g < count / kLanes; g++) {
-      const F32x16 values = values_of<Book>(load_sixteen<kWidth>(codes + g * (kLanes * kWidth / 8)));
-      store<Out, Stream>(out + g * kLanes, mul(values, broadcast(scales[g])));
-    }
-    if (const std::size_t rest = count % kLanes; rest != 0) {
-      dequantize_group<Out, Book, kWidth, false>(codes + g * (kLanes * kWidth / 8), rest, broadcast(scales[g]),
-                                                 out + g * kLanes);
-    }
-    if constexpr (Stream) stream_fence();
-    return;
+  LOWBIT_NO_UNROLL
+  for (std::size_t begin = 0, g = 0; begin < count; begin += group_size, g++) {
+    dequantize_group<Out, Book, kWidth, Stream>(codes + begin * kWidth / 8, group_end(begin, group_size, count) - begin,
+                                                broadcast(scales[g]), out + begin);
   }
-  with_units(group_size, [&](auto units) {
-    const std::size_t size = units.value != 0 ? units.value * kUnit : group_size;
-    std::size_t begin = 0, g = 0;
-    LOWBIT_NO_UNROLL
-    for (; size <= count - begin; begin += size, g++) {
-      dequantize_group<Out, Book, kWidth, Stream>(codes + begin * kWidth / 8, size, broadcast(scales[g]), out + begin);
-    }
-    if (begin < count) {
-      dequantize_group<Out, Book, kWidth, false>(codes + begin * kWidth / 8, count - begin, broadcast(scales[g]),
-                                                 out + begin);
-    }
-  });
   if constexpr (Stream) stream_fence();
 }
 
