@@ -380,9 +380,9 @@ TEST("bits, tensor: scales of nothing, of zeros and of what is too large") {
   x[5] = 3e6F;
   const Outcome outcome = binary_scales(x.data(), FloatType::kFloat32, layout, FloatType::kFloat16, scales.data());
   CHECK(outcome.status == Status::kScaleOverflow && outcome.index == 1, "index %lld", (long long)outcome.index);
-  CHECK(binary_scales(nullptr, FloatType::kFloat32, {0, 0, 1, false, 0}, FloatType::kFloat32, nullptr).status ==
-            Status::kOk,
-        "nothing");
+  CHECK(
+      binary_scales(nullptr, FloatType::kFloat32, {0, 0, 1, 1, 0}, FloatType::kFloat32, nullptr).status == Status::kOk,
+      "nothing");
 }
 
 }  // namespace
