@@ -10,6 +10,7 @@ namespace lowbit {
 namespace {
 
 constexpr std::size_t kValues = 256;
+constexpr float kPowers[] = {1e-6F, 1e-5F, 1e-4F, 1e-3F, 1e-2F, 1e-1F, 1.0F};
 using Map = std::array<float, kValues>;
 
 Map make_map() {
@@ -19,7 +20,7 @@ Map make_map() {
   map[n++] = 1.0F;
   for (int decade = 0; decade < 7; decade++) {
     const int steps = 1 << decade;
-    const float power = static_cast<float>(std::pow(10.0, decade - 6));
+    const float power = kPowers[decade];
     // The middles of so many equal steps from 0.1 to 1, in float32 as PyTorch's linspace counts them: from both ends.
     const float step = (1.0F - 0.1F) / static_cast<float>(steps);
     const auto edge = [&](int i) {
