@@ -91,6 +91,9 @@ class ToSmall<SmallFloatType::kFloat8E8m0fnu> {
   I32x16 below_, above_;
 };
 
+constexpr float kE2m1Values[16] = {0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
+                                   -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F};
+
 // Codes, with zeros above their bits, → float32.
 //
 // With the exponent's bias changed, a code's bits are a float32: for a subnormal number 2^(lowest − 1) · (1 + m/2^M),
@@ -102,6 +105,8 @@ LOWBIT_INLINE F32x16 from_small(I32x16 codes) {
   if constexpr (Type == SmallFloatType::kFloat8E8m0fnu) {
     const I32x16 bits = max(shift_left<23>(codes), broadcast(0x400000));  // code 0 is 2^-127
     return as_floats(select(less(broadcast(254), codes), broadcast(static_cast<std::int32_t>(kNan32)), bits));
+  } else if constexpr (Type == SmallFloatType::kFloat4E2m1fn) {
+    return look_up(load<FloatType::kFloat32>(kE2m1Values), codes);
   } else {
     constexpr SmallFloat kFormat = small_float(Type);
     constexpr std::int32_t kLargest = static_cast<std::int32_t>(kFormat.largest());

@@ -25,7 +25,8 @@ class AffineCodec {
 
   CodeType code() const { return scheme_.code; }
   bool symmetric() const { return scheme_.symmetric; }
-  bool needs_all_ranges() const { return false; }
+  bool needs_largest() const { return false; }
+  void set_largest(float /*largest*/) const {}
 
   Outcome choose(RangeChoice range, float* low, float* high) const {
     switch (range.method) {

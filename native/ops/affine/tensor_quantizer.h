@@ -17,7 +17,8 @@ namespace lowbit {
 //
 //   CodeType code()                             how they are packed
 //   bool symmetric()                            a range is max|x| alone, and `low` below is null
-//   bool needs_all_ranges()                     before the parameters of any group can be known
+//   bool needs_largest()                        max|x| of the tensor, before the parameters of any group can be known
+//   void set_largest(largest)                   tells it, if so
 //   Outcome choose(range, low, high)            replaces the ranges of all parameter sets, as `range` says
 //   bool parameters(low, high, first, count)    writes those of so many sets; false if a scale is infinite
 //   float scale(i)
@@ -45,8 +46,10 @@ class TensorQuantizer {
     if (range.method == RangeChoice::Method::kGiven)
       return finish(for_each_tile([&](const Run& r) { quantize_given(r); }));
     const bool own_groups = layout_.blocks_alike == 1 || layout_.blocks == 1;
-    if (range.method == RangeChoice::Method::kMinMax && own_groups && tiles_.groups_are_whole() &&
-        !codec_.needs_all_ranges()) {
+    if (range.method == RangeChoice::Method::kMinMax && own_groups && tiles_.groups_are_whole()) {
+      if (codec_.needs_largest()) {
+        if (const Outcome outcome = find_largest(); outcome.status != Status::kOk) return outcome;
+      }
       return finish(for_each_tile([&](const Run& r) { quantize_fused(r); }));
     }
     return in_three_passes(range);
@@ -134,6 +137,17 @@ class TensorQuantizer {
     }
   }
 
+  Outcome find_largest() {
+    std::atomic<std::uint32_t> largest{0};
+    const bool completed = for_each_tile([&](const Run& r) {
+      float high;
+      ranges_of(r.offset, r.count, r.count, nullptr, &high);
+      keep_largest(largest, high);
+    });
+    codec_.set_largest(float_of(largest.load()));
+    return finish(completed);
+  }
+
   // --- parameters ---
 
   void parameters_of(const float* low, const float* high, std::size_t first, std::size_t count) {
@@ -196,6 +210,7 @@ class TensorQuantizer {
     float* const lows = codec_.symmetric() ? nullptr : low.data();
     const Outcome chosen = codec_.choose(range, lows, high.data());
     if (chosen.status != Status::kOk) return chosen;
+    if (codec_.needs_largest() && parameters > 0) codec_.set_largest(*std::max_element(high.begin(), high.end()));
     parameters_of(lows, high.data(), 0, parameters);
     if (Outcome outcome = finish(true); outcome.status != Status::kOk) return outcome;
     return finish(for_each_tile([&](const Run& r) { codes_of(r); }));

@@ -25,20 +25,16 @@ class CodebookCodec {
 
   CodeType code() const { return code_type_of(scheme_.book); }
   bool symmetric() const { return true; }
-  bool needs_all_ranges() const { return scheme_.rule == ScaleRule::kNvfp4; }
+  bool needs_largest() const { return scheme_.rule == ScaleRule::kNvfp4; }
+  void set_largest(float largest) {
+    const float scale = kLargestE4m3 * kLargestE2m1 / largest;
+    // Of tiny numbers as well it stays finite.
+    global_scale_ = largest == 0.0F ? 1.0F : std::min(scale, std::numeric_limits<float>::max());
+  }
 
-  Outcome choose(RangeChoice range, float* low, float* high) {
-    if (range.method == RangeChoice::Method::kPercentile) {
-      const Outcome outcome = percentile_ranges(x_, type_, layout_, range.percentile, low, high, cancel_);
-      if (outcome.status != Status::kOk) return outcome;
-    }
-    if (scheme_.rule == ScaleRule::kNvfp4) {
-      const float largest = *std::max_element(high, high + layout_.parameter_count());
-      // Of tiny numbers as well it stays finite.
-      const float scale = kLargestE4m3 * kLargestE2m1 / largest;
-      global_scale_ = largest == 0.0F ? 1.0F : std::min(scale, std::numeric_limits<float>::max());
-    }
-    return {};
+  Outcome choose(RangeChoice range, float* low, float* high) const {
+    if (range.method != RangeChoice::Method::kPercentile) return {};
+    return percentile_ranges(x_, type_, layout_, range.percentile, low, high, cancel_);
   }
 
   bool parameters(const float* /*low*/, const float* high, std::size_t first, std::size_t count) const {

@@ -387,6 +387,15 @@ template <FloatType Out, Codebook Book, bool Stream>
 void dequantize_groups(const std::uint8_t* codes, std::size_t count, std::size_t group_size, const float* scales,
                        Storage<Out>* out) {
   constexpr int kWidth = kBits<Book>;
+  if (group_size == kLanes && count % kLanes == 0) {
+    LOWBIT_NO_UNROLL
+    for (std::size_t g = 0; g < count / kLanes; g++) {
+      const F32x16 values = values_of<Book>(load_sixteen<kWidth>(codes + g * (kLanes * kWidth / 8)));
+      store<Out, Stream>(out + g * kLanes, mul(values, broadcast(scales[g])));
+    }
+    if constexpr (Stream) stream_fence();
+    return;
+  }
   LOWBIT_NO_UNROLL
   for (std::size_t begin = 0, g = 0; begin < count; begin += group_size, g++) {
     dequantize_group<Out, Book, kWidth, Stream>(codes + begin * kWidth / 8, group_end(begin, group_size, count) - begin,
