@@ -6,12 +6,9 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.js';
-import { readError, SafetensorsFile, type SafetensorsTensor } from './safetensors.js';
-
-/** A tensor and the file that it is in. */
-export interface CheckpointTensor extends SafetensorsTensor {
-  readonly file: SafetensorsFile;
-}
+import { readError } from './file.js';
+import { SafetensorsFile } from './safetensors.js';
+import type { StoredTensor } from './stored-tensor.js';
 
 /** A JSON object, as read. */
 export type Json = Record<string, unknown>;
@@ -23,7 +20,7 @@ export interface Checkpoint {
   readonly folder: string | null;
   readonly files: readonly SafetensorsFile[];
   /** By name, file after file in the order of their data. */
-  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** config.json of the folder, if there is one. */
   readonly config: Json | null;
   close(): Promise<void>;
@@ -116,21 +113,21 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
     await Promise.all(files.map((file) => file.close()));
   };
   try {
-    const tensors = new Map<string, CheckpointTensor>();
+    const tensors = new Map<string, StoredTensor>();
     for (const name of names) {
       const file = await SafetensorsFile.open(join(folder, name));
       files.push(file);
       for (const tensor of file.tensors.values()) {
         const other = tensors.get(tensor.name);
         if (other !== undefined) {
-          const message = `Tensor ${JSON.stringify(tensor.name)} is both in ${other.file.path} and in ${file.path}.`;
+          const message = `Tensor ${JSON.stringify(tensor.name)} is both in ${other.path} and in ${file.path}.`;
           throw new CheckpointError('INDEX_DUPLICATE_TENSOR', message, { path: file.path, tensor: tensor.name });
         }
-        tensors.set(tensor.name, { ...tensor, file });
+        tensors.set(tensor.name, tensor);
       }
     }
     for (const [tensor, name] of weightMap ?? []) {
-      if (tensors.get(tensor)?.file.path !== join(folder, name)) {
+      if (tensors.get(tensor)?.path !== join(folder, name)) {
         const message = `${INDEX_NAME} says that ${JSON.stringify(tensor)} is in ${name}, but it is not.`;
         throw new CheckpointError('INDEX_MISSING_TENSOR', message, { path: join(folder, name), tensor });
       }

@@ -4,9 +4,11 @@
  *
  * @module
  */
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { addon } from '../addon.js';
 import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
+import { openForReading, readError, readFully } from './file.js';
+import type { StoredTensor } from './stored-tensor.js';
 
 /** Element types, as the format names them; the position is their number in the addon. */
 export const SAFETENSORS_DTYPES = [
@@ -36,16 +38,6 @@ export const SAFETENSORS_DTYPES = [
 
 export type SafetensorsDtype = (typeof SAFETENSORS_DTYPES)[number];
 
-/** A tensor in a file. */
-export interface SafetensorsTensor {
-  readonly name: string;
-  readonly dtype: SafetensorsDtype;
-  readonly shape: readonly number[];
-  /** Position of its first byte in the file. */
-  readonly position: number;
-  readonly bytes: number;
-}
-
 /** The most bytes that a header may have: the reference reader's limit. */
 const MAX_HEADER_BYTES = 100_000_000;
 
@@ -74,20 +66,13 @@ const FAULTS: readonly (readonly [CheckpointErrorCode, string])[] = [
   ['SAFETENSORS_TRAILING_DATA', 'there are bytes after the last tensor'],
 ];
 
-/** The error of a failed system call on an input. */
-export function readError(path: string, cause: unknown): CheckpointError {
-  const { code, message } = cause as NodeJS.ErrnoException;
-  if (code === 'ENOENT') return new CheckpointError('FILE_NOT_FOUND', `${path} does not exist.`, { path, cause });
-  return new CheckpointError('READ_FAILED', `${path} can't be read: ${message}.`, { path, cause });
-}
-
 /** An open safetensors file. */
 export class SafetensorsFile {
   /** Close with {@link SafetensorsFile.close}. */
   private constructor(
     readonly path: string,
     /** By name, in the order of their data. */
-    readonly tensors: ReadonlyMap<string, SafetensorsTensor>,
+    readonly tensors: ReadonlyMap<string, StoredTensor>,
     readonly metadata: ReadonlyMap<string, string>,
     private readonly handle: FileHandle,
   ) {}
@@ -98,12 +83,7 @@ export class SafetensorsFile {
    * @throws {@link CheckpointError} with a code for each way in which the file can be wrong.
    */
   static async open(path: string): Promise<SafetensorsFile> {
-    let handle: FileHandle;
-    try {
-      handle = await open(path, 'r');
-    } catch (cause) {
-      throw readError(path, cause);
-    }
+    const handle = await openForReading(path);
     try {
       const { tensors, metadata } = await readHeader(path, handle);
       return new SafetensorsFile(path, tensors, metadata, handle);
@@ -113,43 +93,15 @@ export class SafetensorsFile {
     }
   }
 
-  /** Reads bytes `begin` … `begin + into.length` of a tensor. */
-  async read(tensor: SafetensorsTensor, begin: number, into: Uint8Array): Promise<void> {
-    await readFully(this.path, this.handle, tensor.position + begin, into, tensor.name);
-  }
-
   async close(): Promise<void> {
     await this.handle.close();
-  }
-}
-
-async function readFully(
-  path: string,
-  handle: FileHandle,
-  position: number,
-  into: Uint8Array,
-  tensor?: string,
-): Promise<void> {
-  let done = 0;
-  while (done < into.length) {
-    let bytesRead: number;
-    try {
-      ({ bytesRead } = await handle.read(into, done, into.length - done, position + done));
-    } catch (cause) {
-      throw readError(path, cause);
-    }
-    if (bytesRead === 0) {
-      const message = `${path} became shorter while it was read: it ends before byte ${position + into.length}.`;
-      throw new CheckpointError('FILE_TRUNCATED', message, { path, tensor });
-    }
-    done += bytesRead;
   }
 }
 
 async function readHeader(
   path: string,
   handle: FileHandle,
-): Promise<{ tensors: Map<string, SafetensorsTensor>; metadata: Map<string, string> }> {
+): Promise<{ tensors: Map<string, StoredTensor>; metadata: Map<string, string> }> {
   const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
     const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;
     throw new CheckpointError(code, `${path} is not a valid safetensors file: ${what}${about}.`, { path, tensor });
@@ -184,17 +136,20 @@ async function readHeader(
     const where = code === 'SAFETENSORS_INVALID_JSON' ? ` at byte ${header.position} of the header` : '';
     return refuse(code, what + where, header.tensor);
   }
-  const tensors = new Map<string, SafetensorsTensor>();
+  const tensors = new Map<string, StoredTensor>();
   let dim = 0;
   header.names.forEach((name, i) => {
     const rank = header.ranks[i] as number;
     const begin = header.offsets[2 * i] as number;
+    const position = 8 + headerBytes + begin;
     tensors.set(name, {
       name,
       dtype: SAFETENSORS_DTYPES[header.dtypes[i] as number] as SafetensorsDtype,
       shape: Array.from(header.dims.subarray(dim, dim + rank)),
-      position: 8 + headerBytes + begin,
       bytes: (header.offsets[2 * i + 1] as number) - begin,
+      path,
+      position,
+      read: (from, into) => readFully(path, handle, position + from, into, name),
     });
     dim += rank;
   });

@@ -3,9 +3,11 @@
  *
  * @module
  */
-import type { Checkpoint, CheckpointTensor, Json } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { type PackedScheme, packedTensors, quantizationConfig } from '../checkpoint/compressed-tensors.js';
+import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
 import { safetensorsFileBytes, type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
+import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { CheckpointError } from '../errors.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
@@ -28,7 +30,7 @@ export interface QuantizationSpec {
 
 /** A tensor that is quantized. */
 export interface QuantizedEntry {
-  readonly tensor: CheckpointTensor;
+  readonly tensor: StoredTensor;
   readonly rows: number;
   readonly columns: number;
   readonly inputDtype: LargeFloatDtype;
@@ -43,7 +45,7 @@ export interface FilePlan {
   readonly metadata: ReadonlyMap<string, string>;
   readonly outputs: readonly TensorSpec[];
   readonly quantized: readonly QuantizedEntry[];
-  readonly copied: readonly CheckpointTensor[];
+  readonly copied: readonly StoredTensor[];
 }
 
 /** Everything that will happen. */
@@ -74,22 +76,22 @@ const NOT_LINEAR =
   /(^|\.)(embed[^.]*|[^.]*embeddings?|wte|wpe|shared|[^.]*norm[^.]*|ln_[^.]*|gate\.weight$|router)(\.|$)/i;
 const OUTPUT_HEAD = /(^|\.)(lm_head|output|score|classifier|embed_out)\.weight$/;
 
-function isMatrix(tensor: CheckpointTensor): boolean {
+function isMatrix(tensor: StoredTensor): boolean {
   return tensor.name.endsWith('.weight') && tensor.shape.length === 2 && FLOAT_DTYPES[tensor.dtype] !== undefined;
 }
 
-function isLinear(tensor: CheckpointTensor): boolean {
+function isLinear(tensor: StoredTensor): boolean {
   return isMatrix(tensor) && !NOT_LINEAR.test(tensor.name);
 }
 
-function isChosen(tensor: CheckpointTensor, { include, exclude }: QuantizationSpec): boolean {
+function isChosen(tensor: StoredTensor, { include, exclude }: QuantizationSpec): boolean {
   if (exclude?.test(tensor.name)) return false;
   if (include !== undefined) return isMatrix(tensor) && include.test(tensor.name);
   return isLinear(tensor) && !OUTPUT_HEAD.test(tensor.name);
 }
 
 /** Every weight whose rows do not divide into groups, in one error. */
-function checkGroups(chosen: readonly CheckpointTensor[], groupSize: number | null, path: string): void {
+function checkGroups(chosen: readonly StoredTensor[], groupSize: number | null, path: string): void {
   if (groupSize === null) return;
   const ragged = chosen.filter((tensor) => (tensor.shape[1] as number) % groupSize !== 0);
   if (ragged.length === 0) return;
@@ -129,7 +131,7 @@ export function planQuantization(checkpoint: Checkpoint, spec: QuantizationSpec)
   const scheme: PackedScheme = { bits: spec.dtype === 'int4' ? 4 : 8, scheme: spec.scheme ?? 'symmetric', groupSize };
   const isQuantized = new Set(chosen);
   const files = checkpoint.files.map((file): FilePlan => {
-    const own = all.filter((tensor) => tensor.file === file);
+    const own = all.filter((tensor) => tensor.path === file.path);
     const quantized = own.filter((tensor) => isQuantized.has(tensor)).map((tensor) => quantizedEntry(tensor, scheme));
     const copied = own.filter((tensor) => !isQuantized.has(tensor));
     return {
@@ -140,7 +142,7 @@ export function planQuantization(checkpoint: Checkpoint, spec: QuantizationSpec)
       metadata: new Map([['format', 'pt'], ...file.metadata]),
       outputs: [
         ...quantized.flatMap((entry) => entry.outputs),
-        ...copied.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
+        ...copied.map(({ name, dtype, shape }) => ({ name, dtype: dtype as SafetensorsDtype, shape })),
       ],
       quantized,
       copied,
@@ -162,9 +164,9 @@ export function planQuantization(checkpoint: Checkpoint, spec: QuantizationSpec)
   };
 }
 
-function quantizedEntry(tensor: CheckpointTensor, scheme: PackedScheme): QuantizedEntry {
+function quantizedEntry(tensor: StoredTensor, scheme: PackedScheme): QuantizedEntry {
   const [rows = 0, columns = 0] = tensor.shape;
-  const outputs = packedTensors(tensor.name, rows, columns, tensor.dtype, scheme);
+  const outputs = packedTensors(tensor.name, rows, columns, tensor.dtype as SafetensorsDtype, scheme);
   return {
     tensor,
     rows,

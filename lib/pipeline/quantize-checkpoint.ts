@@ -6,10 +6,12 @@
  */
 import { cp, readdir } from 'node:fs/promises';
 import { basename, extname, join, resolve, sep } from 'node:path';
-import { type Checkpoint, type CheckpointTensor, openCheckpoint } from '../checkpoint/checkpoint.js';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import { packCodes, packedNames, packShape, packZeroPoints } from '../checkpoint/compressed-tensors.js';
 import { OutputFolder } from '../checkpoint/output.js';
 import { SafetensorsWriter, tensorBytes } from '../checkpoint/safetensors-writer.js';
+import { Scratch } from '../checkpoint/scratch.js';
+import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import { InvalidArgumentError, NonFiniteError, OutputError, outputError, ScaleOverflowError } from '../errors.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import {
@@ -116,7 +118,7 @@ const OTHER_WEIGHTS = new Set([
 /** Rows `begin` … `end` of a tensor, or the bytes of a copied one. */
 interface Block {
   readonly entry: QuantizedEntry | null;
-  readonly tensor: CheckpointTensor;
+  readonly tensor: StoredTensor;
   readonly writer: SafetensorsWriter;
   readonly begin: number;
   readonly end: number;
@@ -130,32 +132,6 @@ interface Gathered {
   readonly sums: ComparisonSums[];
   readonly zeroPoints: Int32Array | null;
   blocksLeft: number;
-}
-
-/** Memory that a slot uses for one block after the other; shared, so that asynchronous calls need no copies. */
-class Slot {
-  private readonly buffers = new Map<string, SharedArrayBuffer>();
-
-  bytes(name: string, length: number): Uint8Array<SharedArrayBuffer> {
-    let buffer = this.buffers.get(name);
-    if (buffer === undefined || buffer.byteLength < length) {
-      buffer = new SharedArrayBuffer(length);
-      this.buffers.set(name, buffer);
-    }
-    return new Uint8Array(buffer, 0, length);
-  }
-
-  floats(name: string, length: number): Float32Array {
-    return new Float32Array(this.bytes(name, 4 * length).buffer, 0, length);
-  }
-
-  halves(name: string, length: number): Uint16Array {
-    return new Uint16Array(this.bytes(name, 2 * length).buffer, 0, length);
-  }
-
-  integers(name: string, length: number): Int32Array {
-    return new Int32Array(this.bytes(name, 4 * length).buffer, 0, length);
-  }
 }
 
 class Run {
@@ -196,7 +172,7 @@ class Run {
   private async writeFile(file: FilePlan, writer: SafetensorsWriter): Promise<void> {
     const blocks = this.blocksOf(file, writer);
     const work = async () => {
-      const slot = new Slot();
+      const slot = new Scratch();
       for (const block of blocks) {
         this.stop.signal.throwIfAborted();
         await (block.entry === null ? this.copy(block, slot) : this.quantize(block, block.entry, slot));
@@ -234,14 +210,14 @@ class Run {
     }
   }
 
-  private async copy({ tensor, writer, begin, end }: Block, slot: Slot): Promise<void> {
+  private async copy({ tensor, writer, begin, end }: Block, slot: Scratch): Promise<void> {
     const data = slot.bytes('input', end - begin);
-    await tensor.file.read(tensor, begin, data);
+    await tensor.read(begin, data);
     await writer.write(tensor.name, begin, data);
     this.report(tensor, data.length);
   }
 
-  private async quantize(block: Block, entry: QuantizedEntry, slot: Slot): Promise<void> {
+  private async quantize(block: Block, entry: QuantizedEntry, slot: Scratch): Promise<void> {
     const { tensor, writer, begin, end, index } = block;
     const { columns, inputDtype } = entry;
     const { scheme, range } = this.plan;
@@ -250,7 +226,7 @@ class Run {
     const count = rows * columns;
     const elementBytes = inputDtype === 'float32' ? 4 : 2;
     const data = slot.bytes('input', count * elementBytes);
-    await tensor.file.read(tensor, begin * columns * elementBytes, data);
+    await tensor.read(begin * columns * elementBytes, data);
     const input = inputDtype === 'float32' ? slot.floats('input', count) : slot.halves('input', count);
 
     const groups = scheme.groupSize === null ? 1 : columns / scheme.groupSize;
@@ -303,7 +279,7 @@ class Run {
     out: QuantizedTensor,
     input: Float32Array | Uint16Array,
     inputDtype: 'float32' | 'float16' | 'bfloat16',
-    slot: Slot,
+    slot: Scratch,
   ): Promise<ComparisonSums> {
     const { signal } = this.stop;
     const back = await dequantizeTensorAsync(out, { out: slot.floats('back', input.length), signal });
@@ -343,7 +319,7 @@ class Run {
     this.gathered.delete(entry);
   }
 
-  private report(tensor: CheckpointTensor, bytes: number): void {
+  private report(tensor: StoredTensor, bytes: number): void {
     this.bytesDone += bytes;
     this.onProgress?.({
       tensor: tensor.name,

@@ -1,0 +1,82 @@
+/**
+ * What every layout of quantized weights provides: finding its weights in a checkpoint, and writing them.
+ *
+ * @module
+ */
+import type { LargeFloatDtype, QuantDtype } from '../../dtype.js';
+import type { Granularity, QuantizedTensor, Scheme } from '../../tensor/quantized-tensor.js';
+import type { Checkpoint, Json } from '../checkpoint.js';
+import type { TensorSpec } from '../safetensors-writer.js';
+import type { StoredTensor } from '../stored-tensor.js';
+import type { Weight, WeightFormat } from '../weight.js';
+
+/** Reads one layout. */
+export interface LayoutReader {
+  readonly format: WeightFormat;
+  /**
+   * Takes the tensors of the weights that are stored in this layout out of `left`, and returns those weights.
+   *
+   * @throws CheckpointError `LAYOUT_INVALID` if parts are missing or contradict each other, `LAYOUT_AMBIGUOUS` if two
+   *   readings are possible and neither config nor data decide.
+   */
+  claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]>;
+}
+
+/** How the weights of a layout are quantized: options of `quantizeTensor`. */
+export interface Recipe {
+  readonly dtype: QuantDtype;
+  readonly scheme: Scheme;
+  readonly granularity: Granularity;
+  /** With `per-channel`: 0. */
+  readonly axis?: number;
+  readonly groupSize?: number;
+  readonly blockShape?: readonly [number, number];
+  /** What scales are rounded to. */
+  readonly scaleDtype: LargeFloatDtype;
+  /** Whether one number of the whole tensor (its largest magnitude) must be known before the first row. */
+  readonly needsLargest: boolean;
+}
+
+/** A weight that is to be written. */
+export interface Outline {
+  /** `model.layers.0.mlp.up_proj.weight` */
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  /** The float type of the model. */
+  readonly dtype: LargeFloatDtype;
+}
+
+/** Bytes for one stored tensor: whole, or cut into `rowBytes` that lie `stride` bytes apart. */
+export interface Piece {
+  readonly tensor: string;
+  /** Where the first byte goes, from the beginning of the tensor. */
+  readonly begin: number;
+  readonly data: Uint8Array;
+  readonly rowBytes?: number;
+  readonly stride?: number;
+}
+
+/** Writes one layout, in one setting (bits, group size, …). */
+export interface LayoutWriter {
+  readonly format: WeightFormat;
+  readonly recipe: Recipe;
+  /** Why a weight can't be stored so, and what can be done: a clause for a list. Null if it can. */
+  refusal(weight: Outline): string | null;
+  /** The tensors that a weight becomes. */
+  outputs(weight: Outline): TensorSpec[];
+  /** Blocks of rows begin at multiples of this, so that none shares a stored word with another one. */
+  rowStep(weight: Outline): number;
+  /**
+   * Rows from `begin` on, as they are stored; with the first of them, what belongs to no row.
+   *
+   * @param order - Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same.
+   */
+  encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]>;
+  /**
+   * `quantization_config` of config.json.
+   *
+   * @param ignored - Names of linear layers that stay in float.
+   */
+  config(ignored: readonly string[]): Json;
+}

@@ -1,0 +1,30 @@
+/**
+ * The weights of a checkpoint, whatever layouts they are stored in.
+ *
+ * @module
+ */
+import type { Checkpoint } from './checkpoint.js';
+import { plainWeight } from './layouts/float.js';
+import type { LayoutReader } from './layouts/layout.js';
+import type { Weight } from './weight.js';
+
+/** Asked in this order; what none claims is a tensor of its own. */
+const LAYOUTS: readonly LayoutReader[] = [];
+
+/**
+ * Every weight of a checkpoint, in the order of its first stored tensor.
+ *
+ * @throws {@link CheckpointError} `LAYOUT_INVALID`, `LAYOUT_AMBIGUOUS`.
+ */
+export async function weightsOf(checkpoint: Checkpoint): Promise<Weight[]> {
+  const left = new Map(checkpoint.tensors);
+  const weights: Weight[] = [];
+  for (const layout of LAYOUTS) weights.push(...(await layout.claim(checkpoint, left)));
+  for (const tensor of left.values()) weights.push(plainWeight(tensor));
+  const place = new Map([...checkpoint.tensors.keys()].map((name, i) => [name, i]));
+  const first = (weight: Weight) => Math.min(...weight.parts.map(({ name }) => place.get(name) ?? 0));
+  return weights
+    .map((weight) => [first(weight), weight] as const)
+    .sort(([a], [b]) => a - b)
+    .map(([, weight]) => weight);
+}
