@@ -35,6 +35,7 @@ export type CheckpointErrorCode =
   | 'INDEX_MISSING_TENSOR'
   | 'INDEX_DUPLICATE_TENSOR'
   | 'CONFIG_INVALID'
+  | 'INPUT_CHANGED'
   | 'LAYOUT_INVALID'
   | 'LAYOUT_AMBIGUOUS'
   | 'NOT_A_CHECKPOINT'
@@ -46,7 +47,13 @@ export type CheckpointErrorCode =
   | 'READ_FAILED';
 
 /** Codes of {@link OutputError}. */
-export type OutputErrorCode = 'OUTPUT_EXISTS' | 'DISK_FULL' | 'PERMISSION_DENIED' | 'WRITE_FAILED';
+export type OutputErrorCode =
+  | 'OUTPUT_EXISTS'
+  | 'OUTPUT_BUSY'
+  | 'UNFINISHED_WORK'
+  | 'DISK_FULL'
+  | 'PERMISSION_DENIED'
+  | 'WRITE_FAILED';
 
 /** Codes of {@link PackedFileError}: one for each way in which the file of a packed weight can be wrong. */
 export type PackedFileErrorCode =

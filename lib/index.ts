@@ -130,14 +130,16 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { QuantizationSpec } from './pipeline/plan.js';
+export type { RunOptions, RunReport } from './pipeline/carry-out.js';
 export {
-  type Progress,
   type QuantizationReport,
   type QuantizeCheckpointOptions,
   quantizeCheckpoint,
-  type TensorReport,
 } from './pipeline/quantize-checkpoint.js';
+export type { Progress, TensorReport } from './pipeline/run.js';
+export type { Selection } from './pipeline/selection.js';
+export type { CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
 export {
   type PackBitsOptions,
@@ -202,6 +204,7 @@ export {
   type QuantizerGradients,
 } from './tensor/learned-quantize.js';
 export {
+  type GlobalScaleOptions,
   type GranularityOptions,
   type InputOptions,
   type NestedOptions,

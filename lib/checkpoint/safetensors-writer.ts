@@ -4,8 +4,10 @@
  *
  * @module
  */
+import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { outputError } from '../errors.js';
+import { readFully } from './file.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from './safetensors.js';
 
 /** A tensor to be written. */
@@ -68,18 +70,33 @@ export function safetensorsFileBytes(tensors: readonly TensorSpec[], metadata: R
   return headerOf([...tensors].sort(inFileOrder), metadata).length + data;
 }
 
-/** A file being written. */
-export class SafetensorsWriter {
+/** A file of tensors that is written piece by piece, in any order; what each container's writer is. */
+export interface TensorFile {
+  readonly path: string;
+  /** Writes bytes of a tensor from `begin` on. The same bytes may be written again. */
+  write(name: string, begin: number, data: Uint8Array): Promise<void>;
+  /** Reads back what was written. */
+  read(name: string, begin: number, into: Uint8Array): Promise<void>;
+  /** Makes sure that all is on disk. */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A safetensors file being written. */
+export class SafetensorsWriter implements TensorFile {
   private readonly positions = new Map<string, number>();
-  private missingBytes = 0;
 
   private constructor(
     readonly path: string,
     private readonly handle: FileHandle,
   ) {}
 
-  /** Creates the file, which must not exist, and writes its header. */
-  static async create(
+  /**
+   * Creates the file and writes its header; or opens one that was begun with the same tensors, and keeps their data.
+   *
+   * @throws {@link OutputError}
+   */
+  static async open(
     path: string,
     tensors: readonly TensorSpec[],
     metadata: ReadonlyMap<string, string>,
@@ -87,27 +104,32 @@ export class SafetensorsWriter {
     const ordered = [...tensors].sort(inFileOrder);
     const header = headerOf(ordered, metadata);
     try {
-      const writer = new SafetensorsWriter(path, await open(path, 'wx'));
+      const writer = new SafetensorsWriter(path, await open(path, constants.O_RDWR | constants.O_CREAT, 0o666));
       let position = header.length;
       for (const tensor of ordered) {
         writer.positions.set(tensor.name, position);
-        const bytes = tensorBytes(tensor);
-        position += bytes;
-        writer.missingBytes += bytes;
+        position += tensorBytes(tensor);
       }
       await writer.writeAt(0, header);
+      await writer.handle.truncate(position); // a disk that can't hold it says so now, or when the data come
       return writer;
     } catch (cause) {
       throw outputError(path, cause);
     }
   }
 
-  /** Writes bytes `begin` … `begin + data.length` of a tensor. Every byte must be written once. */
   async write(name: string, begin: number, data: Uint8Array): Promise<void> {
+    await this.writeAt(this.positionOf(name) + begin, data);
+  }
+
+  async read(name: string, begin: number, into: Uint8Array): Promise<void> {
+    await readFully(this.path, this.handle, this.positionOf(name) + begin, into, name);
+  }
+
+  private positionOf(name: string): number {
     const position = this.positions.get(name);
     if (position === undefined) throw new RangeError(`${name} was not announced`);
-    this.missingBytes -= data.length;
-    await this.writeAt(position + begin, data);
+    return position;
   }
 
   private async writeAt(position: number, data: Uint8Array): Promise<void> {
@@ -121,19 +143,15 @@ export class SafetensorsWriter {
     }
   }
 
-  /** Makes sure that all is on disk, and closes the file. */
-  async finish(): Promise<void> {
-    if (this.missingBytes !== 0) throw new RangeError(`${this.missingBytes} bytes of ${this.path} were not written`);
+  async sync(): Promise<void> {
     try {
-      await this.handle.sync();
-      await this.handle.close();
+      await this.handle.datasync();
     } catch (cause) {
       throw outputError(this.path, cause);
     }
   }
 
-  /** Closes the file as it is. */
-  async abandon(): Promise<void> {
+  async close(): Promise<void> {
     await this.handle.close();
   }
 }

@@ -23,7 +23,7 @@ async function main(): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
     if (error instanceof Error && error.name === 'AbortError') {
-      console.error('Interrupted. Nothing was written.');
+      console.error('Interrupted. The same command goes on with what is done.');
       return EXIT.interrupted;
     }
     console.error(`lowbit: ${messageOf(error)}`);

@@ -5,8 +5,11 @@
  */
 import { Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
-import { type Plan, planQuantization, type QuantizationSpec } from '../pipeline/plan.js';
+import { storedBytes } from '../checkpoint/weight.js';
+import { weightsOf } from '../checkpoint/weights.js';
+import { type Plan, planQuantization, tasksOf } from '../pipeline/plan.js';
 import { type QuantizationReport, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import type { QuantizationSpec } from '../pipeline/spec.js';
 import { setNumThreads } from '../runtime.js';
 import { progressDisplay } from './progress.js';
 import { planTable, reportTable } from './table.js';
@@ -59,16 +62,20 @@ function toJson(value: QuantizationReport | object): string {
 
 function planAsJson(plan: Plan): object {
   return {
-    quantized: plan.files.flatMap((file) =>
-      file.quantized.map(({ tensor, inputDtype, outputBytes }) => ({
-        name: tensor.name,
-        shape: tensor.shape,
-        dtype: inputDtype,
-        inputBytes: tensor.bytes,
-        outputBytes,
+    tensors: tasksOf(plan)
+      .filter(({ kind }) => kind !== 'copied')
+      .map(({ weight, kind, as, outputs }) => ({
+        name: weight.name,
+        kind,
+        shape: weight.shape,
+        from: weight.encoding.dtype,
+        to: as,
+        inputBytes: storedBytes(weight),
+        outputBytes: outputs.reduce((sum, { bytes }) => sum + bytes, 0),
       })),
-    ),
-    copied: plan.files.flatMap((file) => file.copied.map(({ name }) => name)),
+    copied: tasksOf(plan)
+      .filter(({ kind }) => kind === 'copied')
+      .map(({ weight }) => weight.name),
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,
   };
@@ -77,7 +84,7 @@ function planAsJson(plan: Plan): object {
 async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = planQuantization(checkpoint, spec);
+    const plan = planQuantization(checkpoint, await weightsOf(checkpoint), spec);
     return json ? toJson(planAsJson(plan)) : planTable(plan);
   } finally {
     await checkpoint.close();
