@@ -3,6 +3,8 @@
  *
  * @packageDocumentation
  */
+
+export type { WeightFormat } from './checkpoint/weight.js';
 export type {
   CodebookDtype,
   Float16ArrayLike,
@@ -130,7 +132,14 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { RunOptions, RunReport } from './pipeline/carry-out.js';
+export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export {
+  type InspectedWeight,
+  type Inspection,
+  type InspectOptions,
+  inspectCheckpoint,
+  type WeightStatistics,
+} from './pipeline/inspect.js';
 export {
   type QuantizationReport,
   type QuantizeCheckpointOptions,
@@ -140,6 +149,13 @@ export type { Progress, TensorReport } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
 export type { CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
+export {
+  type RowComparison,
+  type TensorComparison,
+  type VerificationReport,
+  type VerifyOptions,
+  verifyCheckpoint,
+} from './pipeline/verify.js';
 export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
 export {
   type PackBitsOptions,

@@ -7,19 +7,23 @@
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
+import { verifyCommand } from './verify.js';
 
 async function main(): Promise<number> {
   const program = new Command('lowbit')
     .description('Low-bit quantization at native speed.')
     .version(capabilities().version)
     .addCommand(quantizeCommand())
+    .addCommand(inspectCommand())
+    .addCommand(verifyCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands])
     command.exitOverride().showHelpAfterError('(--help shows the options)');
   try {
     await program.parseAsync();
-    return EXIT.success;
+    return Number(process.exitCode ?? EXIT.success);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
     if (error instanceof Error && error.name === 'AbortError') {

@@ -7,14 +7,25 @@ import { Command, InvalidArgumentError as InvalidOption, Option } from 'commande
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
+import type { RunStart } from '../pipeline/carry-out.js';
 import { type Plan, planQuantization, tasksOf } from '../pipeline/plan.js';
-import { type QuantizationReport, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import { quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../pipeline/spec.js';
-import { setNumThreads } from '../runtime.js';
+import { bytes } from './format.js';
+import {
+  applyCommonOptions,
+  byteCount,
+  type CommonFlags,
+  interruptible,
+  positiveInteger,
+  regularExpression,
+  toJson,
+  withCommonOptions,
+} from './options.js';
 import { progressDisplay } from './progress.js';
 import { planTable, reportTable } from './table.js';
 
-interface Flags {
+interface Flags extends CommonFlags {
   dtype: 'int4' | 'int8';
   output?: string;
   granularity: 'per-group' | 'per-channel';
@@ -23,25 +34,11 @@ interface Flags {
   range: QuantizationSpec['range'];
   include?: RegExp;
   exclude?: RegExp;
-  threads?: number;
+  maxMemory?: number;
+  inputHashes: boolean;
   overwrite?: boolean;
+  restart?: boolean;
   dryRun?: boolean;
-  json?: boolean;
-  quiet?: boolean;
-}
-
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidOption('Expected a positive integer.');
-  return value;
-}
-
-function regularExpression(text: string): RegExp {
-  try {
-    return new RegExp(text);
-  } catch (error) {
-    throw new InvalidOption(`Expected a regular expression: ${(error as Error).message}.`);
-  }
 }
 
 function rangeMethod(text: string): NonNullable<QuantizationSpec['range']> {
@@ -53,11 +50,6 @@ function rangeMethod(text: string): NonNullable<QuantizationSpec['range']> {
   throw new InvalidOption(
     'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
   );
-}
-
-/** JSON has no Infinity: a layer without error has no SQNR. */
-function toJson(value: QuantizationReport | object): string {
-  return JSON.stringify(value, (_, v: unknown) => (typeof v === 'number' && !Number.isFinite(v) ? null : v), 2);
 }
 
 function planAsJson(plan: Plan): object {
@@ -95,7 +87,7 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
   if (flags.granularity === 'per-channel' && flags.groupSize !== undefined) {
     command.error('error: --group-size goes with --granularity per-group');
   }
-  if (flags.threads !== undefined) setNumThreads(flags.threads);
+  applyCommonOptions(flags);
   const spec: QuantizationSpec = {
     dtype: flags.dtype,
     scheme: flags.scheme,
@@ -110,34 +102,39 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
   }
   if (flags.output === undefined) return command.error("error: required option '-o, --output <folder>' not specified");
 
-  const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
-  process.once('SIGINT', onSignal);
-  process.once('SIGTERM', onSignal);
-  const display = flags.quiet === true || flags.json === true ? null : progressDisplay(process.stderr);
-  try {
-    const report = await quantizeCheckpoint(input, {
+  const { output } = flags;
+  const isTalking = flags.quiet !== true && flags.json !== true;
+  const display = isTalking ? progressDisplay(process.stderr) : null;
+  const report = await interruptible((signal) =>
+    quantizeCheckpoint(input, {
       ...spec,
-      output: flags.output,
+      output,
       overwrite: flags.overwrite === true,
-      signal: interrupt.signal,
+      restart: flags.restart === true,
+      hashInputs: flags.inputHashes,
+      ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
+      signal,
+      onStart: (start) => {
+        if (isTalking) console.error(announcement(start));
+      },
       onProgress: (progress) => display?.update(progress),
-    });
-    display?.stop();
-    if (flags.json === true) console.log(toJson(report));
-    else if (flags.quiet !== true) console.log(reportTable(report));
-    for (const name of report.leftOut) {
-      if (flags.quiet !== true) console.error(`left out: ${name} (weights in another format)`);
-    }
-  } finally {
-    display?.stop();
-    process.removeListener('SIGINT', onSignal);
-    process.removeListener('SIGTERM', onSignal);
+    }),
+  ).finally(() => display?.stop());
+  if (flags.json === true) console.log(toJson(report));
+  else if (flags.quiet !== true) console.log(reportTable(report));
+  for (const name of report.leftOut) {
+    if (flags.quiet !== true) console.error(`left out: ${name} (weights in another format)`);
   }
 }
 
+/** What is said before the work begins. */
+function announcement({ peakBytes, outputBytes, continued }: RunStart): string {
+  const start = continued ? 'Continuing where another run ended. ' : '';
+  return `${start}The result takes ${bytes(outputBytes)}, the work at most ${bytes(peakBytes)} of memory.`;
+}
+
 export function quantizeCommand(): Command {
-  return new Command('quantize')
+  const command = new Command('quantize')
     .description(
       'Quantize the linear layers of a checkpoint to int4 or int8, and write a Hugging Face folder that vLLM and transformers load (compressed-tensors layout).',
     )
@@ -165,15 +162,19 @@ export function quantizeCommand(): Command {
     )
     .option('--include <regex>', 'quantize only the weights whose name matches', regularExpression)
     .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
-    .option('--threads <n>', 'threads to use (default: all processors)', positiveInteger)
+    .option('--max-memory <size>', 'memory that the process may take at most, for example 2GB', byteCount)
+    .option(
+      '--no-input-hashes',
+      'leave the SHA-256 of the input files out of lowbit.json, which saves reading them twice',
+    )
     .option('--overwrite', 'replace the output folder if it exists')
+    .option('--restart', 'throw away what an unfinished run left, instead of going on with it')
     .option('--dry-run', 'show what would be done, and do nothing')
-    .option('--json', 'print the report as JSON, and no progress')
-    .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
       'after',
       `
-Embeddings, norms and the output head stay as they are. The result appears when it is complete, or not at all.
+Embeddings, norms and the output head stay as they are. The result appears when it is complete, or not at all;
+a run that was ended early is continued by the same command.
 
 Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 the input can't be read or quantized as asked,
 4 the output can't be written, 130 interrupted.
@@ -182,4 +183,5 @@ Example:
   lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4`,
     )
     .action(run);
+  return withCommonOptions(command);
 }

@@ -13,7 +13,7 @@ import { bytes, decibels } from './format.js';
 /** Past this many layers, only the worst are listed. */
 const LISTED_LAYERS = 64;
 
-function table(head: string[], alignment: ('left' | 'right')[]): Table.Table {
+export function table(head: string[], alignment: ('left' | 'right')[]): Table.Table {
   return new Table({ head, colAligns: alignment, style: { head: [], border: [], compact: true } });
 }
 

@@ -19,6 +19,16 @@ import { copyOtherFiles } from './other-files.js';
 import { type Plan, tasksOf } from './plan.js';
 import { type Progress, Run, type TensorReport } from './run.js';
 
+/** What is known before the work begins. */
+export interface RunStart {
+  /** The most bytes of memory that the process will take. */
+  readonly peakBytes: number;
+  /** Bytes of the result. */
+  readonly outputBytes: number;
+  /** Whether it goes on where another run ended. */
+  readonly continued: boolean;
+}
+
 /** How a plan is carried out. */
 export interface RunOptions {
   /** The folder to create. */
@@ -33,8 +43,8 @@ export interface RunOptions {
   readonly hashInputs?: boolean;
   /** Called after each block of rows. */
   readonly onProgress?: (progress: Progress) => void;
-  /** Called before the work begins, with the most bytes of memory that it will take. */
-  readonly onStart?: (start: { peakBytes: number; outputBytes: number; continued: boolean }) => void;
+  /** Called before the work begins. */
+  readonly onStart?: (start: RunStart) => void;
   /** Ends the run early; the same call continues it. */
   readonly signal?: AbortSignal;
 }
