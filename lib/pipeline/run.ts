@@ -235,8 +235,8 @@ export class Run {
       outputBytes,
       ...comparisonOf(total),
     };
-    this.reports.set(weight.name, report);
     const entry: Entry = { unit: weight.name, sha256: await this.hash(task, file.writer), report };
+    this.reports.set(weight.name, report);
     this.waiting.push({ entry, file });
     file.unitsLeft--;
     if (performance.now() - this.lastFlush > FLUSH_INTERVAL) await this.flush(false);

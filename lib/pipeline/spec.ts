@@ -4,7 +4,7 @@
  * @module
  */
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
-import { packedWriter } from '../checkpoint/layouts/packed-writer.js';
+import { packedWriter } from '../checkpoint/layouts/pack-quantized-writer.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
