@@ -35,6 +35,8 @@ export interface GptqSettings {
   readonly version?: GptqVersion;
   /** Whether inputs may come sorted, with an order: `desc_act`. Default: false. */
   readonly actOrder?: boolean;
+  /** Whether lm_head is quantized, too. Default: false. */
+  readonly lmHead?: boolean;
   /** What scales are stored in. Default: `'float16'`, the only one that every runtime takes. */
   readonly scaleDtype?: LargeFloatDtype;
   /** Names of the tools, as `meta.quantizer` of the config: `['lowbit:1.0.0']`. */
@@ -54,10 +56,10 @@ function escaped(name: string): string {
  * `quantization_config` of config.json, which transformers and vLLM read.
  *
  * @param ignored - Names of linear layers that stay in float: excluded by patterns (`dynamic`), as GPTQModel and vLLM know
- *   them; lm_head by `lm_head: false`.
+ *   them; lm_head by `lm_head`, unless it is quantized.
  */
 export function gptqConfig(settings: GptqSettings, ignored: readonly string[]): Json {
-  const { bits, scheme, groupSize, version = 1, actOrder = false, tools = [] } = settings;
+  const { bits, scheme, groupSize, version = 1, actOrder = false, lmHead = false, tools = [] } = settings;
   const others = ignored.filter((name) => name !== 'lm_head');
   return {
     bits,
@@ -65,7 +67,7 @@ export function gptqConfig(settings: GptqSettings, ignored: readonly string[]): 
     desc_act: actOrder,
     static_groups: false,
     sym: scheme === 'symmetric',
-    lm_head: !ignored.includes('lm_head'),
+    lm_head: lmHead,
     true_sequential: true,
     quant_method: 'gptq',
     checkpoint_format: version === 1 ? 'gptq' : 'gptq_v2',

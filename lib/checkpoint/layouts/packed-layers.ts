@@ -134,8 +134,10 @@ export async function readScales(
   const elementBytes = dtype === 'float32' ? 4 : 2;
   const bytes = scratch.bytes('storedScales', count * elementBytes);
   await readColumns(scales, groups, rows * elementBytes, begin * elementBytes, width * elementBytes, bytes, scratch);
-  let floats = scratch.floats('storedScales', count);
-  if (dtype !== 'float32') {
+  let floats: Float32Array;
+  if (dtype === 'float32') {
+    floats = scratch.floats('storedScales', count);
+  } else {
     const out = scratch.floats('wideScales', count);
     floats = await castTensorAsync(scratch.halves('storedScales', count), { from: dtype, to: 'float32', out });
   }
