@@ -115,6 +115,9 @@ type UnpackBitsArguments = [
 ];
 type PackTernaryArguments = [digits: Int8Array, rows: number, columns: number, packing: number, out: Uint8Array];
 type UnpackTernaryArguments = [packed: Uint8Array, rows: number, columns: number, packing: number, out: Int8Array];
+/** The numbers of `record`s are listed in native/node/repack_calls.cc. */
+type RepackArguments = [record: Float64Array, input: Uint32Array, out: Uint32Array];
+type SelectCodesArguments = [record: Float64Array, input: Uint32Array, order: Int32Array, out: Uint32Array];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
@@ -307,6 +310,14 @@ export interface RawAddon {
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;
   loadPackedAsync(...args: [...LoadPackedArguments, Done]): number;
+  transposeWords(...args: RepackArguments): void;
+  transposeWordsAsync(...args: [...RepackArguments, Done]): number;
+  awqToRows(...args: RepackArguments): void;
+  awqToRowsAsync(...args: [...RepackArguments, Done]): number;
+  rowsToAwq(...args: RepackArguments): void;
+  rowsToAwqAsync(...args: [...RepackArguments, Done]): number;
+  selectCodes(...args: SelectCodesArguments): void;
+  selectCodesAsync(...args: [...SelectCodesArguments, Done]): number;
   parseSafetensorsHeader(header: Uint8Array, dataBytes: number): RawSafetensorsHeader;
 }
 

@@ -4,12 +4,14 @@
  * @module
  */
 import type { Checkpoint } from './checkpoint.js';
+import { AWQ } from './layouts/awq.js';
 import { plainWeight } from './layouts/float.js';
+import { GPTQ } from './layouts/gptq.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
 
 /** Asked in this order; what none claims is a tensor of its own. */
-const LAYOUTS: readonly LayoutReader[] = [];
+const LAYOUTS: readonly LayoutReader[] = [GPTQ, AWQ];
 
 /**
  * Every weight of a checkpoint, in the order of its first stored tensor.

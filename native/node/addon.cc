@@ -49,6 +49,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   register_bits_calls(env, exports);
   register_tensor_calls(env, exports);
   register_matmul_calls(env, exports);
+  register_repack_calls(env, exports);
   register_safetensors_calls(env, exports);
   register_training_calls(env, exports);
   return exports;
