@@ -4,12 +4,13 @@
  * @module
  */
 import type { Checkpoint } from './checkpoint.js';
+import { compressedTensorsReader } from './layouts/compressed-tensors/reader.js';
 import { plainWeight } from './layouts/float.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
 
 /** Asked in this order; what none claims is a tensor of its own. */
-const LAYOUTS: readonly LayoutReader[] = [];
+const LAYOUTS: readonly LayoutReader[] = [compressedTensorsReader];
 
 /**
  * Every weight of a checkpoint, in the order of its first stored tensor.
