@@ -5,11 +5,12 @@
  */
 import type { Checkpoint } from './checkpoint.js';
 import { plainWeight } from './layouts/float.js';
+import { ggufLayout } from './layouts/gguf.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
 
 /** Asked in this order; what none claims is a tensor of its own. */
-const LAYOUTS: readonly LayoutReader[] = [];
+const LAYOUTS: readonly LayoutReader[] = [ggufLayout];
 
 /**
  * Every weight of a checkpoint, in the order of its first stored tensor.
