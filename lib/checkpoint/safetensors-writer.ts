@@ -4,11 +4,8 @@
  *
  * @module
  */
-import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
-import { outputError } from '../errors.js';
-import { readFully } from './file.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from './safetensors.js';
+import { type FileLayout, type Place, TensorFile } from './tensor-file.js';
 
 /** A tensor to be written. */
 export interface TensorSpec {
@@ -64,94 +61,33 @@ function headerOf(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, 
   return header;
 }
 
+function layoutOf(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, string>): FileLayout {
+  const ordered = [...tensors].sort(inFileOrder);
+  const header = headerOf(ordered, metadata);
+  const places = new Map<string, Place>();
+  let position = header.length;
+  for (const tensor of ordered) {
+    const bytes = tensorBytes(tensor);
+    places.set(tensor.name, { position, bytes });
+    position += bytes;
+  }
+  return { header, places, fileBytes: position };
+}
+
 /** How large the file will be. */
 export function safetensorsFileBytes(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, string>): number {
-  const data = tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0);
-  return headerOf([...tensors].sort(inFileOrder), metadata).length + data;
+  return layoutOf(tensors, metadata).fileBytes;
 }
 
-/** A file of tensors that is written piece by piece, in any order; what each container's writer is. */
-export interface TensorFile {
-  readonly path: string;
-  /** Writes bytes of a tensor from `begin` on. The same bytes may be written again. */
-  write(name: string, begin: number, data: Uint8Array): Promise<void>;
-  /** Reads back what was written. */
-  read(name: string, begin: number, into: Uint8Array): Promise<void>;
-  /** Makes sure that all is on disk. */
-  sync(): Promise<void>;
-  close(): Promise<void>;
-}
-
-/** A safetensors file being written. */
-export class SafetensorsWriter implements TensorFile {
-  private readonly positions = new Map<string, number>();
-
-  private constructor(
-    readonly path: string,
-    private readonly handle: FileHandle,
-  ) {}
-
-  /**
-   * Creates the file and writes its header; or opens one that was begun with the same tensors, and keeps their data.
-   *
-   * @throws {@link OutputError}
-   */
-  static async open(
-    path: string,
-    tensors: readonly TensorSpec[],
-    metadata: ReadonlyMap<string, string>,
-  ): Promise<SafetensorsWriter> {
-    const ordered = [...tensors].sort(inFileOrder);
-    const header = headerOf(ordered, metadata);
-    try {
-      const writer = new SafetensorsWriter(path, await open(path, constants.O_RDWR | constants.O_CREAT, 0o666));
-      let position = header.length;
-      for (const tensor of ordered) {
-        writer.positions.set(tensor.name, position);
-        position += tensorBytes(tensor);
-      }
-      await writer.writeAt(0, header);
-      await writer.handle.truncate(position); // a disk that can't hold it says so now, or when the data come
-      return writer;
-    } catch (cause) {
-      throw outputError(path, cause);
-    }
-  }
-
-  async write(name: string, begin: number, data: Uint8Array): Promise<void> {
-    await this.writeAt(this.positionOf(name) + begin, data);
-  }
-
-  async read(name: string, begin: number, into: Uint8Array): Promise<void> {
-    await readFully(this.path, this.handle, this.positionOf(name) + begin, into, name);
-  }
-
-  private positionOf(name: string): number {
-    const position = this.positions.get(name);
-    if (position === undefined) throw new RangeError(`${name} was not announced`);
-    return position;
-  }
-
-  private async writeAt(position: number, data: Uint8Array): Promise<void> {
-    let done = 0;
-    while (done < data.length) {
-      try {
-        done += (await this.handle.write(data, done, data.length - done, position + done)).bytesWritten;
-      } catch (cause) {
-        throw outputError(this.path, cause);
-      }
-    }
-  }
-
-  async sync(): Promise<void> {
-    try {
-      await this.handle.datasync();
-    } catch (cause) {
-      throw outputError(this.path, cause);
-    }
-  }
-
-  async close(): Promise<void> {
-    await this.handle.close();
-  }
+/**
+ * Begins a safetensors file, or opens one that was begun with the same tensors.
+ *
+ * @throws {@link OutputError}
+ */
+export function writeSafetensors(
+  path: string,
+  tensors: readonly TensorSpec[],
+  metadata: ReadonlyMap<string, string>,
+): Promise<TensorFile> {
+  return TensorFile.open(path, layoutOf(tensors, metadata));
 }

@@ -6,7 +6,7 @@
 import { basename } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
-import { SafetensorsWriter, safetensorsFileBytes, type TensorSpec } from '../checkpoint/safetensors-writer.js';
+import { safetensorsFileBytes, type TensorSpec, writeSafetensors } from '../checkpoint/safetensors-writer.js';
 import { CheckpointError } from '../errors.js';
 import type { FilePlan } from './run.js';
 import type { OutputTensor, Task } from './task.js';
@@ -52,7 +52,7 @@ export function safetensorsFiles(checkpoint: Checkpoint, tasks: readonly Task[])
         name: isShard ? basename(file.path) : 'model.safetensors',
         tasks: own,
         bytes: safetensorsFileBytes(specs, metadata),
-        open: (path) => SafetensorsWriter.open(path, specs, metadata),
+        open: (path) => writeSafetensors(path, specs, metadata),
       },
     ];
   });

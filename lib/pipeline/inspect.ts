@@ -162,10 +162,11 @@ export async function inspectCheckpoint(path: string, options: InspectOptions = 
     }
     const parameters = weights.reduce((sum, { shape }) => sum + validate.product(shape), 0);
     const bytes = weights.reduce((sum, weight) => sum + weight.bytes, 0);
-    const type = checkpoint.config?.['model_type'];
+    const { container, gguf } = checkpoint;
+    const type = checkpoint.config?.['model_type'] ?? gguf?.get('general.architecture')?.value;
     return {
       path,
-      container: 'safetensors',
+      container,
       architecture: typeof type === 'string' ? type : null,
       encodings: [...encodings]
         .map(([description, sum]) => ({ description, ...sum }))

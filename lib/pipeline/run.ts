@@ -7,8 +7,8 @@
 import { createHash } from 'node:crypto';
 import type { Piece } from '../checkpoint/layouts/layout.js';
 import type { Output } from '../checkpoint/output.js';
-import type { TensorFile } from '../checkpoint/safetensors-writer.js';
 import { Scratch } from '../checkpoint/scratch.js';
+import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
 import { addSums, type Comparison, type ComparisonSums, comparisonOf, noSums } from '../tensor/compare.js';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors.js';
-import { SafetensorsWriter } from '../../lib/checkpoint/safetensors-writer.js';
+import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js';
 import type { StoredTensor } from '../../lib/checkpoint/stored-tensor.js';
 import { CheckpointError } from '../../lib/index.js';
 import { readSafetensors, safetensors, temporaryFolder, withLength } from '../support/files.js';
@@ -214,7 +214,7 @@ describe('writing', () => {
       { name: 'empty', dtype: 'F32', shape: [0, 4] },
       { name: 'scalar', dtype: 'I32', shape: [] },
     ] as const;
-    const writer = await SafetensorsWriter.open(path, specs, new Map([['format', 'pt']]));
+    const writer = await writeSafetensors(path, specs, new Map([['format', 'pt']]));
     await writer.write('a', 0, new Uint8Array([1, 2, 3, 4]));
     await writer.write('scalar', 0, new Uint8Array([5, 0, 0, 0]));
     await writer.write('b', 4, new Uint8Array([9, 10]));
@@ -239,11 +239,11 @@ describe('writing', () => {
       { name: 'a', dtype: 'U8', shape: [4] },
       { name: 'b', dtype: 'U8', shape: [4] },
     ] as const;
-    const first = await SafetensorsWriter.open(path, specs, new Map());
+    const first = await writeSafetensors(path, specs, new Map());
     await first.write('a', 0, new Uint8Array([1, 2, 3, 4]));
     await expect(first.write('c', 0, new Uint8Array(1))).rejects.toThrow(RangeError);
     await first.close();
-    const second = await SafetensorsWriter.open(path, specs, new Map());
+    const second = await writeSafetensors(path, specs, new Map());
     await second.write('b', 2, new Uint8Array([7, 8]));
     const a = new Uint8Array(4);
     await second.read('a', 0, a);
