@@ -3,13 +3,13 @@
  *
  * @module
  */
-import { Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
+import { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
 import type { RunStart } from '../pipeline/carry-out.js';
-import { type Plan, planQuantization, tasksOf } from '../pipeline/plan.js';
-import { quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import { type Plan, tasksOf } from '../pipeline/plan.js';
+import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../pipeline/spec.js';
 import { bytes } from './format.js';
 import {
@@ -17,39 +17,20 @@ import {
   byteCount,
   type CommonFlags,
   interruptible,
-  positiveInteger,
-  regularExpression,
   toJson,
   withCommonOptions,
 } from './options.js';
 import { progressDisplay } from './progress.js';
+import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
 import { planTable, reportTable } from './table.js';
 
-interface Flags extends CommonFlags {
-  dtype: 'int4' | 'int8';
+interface Flags extends CommonFlags, SpecFlags {
   output?: string;
-  granularity: 'per-group' | 'per-channel';
-  groupSize?: number;
-  scheme: 'symmetric' | 'asymmetric';
-  range: QuantizationSpec['range'];
-  include?: RegExp;
-  exclude?: RegExp;
   maxMemory?: number;
   inputHashes: boolean;
   overwrite?: boolean;
   restart?: boolean;
   dryRun?: boolean;
-}
-
-function rangeMethod(text: string): NonNullable<QuantizationSpec['range']> {
-  if (text === 'minmax' || text === 'mse') return text;
-  const percentile = /^percentile:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
-  if (percentile !== undefined && Number(percentile) > 50 && Number(percentile) <= 100) {
-    return { percentile: Number(percentile) };
-  }
-  throw new InvalidOption(
-    'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
-  );
 }
 
 function planAsJson(plan: Plan): object {
@@ -76,7 +57,7 @@ function planAsJson(plan: Plan): object {
 async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = planQuantization(checkpoint, await weightsOf(checkpoint), spec);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);
     return json ? toJson(planAsJson(plan)) : planTable(plan);
   } finally {
     await checkpoint.close();
@@ -84,18 +65,8 @@ async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Pro
 }
 
 async function run(input: string, flags: Flags, command: Command): Promise<void> {
-  if (flags.granularity === 'per-channel' && flags.groupSize !== undefined) {
-    command.error('error: --group-size goes with --granularity per-group');
-  }
   applyCommonOptions(flags);
-  const spec: QuantizationSpec = {
-    dtype: flags.dtype,
-    scheme: flags.scheme,
-    groupSize: flags.granularity === 'per-channel' ? null : (flags.groupSize ?? 128),
-    ...(flags.range === undefined ? {} : { range: flags.range }),
-    ...(flags.include === undefined ? {} : { include: flags.include }),
-    ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),
-  };
+  const spec = await specOf(flags, command);
   if (flags.dryRun === true) {
     console.log(await dryRun(input, spec, flags.json === true));
     return;
@@ -134,34 +105,12 @@ function announcement({ peakBytes, outputBytes, continued }: RunStart): string {
 }
 
 export function quantizeCommand(): Command {
-  const command = new Command('quantize')
-    .description(
-      'Quantize the linear layers of a checkpoint to int4 or int8, and write a Hugging Face folder that vLLM and transformers load (compressed-tensors layout).',
-    )
-    .argument('<input>', 'a .safetensors file, or a folder with one or several of them (float32, float16, bfloat16)')
-    .addOption(
-      new Option('-d, --dtype <dtype>', 'code type of the weights').choices(['int4', 'int8']).makeOptionMandatory(),
-    )
-    .option('-o, --output <folder>', 'folder to create')
-    .addOption(
-      new Option('--granularity <granularity>', 'what shares a scale: a group of inputs, or an output channel')
-        .choices(['per-group', 'per-channel'])
-        .default('per-group'),
-    )
-    .option('-g, --group-size <n>', 'inputs that share a scale (default: 128)', positiveInteger)
-    .addOption(
-      new Option('--scheme <scheme>', 'symmetric: zero point 0; asymmetric: a zero point for each scale')
-        .choices(['symmetric', 'asymmetric'])
-        .default('symmetric'),
-    )
-    .option(
-      '--range <method>',
-      'how the range is chosen: minmax, mse, or percentile:<p>',
-      rangeMethod,
-      'minmax' as const,
-    )
-    .option('--include <regex>', 'quantize only the weights whose name matches', regularExpression)
-    .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
+  const command = withSpecOptions(
+    new Command('quantize')
+      .description('Quantize the linear layers of a checkpoint, and write what vLLM, transformers or llama.cpp load.')
+      .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file')
+      .option('-o, --output <path>', 'folder to create; for gguf the file'),
+  )
     .option('--max-memory <size>', 'memory that the process may take at most, for example 2GB', byteCount)
     .option(
       '--no-input-hashes',
@@ -173,14 +122,16 @@ export function quantizeCommand(): Command {
     .addHelpText(
       'after',
       `
-Embeddings, norms and the output head stay as they are. The result appears when it is complete, or not at all;
+Embeddings, norms and the output head stay as they are (in GGUF they follow llama-quantize's mixtures). The result appears when it is complete, or not at all;
 a run that was ended early is continued by the same command.
 
 Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 the input can't be read or quantized as asked,
 4 the output can't be written, 130 interrupted.
 
-Example:
-  lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4`,
+Examples:
+  lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4
+  lowbit quantize Llama-3.2-1B --format gguf:q4_k_m -o Llama-3.2-1B-Q4_K_M.gguf
+  lowbit quantize Llama-3.2-1B --format gptq --layer down_proj=float -o Llama-3.2-1B-GPTQ`,
     )
     .action(run);
   return withCommonOptions(command);

@@ -31,7 +31,7 @@ export interface RunStart {
 
 /** How a plan is carried out. */
 export interface RunOptions {
-  /** The folder to create. */
+  /** The folder to create; for `gguf` the file, whose name ends in `.gguf`. */
   readonly output: string;
   /** Whether to replace `output` if it exists. Default false. */
   readonly overwrite?: boolean;
@@ -124,6 +124,12 @@ export async function carryOut(
     const message = `Expected the output to lie outside the input, but ${path} is ${input} or inside it.`;
     throw new OutputError('OUTPUT_EXISTS', message, { path });
   }
+  if (plan.isSingleFile && !path.toLowerCase().endsWith('.gguf')) {
+    throw new InvalidArgumentError(
+      'output',
+      `Expected output to be a file whose name ends in .gguf but received ${path}.`,
+    );
+  }
   const tasks = tasksOf(plan);
   const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + outputs.length, 0);
   const memory = planMemory(tasks, tensors, options.maxMemory);
@@ -151,7 +157,7 @@ export async function carryOut(
     } finally {
       await journal.close();
     }
-    const leftOut = await copyOtherFiles(checkpoint, output);
+    const leftOut = plan.isSingleFile ? [] : await copyOtherFiles(checkpoint, output);
     for (const [name, text] of plan.texts) await output.writeText(name, text);
     const hashes = await hashing?.hashes;
     const manifest = {
@@ -162,7 +168,9 @@ export async function carryOut(
     };
     await output.writeText(MANIFEST_NAME, manifestText(manifest));
     signal?.throwIfAborted();
-    await output.publish();
+    await output.publish(
+      plan.isSingleFile ? { file: plan.files[0]?.name as string, beside: MANIFEST_NAME } : undefined,
+    );
     return summarize(input, path, plan, reports, leftOut, (performance.now() - start) / 1000);
   } catch (error) {
     hashing?.stop();

@@ -15,6 +15,8 @@ import { copyTask, outlineOf, quantizeTask, type Task } from './task.js';
 /** Everything that will happen. */
 export interface Plan {
   readonly files: readonly SizedFile[];
+  /** Whether the one file is the result, rather than a folder. */
+  readonly isSingleFile: boolean;
   /** Other files of the result, by name. */
   readonly texts: ReadonlyMap<string, string>;
   /** What decides the bytes of the result, besides those of the input. */
@@ -69,7 +71,7 @@ function configOf(groups: readonly Group[], ignored: readonly string[], path: st
   const configGroups = config['config_groups'] as Record<string, Json> | undefined;
   if (configGroups === undefined) {
     const message =
-      `${first.spec.format ?? 'This format'} has one setting for all quantized layers, but --layer asks for ` +
+      `${first.writer.format} has one setting for all quantized layers, but --layer asks for ` +
       `${groups.length}. Use compressed-tensors or GGUF, or --layer <regex>=float.`;
     throw new CheckpointError('UNSUPPORTED_PLAN', message, { path });
   }
@@ -121,7 +123,7 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   for (const weight of chosen) {
     const layerSpec = specOf(weight, spec) as LayerSpec;
     const { writer, key } = writerOf(
-      { format: spec.format ?? 'compressed-tensors', ...layerSpec },
+      { ...layerSpec, format: spec.format ?? 'compressed-tensors' },
       weight.dtype ?? 'float32',
     );
     const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
@@ -158,6 +160,7 @@ export function planOf(
   const tasks = files.flatMap((file) => file.tasks);
   return {
     files,
+    isSingleFile: false,
     texts: all,
     decisions: { ...decisions, texts: [...all] },
     inputBytes: tasks.reduce((sum, { weight }) => sum + weight.parts.reduce((bytes, part) => bytes + part.bytes, 0), 0),

@@ -3,12 +3,14 @@
  *
  * @module
  */
-import { openCheckpoint } from '../checkpoint/checkpoint.js';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
+import type { Weight } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
 import { type Plan, planQuantization } from './plan.js';
+import { planGgufQuantization } from './plan-gguf.js';
 import { checkSpec, type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
 
 /** Options of {@link quantizeCheckpoint}. */
@@ -18,6 +20,17 @@ export interface QuantizeCheckpointOptions extends QuantizationSpec, RunOptions 
 export type QuantizationReport = RunReport;
 
 const OPTIONS: ReadonlySet<string> = new Set([...SPEC_OPTIONS, ...RUN_OPTIONS]);
+
+/** @internal What a spec makes of a checkpoint. */
+export async function planOfSpec(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  spec: QuantizationSpec,
+): Promise<Plan> {
+  return spec.format === 'gguf'
+    ? planGgufQuantization(checkpoint, weights, spec)
+    : planQuantization(checkpoint, weights, spec);
+}
 
 /** @internal Checks the options of {@link quantizeCheckpoint}. */
 export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
@@ -57,7 +70,7 @@ export async function quantizeCheckpoint(
   checked.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan: Plan = planQuantization(checkpoint, await weightsOf(checkpoint), checked);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), checked);
     return await carryOut(input, checkpoint, plan, checked);
   } finally {
     await checkpoint.close();
