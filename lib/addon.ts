@@ -364,6 +364,19 @@ export interface RawAddon {
   rowsToAwqAsync(...args: [...RepackArguments, Done]): number;
   selectCodes(...args: SelectCodesArguments): void;
   selectCodesAsync(...args: [...SelectCodesArguments, Done]): number;
+  /**
+   * Reads pieces of a file `stride` bytes apart, `rows` of them, into `into`; absent on Windows. `whole`: the other bytes
+   * between them are going to be read as well. `done` gets 0, the number of a system error, or −1 where the file ended.
+   */
+  readStrided?(
+    fd: number,
+    position: number,
+    stride: number,
+    rows: number,
+    into: Uint8Array,
+    whole: boolean,
+    done: (problem: number) => void,
+  ): void;
   parseSafetensorsHeader(header: Uint8Array, dataBytes: number): RawSafetensorsHeader;
 }
 

@@ -100,7 +100,7 @@ class AwqWeight implements Weight {
     const { qweight, rows, columns, groupSize } = this.layer;
     const words = (end - begin) / PER_WORD;
     const strip = scratch.bytes('strip', 4 * words * columns);
-    await readColumns(qweight, columns, rows / 2, begin / 2, 4 * words, strip, scratch);
+    await readColumns(qweight, columns, rows / 2, begin / 2, 4 * words, strip);
     const data = scratch.bytes('codes', strip.length);
     const count = words * columns;
     await awqToRows(
@@ -129,7 +129,7 @@ class AwqWeight implements Weight {
     const out = scratch.integers('zeroPoints', groups * (end - begin));
     if (qzeros === undefined) return out.fill(MIDDLE);
     const words = scratch.bytes('storedZeroPoints', (groups * (end - begin)) / 2);
-    await readColumns(qzeros, groups, rows / 2, begin / 2, (end - begin) / 2, words, scratch);
+    await readColumns(qzeros, groups, rows / 2, begin / 2, (end - begin) / 2, words);
     unpackAwqZeroPoints(new Uint32Array(words.buffer, 0, words.length / 4), groups, end - begin, out);
     return out;
   }
@@ -151,7 +151,7 @@ function checkConfig(config: IntegerConfig): void {
  * Reads weights in AWQ's "gemm" layout: those of a checkpoint whose config names it, and without a config those whose tensors
  * have its names and shapes.
  *
- * Reading w rows of a weight [N, K] needs w · K bytes, 16 · w · G for scales and zero points, and 4 MiB.
+ * Reading w rows of a weight [N, K] needs w · K bytes, and 16 · w · G for scales and zero points.
  *
  * @throws CheckpointError from `claim`: `LAYOUT_INVALID`; `LAYOUT_UNSUPPORTED` for the versions gemv, gemv_fast and marlin;
  *   `CONFIG_INVALID`.

@@ -90,7 +90,7 @@ class Sample {
     if (inputs === 0) return;
     const wordRows = (inputs * bits) / 32;
     const strip = scratch.bytes('strip', 4 * wordRows * channels);
-    await readColumns(qweight, wordRows, 4 * rows, 0, 4 * channels, strip, scratch);
+    await readColumns(qweight, wordRows, 4 * rows, 0, 4 * channels, strip);
     const sums = sumsOfCodes(new Uint32Array(strip.buffer, 0, strip.length / 4), channels, bits, inputs);
     for (let c = 0; c < channels; c++) {
       const difference = (sums[c] as number) / inputs - (stored[c] as number);

@@ -174,7 +174,7 @@ class GptqWeight implements Weight {
     const wordRows = (columns * bits) / 32;
     const count = wordRows * width;
     const strip = scratch.bytes('strip', 4 * count);
-    await readColumns(qweight, wordRows, 4 * rows, 4 * begin, 4 * width, strip, scratch);
+    await readColumns(qweight, wordRows, 4 * rows, 4 * begin, 4 * width, strip);
     let words = new Uint32Array(strip.buffer, 0, count);
     if (order !== null) {
       const sorted = new Uint32Array(scratch.bytes('sorted', 4 * count).buffer, 0, count);
@@ -191,7 +191,7 @@ class GptqWeight implements Weight {
     const width = end - begin;
     const bytes = (width * bits) / 8;
     const words = scratch.bytes('storedZeroPoints', groups * bytes);
-    await readColumns(qzeros, groups, (rows * bits) / 8, (begin * bits) / 8, bytes, words, scratch);
+    await readColumns(qzeros, groups, (rows * bits) / 8, (begin * bits) / 8, bytes, words);
     const out = scratch.integers('zeroPoints', groups * width);
     unpackZeroPoints(new Uint32Array(words.buffer, 0, words.length / 4), groups, width, bits, this.version, out);
     return out;
@@ -252,7 +252,7 @@ function concerns(config: IntegerConfig | null): { looks: boolean; says: boolean
  * whose tensors have its names and shapes.
  *
  * Reading w rows of a weight [N, K] needs 3 · w · K · bits / 8 bytes at most (two thirds of that without act-order), 16 · w · G
- * for scales and zero points, 8 · K for act-order, and 4 MiB. Groups of unequal sizes, which no known tool writes, come as
+ * for scales and zero points, and 8 · K for act-order. Groups of unequal sizes, which no known tool writes, come as
  * floats: another w · K · 2 · (bytes of a float), and 8 · w · K / (their greatest common divisor).
  *
  * @throws CheckpointError from `claim`: `LAYOUT_INVALID`; `LAYOUT_UNSUPPORTED` for other packings (Marlin);

@@ -133,7 +133,7 @@ export async function readScales(
   const count = groups * width;
   const elementBytes = dtype === 'float32' ? 4 : 2;
   const bytes = scratch.bytes('storedScales', count * elementBytes);
-  await readColumns(scales, groups, rows * elementBytes, begin * elementBytes, width * elementBytes, bytes, scratch);
+  await readColumns(scales, groups, rows * elementBytes, begin * elementBytes, width * elementBytes, bytes);
   let floats: Float32Array;
   if (dtype === 'float32') {
     floats = scratch.floats('storedScales', count);
