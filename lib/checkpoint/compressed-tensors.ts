@@ -16,8 +16,11 @@
  */
 import type { QuantizedTensor, Scheme } from '../tensor/quantized-tensor.js';
 import type { Json } from './checkpoint.js';
+import { packZeroPointFields } from './layouts/compressed-tensors/packing.js';
 import type { SafetensorsDtype } from './safetensors.js';
 import type { TensorSpec } from './safetensors-writer.js';
+
+export { packShape } from './layouts/compressed-tensors/packing.js';
 
 /** How the layers of a checkpoint are quantized. */
 export interface PackedScheme {
@@ -109,23 +112,13 @@ function clearPadding(words: Uint32Array, rows: number, columns: number, bits: n
 
 /** Zero points [rows, groups] as they are stored in `weight_zero_point`: packed along the rows. */
 export function packZeroPoints(zeroPoints: Int32Array, rows: number, groups: number, bits: 4 | 8): Uint8Array {
-  const perWord = 32 / bits;
-  const words = new Uint32Array(wordsPerRow(rows, bits) * groups);
   const offset = 2 ** (bits - 1);
-  for (let row = 0; row < rows; row++) {
-    const shift = (row % perWord) * bits;
-    const firstWord = Math.floor(row / perWord) * groups;
-    for (let group = 0; group < groups; group++) {
-      const stored = (zeroPoints[row * groups + group] as number) + offset;
-      words[firstWord + group] = (words[firstWord + group] as number) | (stored << shift);
-    }
-  }
-  return new Uint8Array(words.buffer);
-}
-
-/** `weight_shape`. */
-export function packShape(rows: number, columns: number): Uint8Array {
-  return new Uint8Array(new BigInt64Array([BigInt(rows), BigInt(columns)]).buffer);
+  return packZeroPointFields(
+    zeroPoints.map((zeroPoint) => zeroPoint + offset),
+    rows,
+    groups,
+    bits,
+  );
 }
 
 /**

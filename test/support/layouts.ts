@@ -166,3 +166,24 @@ export async function written(writer: LayoutWriter, weight: Outline, strips: Str
     ]),
   );
 }
+
+/** Rows of a quantized matrix; where blocks of rows share scales, `begin` is a multiple of their height. */
+export function cutRows(q: QuantizedTensor, begin: number, end: number): QuantizedTensor {
+  const [rows = 0, columns = 0] = q.shape;
+  const rowBytes = q.data.length / rows;
+  const sets = q.scales.length / rows;
+  let [from, to] = [begin * sets, end * sets];
+  if (q.granularity === 'per-tensor') [from, to] = [0, 1];
+  if (q.granularity === 'per-block') {
+    const [height, width] = q.blockShape as [number, number];
+    const across = Math.ceil(columns / width);
+    [from, to] = [(begin / height) * across, Math.ceil(end / height) * across];
+  }
+  return {
+    ...q,
+    shape: [end - begin, columns],
+    data: q.data.slice(begin * rowBytes, end * rowBytes),
+    scales: q.scales.slice(from, to),
+    zeroPoints: q.zeroPoints === null ? null : q.zeroPoints.slice(from, to),
+  };
+}
