@@ -133,6 +133,7 @@ export {
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
 export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {
   type InspectedWeight,
   type Inspection,
@@ -147,7 +148,7 @@ export {
 } from './pipeline/quantize-checkpoint.js';
 export type { Progress, TensorReport } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
-export type { CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type { CheckpointDtype, CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
   type RowComparison,

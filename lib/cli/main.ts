@@ -6,6 +6,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
+import { convertCommand } from './convert.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
@@ -16,6 +17,7 @@ async function main(): Promise<number> {
     .description('Low-bit quantization at native speed.')
     .version(capabilities().version)
     .addCommand(quantizeCommand())
+    .addCommand(convertCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
     .configureHelp({ showGlobalOptions: true });

@@ -7,29 +7,15 @@ import { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
-import type { RunStart } from '../pipeline/carry-out.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
 import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../pipeline/spec.js';
-import { bytes } from './format.js';
-import {
-  applyCommonOptions,
-  byteCount,
-  type CommonFlags,
-  interruptible,
-  toJson,
-  withCommonOptions,
-} from './options.js';
-import { progressDisplay } from './progress.js';
+import { applyCommonOptions, toJson, withCommonOptions } from './options.js';
+import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
 import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
-import { planTable, reportTable } from './table.js';
+import { planTable } from './table.js';
 
-interface Flags extends CommonFlags, SpecFlags {
-  output?: string;
-  maxMemory?: number;
-  inputHashes: boolean;
-  overwrite?: boolean;
-  restart?: boolean;
+interface Flags extends RunFlags, SpecFlags {
   dryRun?: boolean;
 }
 
@@ -71,53 +57,15 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
     console.log(await dryRun(input, spec, flags.json === true));
     return;
   }
-  if (flags.output === undefined) return command.error("error: required option '-o, --output <folder>' not specified");
-
-  const { output } = flags;
-  const isTalking = flags.quiet !== true && flags.json !== true;
-  const display = isTalking ? progressDisplay(process.stderr) : null;
-  const report = await interruptible((signal) =>
-    quantizeCheckpoint(input, {
-      ...spec,
-      output,
-      overwrite: flags.overwrite === true,
-      restart: flags.restart === true,
-      hashInputs: flags.inputHashes,
-      ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
-      signal,
-      onStart: (start) => {
-        if (isTalking) console.error(announcement(start));
-      },
-      onProgress: (progress) => display?.update(progress),
-    }),
-  ).finally(() => display?.stop());
-  if (flags.json === true) console.log(toJson(report));
-  else if (flags.quiet !== true) console.log(reportTable(report));
-  for (const name of report.leftOut) {
-    if (flags.quiet !== true) console.error(`left out: ${name} (weights in another format)`);
-  }
-}
-
-/** What is said before the work begins. */
-function announcement({ peakBytes, outputBytes, continued }: RunStart): string {
-  const start = continued ? 'Continuing where another run ended. ' : '';
-  return `${start}The result takes ${bytes(outputBytes)}, the work at most ${bytes(peakBytes)} of memory.`;
+  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...options }));
 }
 
 export function quantizeCommand(): Command {
   const command = withSpecOptions(
     new Command('quantize')
       .description('Quantize the linear layers of a checkpoint, and write what vLLM, transformers or llama.cpp load.')
-      .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file')
-      .option('-o, --output <path>', 'folder to create; for gguf the file'),
+      .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file'),
   )
-    .option('--max-memory <size>', 'memory that the process may take at most, for example 2GB', byteCount)
-    .option(
-      '--no-input-hashes',
-      'leave the SHA-256 of the input files out of lowbit.json, which saves reading them twice',
-    )
-    .option('--overwrite', 'replace the output folder if it exists')
-    .option('--restart', 'throw away what an unfinished run left, instead of going on with it')
     .option('--dry-run', 'show what would be done, and do nothing')
     .addHelpText(
       'after',
@@ -134,5 +82,5 @@ Examples:
   lowbit quantize Llama-3.2-1B --format gptq --layer down_proj=float -o Llama-3.2-1B-GPTQ`,
     )
     .action(run);
-  return withCommonOptions(command);
+  return withCommonOptions(withRunOptions(command));
 }

@@ -16,12 +16,13 @@ import {
   type QuantizationSpec,
 } from '../pipeline/spec.js';
 import type { RangeMethod } from '../pipeline/task.js';
+import type { Granularity } from '../tensor/quantized-tensor.js';
 import { positiveInteger, regularExpression } from './options.js';
 
 export interface SpecFlags {
   format?: { format: CheckpointFormat; dtype?: CheckpointDtype };
   dtype?: CheckpointDtype;
-  granularity?: 'per-group' | 'per-channel';
+  granularity?: Granularity;
   groupSize?: number;
   scheme?: 'symmetric' | 'asymmetric';
   range?: RangeMethod;
@@ -36,7 +37,7 @@ export interface SpecFlags {
 const ALIASES: Readonly<Record<string, CheckpointFormat>> = { ct: 'compressed-tensors' };
 
 /** `gptq`, `gguf:q4_k_m`. */
-function checkpointFormat(text: string): NonNullable<SpecFlags['format']> {
+export function checkpointFormat(text: string): NonNullable<SpecFlags['format']> {
   const [name = '', dtype, ...rest] = text.toLowerCase().split(':');
   const format = ALIASES[name] ?? (Object.hasOwn(FORMATS, name) ? (name as CheckpointFormat) : undefined);
   if (format === undefined || rest.length > 0) {
@@ -60,7 +61,7 @@ export function rangeMethod(text: string): RangeMethod {
   );
 }
 
-const DTYPES: ReadonlySet<string> = new Set(Object.values(FORMATS).flatMap(({ dtypes }) => dtypes));
+export const DTYPES: ReadonlySet<string> = new Set(Object.values(FORMATS).flatMap(({ dtypes }) => dtypes));
 
 /** `mlp=int8:g64`, `down_proj=q6_k`, `layers\.0\.=float`. */
 function layerOverride(text: string, before: LayerOverride[] = []): LayerOverride[] {
@@ -93,9 +94,10 @@ export function withSpecOptions(command: Command): Command {
     )
     .addOption(new Option('-d, --dtype <dtype>', 'code type of the weights').choices([...DTYPES]))
     .addOption(
-      new Option('--granularity <granularity>', 'what shares a scale: a group of inputs, or an output channel').choices(
-        ['per-group', 'per-channel'],
-      ),
+      new Option(
+        '--granularity <granularity>',
+        'what shares a scale: for integers a group of inputs or an output channel; for FP8 all but a group',
+      ).choices(['per-tensor', 'per-channel', 'per-group', 'per-block']),
     )
     .option('-g, --group-size <n>', 'inputs that share a scale (default: 128)', positiveInteger)
     .addOption(
@@ -122,6 +124,7 @@ interface PlanFile {
   format?: CheckpointFormat;
   dtype?: CheckpointDtype;
   scheme?: 'symmetric' | 'asymmetric';
+  granularity?: Granularity;
   groupSize?: number | null;
   range?: RangeMethod;
   include?: string;
@@ -156,10 +159,11 @@ async function readPlan(path: string): Promise<QuantizationSpec> {
 
 async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
   const { include, exclude, layers, ...rest } = spec;
-  const { format, dtype, scheme, groupSize } = completed(spec);
+  const { format, dtype, scheme, granularity, groupSize } = completed(spec);
   const plan: PlanFile = {
     ...rest,
-    ...(format === 'gguf' ? { format, dtype } : { format, dtype, scheme, groupSize }),
+    ...(format === 'gguf' ? { format, dtype } : { format, dtype, scheme }),
+    ...(/^int\d$/.test(dtype) ? { granularity, ...(groupSize === null ? {} : { groupSize }) } : {}),
     ...(include === undefined ? {} : { include: include.source }),
     ...(exclude === undefined ? {} : { exclude: exclude.source }),
     ...(layers === undefined ? {} : { layers: layers.map(({ match, spec }) => ({ match: match.source, spec })) }),
@@ -173,19 +177,20 @@ async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
 
 /** What the options say, with those of a plan file behind them. */
 export async function specOf(flags: SpecFlags, command: Command): Promise<QuantizationSpec> {
-  if (flags.granularity === 'per-channel' && flags.groupSize !== undefined) {
+  if (flags.granularity !== undefined && flags.granularity !== 'per-group' && flags.groupSize !== undefined) {
     command.error('error: --group-size goes with --granularity per-group');
   }
   if (flags.dtype !== undefined && flags.format?.dtype !== undefined && flags.dtype !== flags.format.dtype) {
     command.error(`error: --dtype ${flags.dtype} contradicts --format ${flags.format.format}:${flags.format.dtype}`);
   }
   const dtype = flags.dtype ?? flags.format?.dtype;
-  const groupSize = flags.granularity === 'per-channel' ? null : flags.groupSize;
+  const { granularity, groupSize } = flags;
   const spec: QuantizationSpec = {
     ...(flags.plan === undefined ? {} : await readPlan(flags.plan)),
     ...(flags.format === undefined ? {} : { format: flags.format.format }),
     ...(dtype === undefined ? {} : { dtype }),
     ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
+    ...(granularity === undefined ? {} : { granularity }),
     ...(groupSize === undefined ? {} : { groupSize }),
     ...(flags.range === undefined ? {} : { range: flags.range }),
     ...(flags.include === undefined ? {} : { include: flags.include }),

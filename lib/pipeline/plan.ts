@@ -9,7 +9,7 @@ import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
 import { isChosen, isLinear, layerOf } from './selection.js';
-import { type LayerSpec, type QuantizationSpec, writerOf } from './spec.js';
+import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
 import { copyTask, outlineOf, quantizeTask, type Task } from './task.js';
 
 /** Everything that will happen. */
@@ -33,14 +33,19 @@ export function tasksOf(plan: Plan): Task[] {
 }
 
 /** The layers that share a setting, and how their weights are written. */
-interface Group {
+export interface Group {
   readonly spec: LayerSpec;
   readonly writer: LayoutWriter;
   readonly layers: string[];
 }
 
 /** One error for everything that can't be done. */
-function refuse(refusals: readonly { weight: Weight; reason: string }[], chosen: number, path: string): void {
+export function refuse(
+  refusals: readonly { weight: Weight; reason: string }[],
+  chosen: number,
+  path: string,
+  remedy: string,
+): void {
   if (refusals.length === 0) return;
   const byReason = new Map<string, Weight[]>();
   for (const { weight, reason } of refusals) byReason.set(reason, [...(byReason.get(reason) ?? []), weight]);
@@ -50,9 +55,7 @@ function refuse(refusals: readonly { weight: Weight; reason: string }[], chosen:
       return `${reason}:\n${names}`;
     })
     .join('\n');
-  const message =
-    `${refusals.length} of ${chosen} weights can't be quantized as asked.\n${list}\n` +
-    'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  const message = `${refusals.length} of ${chosen} weights can't be quantized as asked.\n${list}\n` + remedy;
   throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: refusals[0]?.weight.name });
 }
 
@@ -63,7 +66,7 @@ function specOf(weight: Weight, spec: QuantizationSpec): LayerSpec | 'float' {
 }
 
 /** A config with several groups of layers: the first is for all linear layers, the others name theirs. */
-function configOf(groups: readonly Group[], ignored: readonly string[], path: string): Json {
+export function configOf(groups: readonly Group[], ignored: readonly string[], path: string): Json {
   const [first, ...others] = groups;
   if (first === undefined) return {};
   const config = first.writer.config(ignored);
@@ -133,7 +136,8 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
     if (reason === null) writers.set(weight, writer);
     else refusals.push({ weight, reason });
   }
-  refuse(refusals, chosen.length, path);
+  const remedy = 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
     return writer === undefined ? copyTask(weight) : quantizeTask(weight, writer, spec.range ?? 'minmax');
@@ -141,7 +145,13 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   const files = safetensorsFiles(checkpoint, tasks);
   const ignored = weights.filter((weight) => isLinear(weight) && !writers.has(weight)).map(({ name }) => layerOf(name));
   const quantizationConfig = configOf([...groups.values()], ignored, path);
-  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, new Map(), {
+  const texts = new Map(
+    [...otherConfigs(spec, quantizationConfig, ignored)].map(([name, json]) => [
+      name,
+      `${JSON.stringify(json, null, 2)}\n`,
+    ]),
+  );
+  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
     tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
     range: spec.range ?? 'minmax',
   });

@@ -3,15 +3,19 @@
  *
  * @module
  */
+
+import type { Json } from '../checkpoint/checkpoint.js';
 import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
-import { awqWriter } from '../checkpoint/layouts/awq-writer.js';
+import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
+import type { CompressedTensorsSettings } from '../checkpoint/layouts/compressed-tensors/writer.js';
+import { compressedTensorsWriter } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { gptqWriter } from '../checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
-import { packedWriter } from '../checkpoint/layouts/pack-quantized-writer.js';
+import type { Sharing } from '../checkpoint/layouts/scaled-weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { capabilities } from '../runtime.js';
-import type { Scheme } from '../tensor/quantized-tensor.js';
+import type { Granularity, Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import type { Selection } from './selection.js';
 import type { RangeMethod } from './task.js';
@@ -21,7 +25,7 @@ import type { RangeMethod } from './task.js';
  *
  * | format | for | dtypes |
  * | --- | --- | --- |
- * | `compressed-tensors` | vLLM, transformers | `int4` (default), `int8` |
+ * | `compressed-tensors` | vLLM, transformers | `int4` (default), `int2`, `int3`, `int8`, `float8_e4m3fn`, `nvfp4`, `mxfp4`, `mxfp8_e4m3` |
  * | `gptq` | vLLM, transformers, GPTQModel: version 1, which every reader takes | `int4` (default), `int2`, `int3`, `int8` |
  * | `gptq_v2` | the same with zero points as they are; for asymmetric weights | the same |
  * | `awq` | vLLM, transformers, AutoAWQ ("gemm") | `int4` |
@@ -30,7 +34,16 @@ import type { RangeMethod } from './task.js';
 export type CheckpointFormat = 'compressed-tensors' | 'gptq' | 'gptq_v2' | 'awq' | 'gguf';
 
 /** Code types of weights, or for `gguf` the mixture of block types. */
-export type CheckpointDtype = 'int2' | 'int3' | 'int4' | 'int8' | GgufRecipe;
+export type CheckpointDtype =
+  | 'int2'
+  | 'int3'
+  | 'int4'
+  | 'int8'
+  | 'float8_e4m3fn'
+  | 'nvfp4'
+  | 'mxfp4'
+  | 'mxfp8_e4m3'
+  | GgufRecipe;
 
 /** How the weights of a layer are quantized. */
 export interface LayerSpec {
@@ -41,8 +54,13 @@ export interface LayerSpec {
   /** Default `'symmetric'`; of `awq` `'asymmetric'`. Not for `gguf`. */
   readonly scheme?: Scheme;
   /**
-   * Elements along the input dimension that share a scale, or `null` for one scale per output channel. Default 128. Not for
-   * `gguf`.
+   * What shares a scale. Default `'per-group'` for integers; `'per-channel'` for `float8_e4m3fn`, which can also be
+   * `'per-tensor'` and, in blocks of 128 × 128, `'per-block'`. Not for `gguf` and formats of fixed blocks.
+   */
+  readonly granularity?: Granularity;
+  /**
+   * Elements along the input dimension that share a scale, or `null` for one scale per output channel. Default 128, for
+   * integers.
    */
   readonly groupSize?: number | null;
 }
@@ -72,7 +90,10 @@ interface Format {
 
 /** What each format takes; the first dtype is its default. */
 export const FORMATS: Readonly<Record<CheckpointFormat, Format>> = {
-  'compressed-tensors': { dtypes: ['int4', 'int8'], scheme: 'symmetric' },
+  'compressed-tensors': {
+    dtypes: ['int4', 'int2', 'int3', 'int8', 'float8_e4m3fn', 'nvfp4', 'mxfp4', 'mxfp8_e4m3'],
+    scheme: 'symmetric',
+  },
   gptq: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   gptq_v2: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   awq: { dtypes: ['int4'], scheme: 'asymmetric' },
@@ -80,17 +101,76 @@ export const FORMATS: Readonly<Record<CheckpointFormat, Format>> = {
 };
 
 /** A setting with everything said. */
-export function completed(spec: LayerSpec): Required<LayerSpec> {
-  const { format = 'compressed-tensors', groupSize = 128 } = spec;
+export interface Setting {
+  readonly format: CheckpointFormat;
+  readonly dtype: CheckpointDtype;
+  readonly scheme: Scheme;
+  readonly granularity: Granularity;
+  /** Null unless the granularity is `'per-group'`. */
+  readonly groupSize: number | null;
+}
+
+/** What is not said, by the defaults. */
+export function completed(spec: LayerSpec): Setting {
+  const { format = 'compressed-tensors', groupSize } = spec;
   const { dtypes, scheme } = FORMATS[format];
-  return { format, dtype: spec.dtype ?? (dtypes[0] as CheckpointDtype), scheme: spec.scheme ?? scheme, groupSize };
+  const dtype = spec.dtype ?? (dtypes[0] as CheckpointDtype);
+  const isInteger = /^int\d$/.test(dtype);
+  const fallback = groupSize === null || !isInteger ? 'per-channel' : 'per-group';
+  const granularity = spec.granularity ?? fallback;
+  return {
+    format,
+    dtype,
+    scheme: spec.scheme ?? (isInteger ? scheme : 'symmetric'),
+    granularity,
+    groupSize: granularity === 'per-group' ? (groupSize ?? 128) : null,
+  };
+}
+
+/** compressed-tensors has a format for each kind of codes. */
+function compressedTensorsFormat({
+  dtype,
+  granularity,
+  groupSize,
+}: Setting): Omit<CompressedTensorsSettings, 'scaleDtype'> {
+  switch (dtype) {
+    case 'nvfp4':
+      return { format: 'nvfp4-pack-quantized' };
+    case 'mxfp4':
+      return { format: 'mxfp4-pack-quantized' };
+    case 'mxfp8_e4m3':
+      return { format: 'mxfp8-quantized' };
+    case 'float8_e4m3fn':
+      return { format: 'float-quantized', sharing: sharingOf(granularity, groupSize) };
+    default:
+      return { format: 'pack-quantized', dtype: dtype as 'int4', sharing: sharingOf(granularity, groupSize) };
+  }
+}
+
+function sharingOf(granularity: Granularity, groupSize: number | null): Sharing {
+  switch (granularity) {
+    case 'per-group':
+      return { granularity, groupSize: groupSize ?? 128 };
+    case 'per-block':
+      return { granularity, blockShape: [128, 128] };
+    default:
+      return { granularity };
+  }
+}
+
+/** Files besides config.json in which tools look for how weights are quantized, by name. */
+export function otherConfigs(spec: LayerSpec, config: Json, ignored: readonly string[]): Map<string, Json> {
+  const { format, scheme, groupSize } = completed(spec);
+  if (format === 'gptq' || format === 'gptq_v2') return new Map([['quantize_config.json', config]]);
+  if (format === 'awq') return new Map([['quant_config.json', awqQuantConfig({ scheme, groupSize }, ignored)]]);
+  return new Map();
 }
 
 /** The layout's writer for a setting, and a key that is equal for equal settings. */
 export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer: LayoutWriter; key: string } {
   const setting = completed(spec);
   const { format, dtype, scheme, groupSize } = setting;
-  return { writer: makeWriter(), key: JSON.stringify([format, dtype, scheme, groupSize]) };
+  return { writer: makeWriter(), key: JSON.stringify(setting) };
 
   function makeWriter(): LayoutWriter {
     const bits = Number(dtype.slice(3)) as 2 | 3 | 4 | 8;
@@ -103,19 +183,24 @@ export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer
       case 'awq':
         return awqWriter({ scheme, groupSize });
       case 'compressed-tensors':
-        return packedWriter({ bits: bits as 4 | 8, scheme, groupSize }, modelDtype);
+        return compressedTensorsWriter({ ...compressedTensorsFormat(setting), scheme, scaleDtype: modelDtype });
       case 'gguf':
         throw new RangeError('GGUF has no layout of its own');
     }
   }
 }
 
-const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'groupSize'] as const;
+export const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'granularity', 'groupSize'] as const;
 
 /** @internal */
 export const SPEC_OPTIONS = [...LAYER_OPTIONS, 'range', 'include', 'exclude', 'layers', 'requantize'] as const;
 
-function checkLayer(given: Record<string, unknown>, prefix: string, inherited?: CheckpointFormat): CheckpointFormat {
+/** @internal Checks the setting of a layer; returns its format. */
+export function checkLayer(
+  given: Record<string, unknown>,
+  prefix: string,
+  inherited?: CheckpointFormat,
+): CheckpointFormat {
   const name = (option: string) => `${prefix}${option}`;
   const format =
     given['format'] === undefined
@@ -136,10 +221,48 @@ function checkLayer(given: Record<string, unknown>, prefix: string, inherited?: 
       }
     }
   }
+  checkGranularity(given, name, format, (given['dtype'] ?? dtypes[0]) as CheckpointDtype);
   if (given['scheme'] !== undefined) validate.oneOf(name('scheme'), given['scheme'], ['symmetric', 'asymmetric']);
   if (given['groupSize'] !== undefined && given['groupSize'] !== null)
     validate.integer(name('groupSize'), given['groupSize'], 1);
   return format;
+}
+
+/** What shares a scale must be what the format and the dtype can hold. */
+function checkGranularity(
+  given: Record<string, unknown>,
+  name: (option: string) => string,
+  format: CheckpointFormat,
+  dtype: CheckpointDtype,
+): void {
+  const isInteger = /^int\d$/.test(dtype);
+  const choices: readonly Granularity[] = isInteger
+    ? ['per-group', 'per-channel']
+    : dtype === 'float8_e4m3fn'
+      ? ['per-tensor', 'per-channel', 'per-block']
+      : [];
+  const { granularity, groupSize, scheme } = given;
+  if (granularity !== undefined) {
+    if (choices.length === 0) {
+      const what = format === 'gguf' ? 'gguf' : dtype;
+      throw new InvalidArgumentError(
+        name('granularity'),
+        `Expected no ${name('granularity')}: ${what} has blocks of its own.`,
+      );
+    }
+    validate.oneOf(name('granularity'), granularity, choices);
+    if (typeof groupSize === 'number' && granularity !== 'per-group') {
+      throw new InvalidArgumentError(
+        name('groupSize'),
+        `Expected ${name('granularity')} 'per-group' together with groupSize.`,
+      );
+    }
+  }
+  if (isInteger || format === 'gguf') return;
+  if (typeof groupSize === 'number') {
+    throw new InvalidArgumentError(name('groupSize'), `Expected no ${name('groupSize')} for ${dtype}.`);
+  }
+  if (scheme === 'asymmetric') throw invalidArgument(name('scheme'), `'symmetric' for ${dtype}`, scheme);
 }
 
 function checkPattern(name: string, pattern: unknown): void {

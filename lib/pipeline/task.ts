@@ -254,7 +254,7 @@ function parametersOfAll({ dtype, scaleDtype }: LayoutWriter['recipe'], largest:
 export function repackTask(
   weight: Weight,
   writer: LayoutWriter,
-  refit: (tensor: QuantizedTensor) => QuantizedTensor,
+  refit: (tensor: QuantizedTensor) => Promise<QuantizedTensor>,
 ): Task {
   const outline = outlineOf(weight);
   return {
@@ -268,7 +268,7 @@ export function repackTask(
     async block(begin, end, scratch) {
       const read = await weight.read(begin, end, scratch);
       if (read.kind !== 'quantized') throw new RangeError(`${weight.name} has no codes of its own`);
-      const pieces = await writer.encode(outline, begin, refit(read.tensor), read.order);
+      const pieces = await writer.encode(outline, begin, await refit(read.tensor), read.order);
       return { pieces, sums: null, bytesRead: bytesBehind(weight, end - begin) };
     },
   };

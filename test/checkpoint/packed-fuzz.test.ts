@@ -184,6 +184,8 @@ describe('tensors and configs that were tampered with', () => {
           const checkpoint: Checkpoint = {
             path: folder,
             folder,
+            container: 'safetensors',
+            gguf: null,
             files: [],
             tensors,
             config: quantizationConfig === null ? null : { quantization_config: quantizationConfig },

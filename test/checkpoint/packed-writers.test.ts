@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { awqQuantConfig, awqWriter } from '../../lib/checkpoint/layouts/awq-writer.js';
 import { gptqConfig, gptqWriter } from '../../lib/checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter, Outline } from '../../lib/checkpoint/layouts/layout.js';
-import { SafetensorsWriter } from '../../lib/checkpoint/safetensors-writer.js';
+import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js';
 import { CheckpointError, castTensor, type QuantizedTensor, ScaleOverflowError } from '../../lib/index.js';
 import { readSafetensors, temporaryFolder } from '../support/files.js';
 import {
@@ -274,7 +274,7 @@ describe('what is written is read again', () => {
     const writer = gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: 32 });
     const weight = outlineOf([96, 64]);
     const path = join(root, 'written.safetensors');
-    const file = await SafetensorsWriter.create(path, writer.outputs(weight), new Map());
+    const file = await writeSafetensors(path, writer.outputs(weight), new Map());
     for (const { tensor, begin, data, rowBytes = data.length, stride = 0 } of await writer.encode(
       weight,
       0,
@@ -285,7 +285,7 @@ describe('what is written is read again', () => {
         await file.write(tensor, to, data.subarray(from, from + rowBytes));
       }
     }
-    await file.finish();
+    await file.close();
     const { tensors } = readSafetensors(readFileSync(path));
     expect(words(tensors.get(`${layer}.qweight`)?.bytes)).toEqual(Array.from(gptqWords(x.codes, 96, 64, 4)));
     expect(words(tensors.get(`${layer}.qzeros`)?.bytes)).toEqual(new Array(2 * 12).fill(0x77777777));
