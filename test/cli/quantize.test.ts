@@ -51,7 +51,10 @@ describe('lowbit', () => {
     expect(await run('--version')).toEqual({ status: 0, stdout: `${version}\n`, stderr: '' });
     const help = await run('--help');
     expect(help.status).toBe(0);
-    expect(help.stdout).toContain('quantize');
+    for (const command of ['quantize', 'convert', 'inspect', 'verify']) {
+      expect(help.stdout).toContain(command);
+      expect((await run(command, '--help')).stdout).toContain('Exit codes');
+    }
   });
 
   it('explains a wrong command and wrong options with status 2', async () => {
@@ -59,9 +62,15 @@ describe('lowbit', () => {
       [[], 'Usage'],
       [['quantise'], "unknown command 'quantise'"],
       [['quantize', '-d', 'int4'], "missing required argument 'input'"],
-      [['quantize', LLAMA], "required option '-d, --dtype <dtype>' not specified"],
-      [['quantize', LLAMA, '-d', 'int5', '-o', 'x'], 'Allowed choices are int4, int8'],
-      [['quantize', LLAMA, '-d', 'int4'], "required option '-o, --output <folder>' not specified"],
+      [['quantize', LLAMA, '-f', 'gptq:q4_k'], 'Expected gptq with one of int4, int2, int3, int8'],
+      [['quantize', LLAMA, '-f', 'exl2'], 'Expected one of compressed-tensors, gptq'],
+      [['quantize', LLAMA, '-f', 'gguf:q8_0', '-d', 'q4_0'], '--dtype q4_0 contradicts --format gguf:q8_0'],
+      [['quantize', LLAMA, '--layer', 'mlp', '-o', 'x'], 'Expected <regex>=<spec>'],
+      [['quantize', LLAMA, '--layer', 'mlp=int5', '-o', 'x'], 'Expected float or a dtype after ='],
+      [['quantize', LLAMA, '--max-memory', 'much', '-o', 'x'], 'Expected a size such as 2GB'],
+      [['convert', LLAMA, '-o', 'x'], "required option '-t, --to <format>' not specified"],
+      [['quantize', LLAMA, '-d', 'int5', '-o', 'x'], 'Allowed choices are int4, int2, int3, int8'],
+      [['quantize', LLAMA, '-d', 'int4'], "required option '-o, --output <path>' not specified"],
       [['quantize', LLAMA, '-d', 'int4', '-o', 'x', '--group-size', '1.5'], 'Expected a positive integer'],
       [['quantize', LLAMA, '-d', 'int4', '-o', 'x', '--range', 'percentile:40'], 'percentile:<number above 50'],
       [['quantize', LLAMA, '-d', 'int4', '-o', 'x', '--include', '('], 'Expected a regular expression'],
