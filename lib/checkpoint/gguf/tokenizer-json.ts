@@ -107,12 +107,15 @@ class Reader {
     const step = stepsOf(this.json['post_processor']).find(({ type }) => type === 'TemplateProcessing');
     if (step === undefined) return null;
     const single = listOf(step['single']);
-    const special = (item: Json | undefined) => {
-      const token = item?.['SpecialToken'];
-      const id = isObject(token) ? token['id'] : undefined;
-      return typeof id === 'string' ? id : null;
-    };
-    return { first: special(single[0]), last: special(single.at(-1)) };
+    const names = single.map((item) => {
+      const token = item['SpecialToken'];
+      return isObject(token) && typeof token['id'] === 'string' ? token['id'] : null;
+    });
+    const text = names.indexOf(null);
+    if (text < 0 || text > 1 || names.length - text > 2 || names.lastIndexOf(null) !== text) {
+      this.unsupported('it puts more than one token before or after a text');
+    }
+    return { first: text === 1 ? (names[0] as string) : null, last: names[text + 1] ?? null };
   }
 
   get isByteLevel(): boolean {
