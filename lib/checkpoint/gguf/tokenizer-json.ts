@@ -17,6 +17,8 @@ export interface TokenizerEntries {
   readonly vocabulary: Vocabulary;
   /** `tokenizer.ggml.model`, `tokenizer.ggml.pre`, the vocabulary, merges … */
   readonly entries: [string, GgufValue][];
+  /** Whether every text has tokens, so that none is unknown. */
+  readonly isByteLevel: boolean;
   /** Token texts at the beginning and the end of every text, if the file says so. */
   readonly template: { readonly first: string | null; readonly last: string | null } | null;
 }
@@ -215,6 +217,7 @@ function byteLevel(reader: Reader, size: number, path: string): TokenizerEntries
       ['tokenizer.ggml.merges', ggufValue.strings(merges)],
     ],
     template: reader.template(),
+    isByteLevel: true,
   };
 }
 
@@ -293,5 +296,6 @@ function sentencePiece(reader: Reader, size: number, path: string): TokenizerEnt
       ['tokenizer.ggml.add_space_prefix', ggufValue.bool(prefixed)],
     ],
     template: reader.template(),
+    isByteLevel: false,
   };
 }

@@ -84,6 +84,7 @@ function fromSentencePiece(
       ['tokenizer.ggml.add_space_prefix', ggufValue.bool(typeof prefix === 'boolean' ? prefix : model.addsSpacePrefix)],
     ],
     template: null,
+    isByteLevel: false,
   };
 }
 
@@ -202,6 +203,8 @@ export async function tokenizerMetadata(folder: string, size: number, config: Js
   const special = await jsonIfThere(join(folder, 'special_tokens_map.json'));
   const [tokenizer, isSentencePiece] = await vocabularyOf(folder, size, settings);
   const ids = specialIds(tokenizer, [settings, special], config);
+  const unknown = ids.get('unk');
+  if (unknown !== undefined && !tokenizer.isByteLevel) tokenizer.vocabulary.setUnknown(unknown);
   const template = await readIfThere(join(folder, 'chat_template.jinja'));
   return new Map([
     ...tokenizer.entries,
