@@ -67,8 +67,16 @@ export type CheckpointErrorCode =
   | 'INDEX_MISSING_TENSOR'
   | 'INDEX_DUPLICATE_TENSOR'
   | 'CONFIG_INVALID'
+  | 'INPUT_CHANGED'
+  | 'PLAN_INVALID'
   | 'LAYOUT_INVALID'
   | 'LAYOUT_AMBIGUOUS'
+  | 'LAYOUT_UNSUPPORTED'
+  | 'ZERO_POINT_OUT_OF_RANGE'
+  | 'LAYOUT_MISSING_PART'
+  | 'LAYOUT_DTYPE'
+  | 'LAYOUT_SHAPE'
+  | 'LAYOUT_SCALE'
   | 'NOT_A_CHECKPOINT'
   | 'ALREADY_QUANTIZED'
   | 'NOTHING_TO_QUANTIZE'
@@ -78,7 +86,13 @@ export type CheckpointErrorCode =
   | 'READ_FAILED';
 
 /** Codes of {@link OutputError}. */
-export type OutputErrorCode = 'OUTPUT_EXISTS' | 'DISK_FULL' | 'PERMISSION_DENIED' | 'WRITE_FAILED';
+export type OutputErrorCode =
+  | 'OUTPUT_EXISTS'
+  | 'OUTPUT_BUSY'
+  | 'UNFINISHED_WORK'
+  | 'DISK_FULL'
+  | 'PERMISSION_DENIED'
+  | 'WRITE_FAILED';
 
 /** Codes of {@link PackedFileError}: one for each way in which the file of a packed weight can be wrong. */
 export type PackedFileErrorCode =

@@ -8,6 +8,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { CheckpointError, outputError } from '../../errors.js';
+import { TensorFile } from '../tensor-file.js';
 import { LIMITS } from './gguf-header.js';
 import {
   DEFAULT_ALIGNMENT,
@@ -187,6 +188,19 @@ function planOf(path: string, tensors: readonly GgufTensorSpec[], metadata: Gguf
 /** How large the file will be. */
 export function ggufFileBytes(tensors: readonly GgufTensorSpec[], metadata: GgufMetadata): number {
   return planOf('The file', tensors, metadata).fileBytes;
+}
+
+/**
+ * Begins a GGUF file, or opens one that was begun with the same tensors.
+ *
+ * @throws {@link CheckpointError} for what the format can't hold; {@link OutputError}.
+ */
+export function writeGguf(
+  path: string,
+  tensors: readonly GgufTensorSpec[],
+  metadata: GgufMetadata,
+): Promise<TensorFile> {
+  return TensorFile.open(path, planOf(path, tensors, metadata));
 }
 
 /** A file being written. */
