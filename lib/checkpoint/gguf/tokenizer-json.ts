@@ -17,6 +17,8 @@ export interface TokenizerEntries {
   readonly vocabulary: Vocabulary;
   /** `tokenizer.ggml.model`, `tokenizer.ggml.pre`, the vocabulary, merges … */
   readonly entries: [string, GgufValue][];
+  /** Whether every text has tokens, so that none is unknown. */
+  readonly isByteLevel: boolean;
   /** Token texts at the beginning and the end of every text, if the file says so. */
   readonly template: { readonly first: string | null; readonly last: string | null } | null;
 }
@@ -107,12 +109,15 @@ class Reader {
     const step = stepsOf(this.json['post_processor']).find(({ type }) => type === 'TemplateProcessing');
     if (step === undefined) return null;
     const single = listOf(step['single']);
-    const special = (item: Json | undefined) => {
-      const token = item?.['SpecialToken'];
-      const id = isObject(token) ? token['id'] : undefined;
-      return typeof id === 'string' ? id : null;
-    };
-    return { first: special(single[0]), last: special(single.at(-1)) };
+    const names = single.map((item) => {
+      const token = item['SpecialToken'];
+      return isObject(token) && typeof token['id'] === 'string' ? token['id'] : null;
+    });
+    const text = names.indexOf(null);
+    if (text < 0 || text > 1 || names.length - text > 2 || names.lastIndexOf(null) !== text) {
+      this.unsupported('it puts more than one token before or after a text');
+    }
+    return { first: text === 1 ? (names[0] as string) : null, last: names[text + 1] ?? null };
   }
 
   get isByteLevel(): boolean {
@@ -212,6 +217,7 @@ function byteLevel(reader: Reader, size: number, path: string): TokenizerEntries
       ['tokenizer.ggml.merges', ggufValue.strings(merges)],
     ],
     template: reader.template(),
+    isByteLevel: true,
   };
 }
 
@@ -290,5 +296,6 @@ function sentencePiece(reader: Reader, size: number, path: string): TokenizerEnt
       ['tokenizer.ggml.add_space_prefix', ggufValue.bool(prefixed)],
     ],
     template: reader.template(),
+    isByteLevel: false,
   };
 }

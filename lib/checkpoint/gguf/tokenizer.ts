@@ -84,6 +84,7 @@ function fromSentencePiece(
       ['tokenizer.ggml.add_space_prefix', ggufValue.bool(typeof prefix === 'boolean' ? prefix : model.addsSpacePrefix)],
     ],
     template: null,
+    isByteLevel: false,
   };
 }
 
@@ -97,7 +98,7 @@ const SPECIAL = [
 ] as const;
 
 function specialIds(
-  { vocabulary }: TokenizerEntries,
+  { vocabulary, template }: TokenizerEntries,
   sources: readonly (Json | null)[],
   config: Json,
 ): Map<string, number> {
@@ -109,6 +110,9 @@ function specialIds(
       const id = typeof text === 'string' ? vocabulary.idOf(text) : undefined;
       if (id !== undefined && !ids.has(name)) ids.set(name, id);
     }
+    // What is put before every text is the beginning, whatever config.json says.
+    const first = name === 'bos' && template?.first ? vocabulary.idOf(template.first) : undefined;
+    if (!ids.has(name) && first !== undefined) ids.set(name, first);
     const given = config[`${name}_token_id`];
     const id: unknown = Array.isArray(given) ? given[0] : given;
     if (!ids.has(name) && typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < vocabulary.size) {
@@ -124,14 +128,21 @@ function surroundings(
   ids: ReadonlyMap<string, number>,
   config: Json | null,
   usually: boolean,
+  path: string,
 ): [string, GgufValue][] {
-  const isSpecial = (text: string | null, name: string) => text !== null && vocabulary.idOf(text) === ids.get(name);
+  /** Whether the template has this token there; another one can't be expressed. */
+  const inTemplate = (text: string | null, name: string) => {
+    if (text === null) return false;
+    if (vocabulary.idOf(text) === ids.get(name)) return true;
+    const message = `The tokenizer of ${path} can't be written as GGUF: it puts ${JSON.stringify(text)} around texts, which is not its ${name} token.`;
+    throw new CheckpointError('GGUF_UNSUPPORTED_TOKENIZER', message, { path });
+  };
   const given = (key: string, otherwise: boolean) => {
     const value = config?.[key];
     return typeof value === 'boolean' ? value : otherwise;
   };
-  const first = template === null ? given('add_bos_token', usually) : isSpecial(template.first, 'bos');
-  const last = template === null ? given('add_eos_token', false) : isSpecial(template.last, 'eos');
+  const first = template === null ? given('add_bos_token', usually) : inTemplate(template.first, 'bos');
+  const last = template === null ? given('add_eos_token', false) : inTemplate(template.last, 'eos');
   return [
     ['tokenizer.ggml.add_bos_token', ggufValue.bool(first)],
     ['tokenizer.ggml.add_eos_token', ggufValue.bool(last)],
@@ -192,6 +203,8 @@ export async function tokenizerMetadata(folder: string, size: number, config: Js
   const special = await jsonIfThere(join(folder, 'special_tokens_map.json'));
   const [tokenizer, isSentencePiece] = await vocabularyOf(folder, size, settings);
   const ids = specialIds(tokenizer, [settings, special], config);
+  const unknown = ids.get('unk');
+  if (unknown !== undefined && !tokenizer.isByteLevel) tokenizer.vocabulary.setUnknown(unknown);
   const template = await readIfThere(join(folder, 'chat_template.jinja'));
   return new Map([
     ...tokenizer.entries,
@@ -199,7 +212,7 @@ export async function tokenizerMetadata(folder: string, size: number, config: Js
       const id = ids.get(name);
       return id === undefined ? [] : [[`tokenizer.ggml.${key}`, ggufValue.uint32(id)]];
     }),
-    ...surroundings(tokenizer, ids, settings, isSentencePiece),
+    ...surroundings(tokenizer, ids, settings, isSentencePiece, folder),
     ...chatTemplates(template, settings),
   ]);
 }

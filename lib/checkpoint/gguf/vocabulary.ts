@@ -82,11 +82,16 @@ export class Vocabulary {
     }
   }
 
+  /** Marks the token for what no other token stands for. */
+  setUnknown(id: number): void {
+    this.types[id] = TOKEN.unknown;
+  }
+
   idOf(text: string): number | undefined {
     return this.ids.get(text);
   }
 
-  /** The keys of the vocabulary. */
+  /** The keys of the vocabulary; what changes later changes them too. */
   entries(): [string, GgufValue][] {
     const texts = this.texts.map((text, id) => text ?? `[PAD${id}]`);
     return [
