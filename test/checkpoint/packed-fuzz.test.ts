@@ -177,6 +177,8 @@ describe('tensors and configs that were tampered with', () => {
                 if (m.kind === 'renamed') name = m.name;
               }
               if (spec === null) return;
+              // Two mutations together can make what would fit into no file.
+              if (tensorBytes({ name, ...spec }) > 2 ** 24) spec = good;
               const content = part === 'g_idx' ? 'groups' : part === 'scales' && seed % 2 === 0 ? 'middle' : data;
               tensors.set(`l${i}.${name}`, stored(`l${i}.${name}`, spec, content, seed));
             });

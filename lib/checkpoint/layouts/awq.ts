@@ -21,7 +21,7 @@ import type { Checkpoint } from '../checkpoint.js';
 import type { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
 import type { RowBlock, Weight } from '../weight.js';
-import { type IntegerConfig, integerConfigOf } from './integer-config.js';
+import { type IntegerConfig, integerConfigOf, mayBeAny } from './integer-config.js';
 import type { LayoutReader } from './layout.js';
 import {
   groupSizeOf,
@@ -161,7 +161,7 @@ export const AWQ: LayoutReader = {
   async claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]> {
     const config = await integerConfigOf(checkpoint);
     const says = config?.method === 'awq';
-    if (config?.method !== undefined && !says) return [];
+    if (!says && !mayBeAny(config)) return [];
     const found = packedLayersOf(left, says);
     if (found.length === 0) return [];
     if (config !== null) checkConfig(config);
