@@ -411,6 +411,42 @@ describe('the way from tensors to weights', () => {
     }
   });
 
+  it('the last group may be short', async () => {
+    const [rows, columns] = [32, 96];
+    const next = random(14);
+    const codes = Array.from({ length: rows * columns }, () => Math.floor(16 * next()));
+    const zeros = Int32Array.from({ length: 2 * rows }, () => 1 + Math.floor(15 * next()));
+    const scales = Float32Array.from({ length: 2 * rows }, () => next());
+    const weight = await weightOf(
+      await checkpointOf(
+        nextFolder(),
+        {
+          'layer.qweight': { dtype: 'I32', shape: [12, rows], data: gptqWords(codes, rows, columns, 4) },
+          'layer.qzeros': {
+            dtype: 'I32',
+            shape: [2, 4],
+            data: gptqZeroWords(
+              zeros.map((z) => z - 1),
+              rows,
+              2,
+              4,
+            ),
+          },
+          'layer.scales': { dtype: 'F32', shape: [2, rows], data: turned(scales, rows, 2) },
+        },
+        config({ group_size: 64 }),
+      ),
+      'layer.weight',
+    );
+    const scratch = new Scratch();
+    const floats = await floatsOf(await weight.read(0, rows, scratch), rows * columns, columns, scratch);
+    const expected = Float32Array.from(codes, (code, i) => {
+      const at = 2 * Math.floor(i / columns) + (i % columns < 64 ? 0 : 1);
+      return (scales[at] as number) * (code - (zeros[at] as number));
+    });
+    expect(sameBytes(floats, expected)).toBe(true);
+  });
+
   it.each(['F16', 'F32', 'BF16'])('groups of unequal sizes come as floats: scales in %s', async (stored) => {
     const layer = layerOf(12, { rows: 32, columns: 128 });
     // 48, 24, 40 and 16 inputs: all groups are multiples of 8.
@@ -489,6 +525,13 @@ describe('what is wrong is refused', () => {
     ['a negative group', 'LAYOUT_INVALID', 'puts input 5 into group -1', { ...good(), 'layer.g_idx': withFive(-1) }],
     ['the weight stored twice', 'LAYOUT_INVALID', 'stored twice', { ...good(), 'layer.weight': f16(32, 64) }],
     ['marlin', 'LAYOUT_UNSUPPORTED', 'marlin', good(), { checkpoint_format: 'marlin' }],
+    [
+      'marlin, under other names',
+      'LAYOUT_UNSUPPORTED',
+      'marlin',
+      { 'layer.B': i32(4, 64) },
+      { checkpoint_format: 'marlin' },
+    ],
     ['old marlin', 'LAYOUT_UNSUPPORTED', 'marlin', good(), { is_marlin_format: true }],
     ['bits in words', 'CONFIG_INVALID', '"bits"', good(), { bits: 'four' }],
     ['a group size of 0', 'CONFIG_INVALID', '"group_size"', good(), { group_size: 0 }],

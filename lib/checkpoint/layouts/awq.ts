@@ -162,9 +162,9 @@ export const AWQ: LayoutReader = {
     const config = await integerConfigOf(checkpoint);
     const says = config?.method === 'awq';
     if (!says && !mayBeAny(config)) return [];
+    if (config !== null && says) checkConfig(config);
     const found = packedLayersOf(left, says);
-    if (found.length === 0) return [];
-    if (config !== null) checkConfig(config);
+    if (config !== null && found.length > 0) checkConfig(config);
     return found.map((packed) => {
       const layer = awqLayer(packed, config);
       return new AwqWeight(layer, config?.symmetric ?? false, takeLayer(left, layer));

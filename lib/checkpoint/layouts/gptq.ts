@@ -257,14 +257,14 @@ export function gptqReader({ gptqVersion }: GptqReaderOptions = {}): LayoutReade
       const config = await integerConfigOf(checkpoint);
       const says = config?.method === 'gptq';
       if (!says && !mayBeAny(config)) return [];
-      let found = packedLayersOf(left, says);
-      // Without a config the shape tells: AWQ packs along the other axis.
-      if (!says) found = found.filter(({ qweight, rows }) => qweight.shape[1] === rows);
-      if (found.length === 0) return [];
       if (says && config?.format !== undefined && !FORMATS.has(config.format)) {
         const message = `${config.source} says checkpoint_format "${config.format}"; of GPTQ, lowbit reads "gptq" and "gptq_v2".`;
         throw new CheckpointError('LAYOUT_UNSUPPORTED', message, { path: config.path });
       }
+      let found = packedLayersOf(left, says);
+      // Without a config the shape tells: AWQ packs along the other axis.
+      if (!says) found = found.filter(({ qweight, rows }) => qweight.shape[1] === rows);
+      if (found.length === 0) return [];
       const scratch = new Scratch();
       const layers: GptqLayer[] = [];
       for (const layer of found) layers.push(await gptqLayer(layer, config, scratch));
