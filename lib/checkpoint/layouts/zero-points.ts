@@ -46,21 +46,41 @@ export function unpackZeroPoints(
   form: ZeroPointForm,
   out: Int32Array,
 ): void {
-  const perRow = (channels * bits) / 32;
+  if (bits === 3) {
+    unpackThreeBits(words, groups, channels, form, out);
+    return;
+  }
+  const perWord = 32 / bits;
+  const perRow = channels / perWord;
   const mask = 2 ** bits - 1;
-  const ones = bits === 3 || form === 'v2' ? 0 : onesOf(bits);
-  const [first, second, third] = bits === 3 && form === 'v1-words' ? GPTQMODEL_WORDS : [ones, ones, ones];
-  const addToField = bits === 3 && form === 'v1' ? 1 : 0;
-  const wordAt = (row: number, i: number) =>
-    (words[row + i] as number) + (i % 3 === 0 ? first : i % 3 === 1 ? second : third);
+  const ones = form === 'v2' ? 0 : onesOf(bits);
+  for (let i = 0; i < perRow; i++) {
+    for (let group = 0; group < groups; group++) {
+      const word = ((words[group * perRow + i] as number) + ones) | 0;
+      let at = i * perWord * groups + group;
+      for (let shift = 0; shift < 32; shift += bits, at += groups) out[at] = (word >>> shift) & mask;
+    }
+  }
+}
+
+function unpackThreeBits(
+  words: Uint32Array,
+  groups: number,
+  channels: number,
+  form: ZeroPointForm,
+  out: Int32Array,
+): void {
+  const added = form === 'v1-words' ? GPTQMODEL_WORDS : [0, 0, 0];
+  const less = form === 'v1' ? 1 : 0;
+  const perRow = (channels * 3) / 32;
+  const row = new Uint32Array(perRow);
   for (let group = 0; group < groups; group++) {
+    for (let i = 0; i < perRow; i++) row[i] = (words[group * perRow + i] as number) + (added[i % 3] as number);
     for (let channel = 0; channel < channels; channel++) {
-      const bit = channel * bits;
-      const shift = bit % 32;
-      const word = (bit - shift) / 32;
-      let field = wordAt(group * perRow, word) >>> shift;
-      if (shift + bits > 32) field |= wordAt(group * perRow, word + 1) << (32 - shift);
-      out[channel * groups + group] = (field + addToField) & mask;
+      const shift = (3 * channel) % 32;
+      const word = (3 * channel - shift) / 32;
+      const field = ((row[word] as number) >>> shift) | (shift > 29 ? (row[word + 1] as number) << (32 - shift) : 0);
+      out[channel * groups + group] = (field + less) & 7;
     }
   }
 }
@@ -100,10 +120,13 @@ const AWQ_NIBBLE = [0, 4, 1, 5, 2, 6, 3, 7] as const;
 
 /** AWQ's zero points, [groups, channels / 8] words to [channels, groups] numbers from 0 to 15. */
 export function unpackAwqZeroPoints(words: Uint32Array, groups: number, channels: number, out: Int32Array): void {
-  for (let group = 0; group < groups; group++) {
-    for (let channel = 0; channel < channels; channel++) {
-      const word = words[(group * channels) / 8 + (channel >>> 3)] as number;
-      out[channel * groups + group] = (word >>> (4 * (AWQ_NIBBLE[channel & 7] as number))) & 15;
+  const perRow = channels / 8;
+  for (let i = 0; i < perRow; i++) {
+    for (let group = 0; group < groups; group++) {
+      const word = words[group * perRow + i] as number;
+      for (let c = 0; c < 8; c++) {
+        out[(8 * i + c) * groups + group] = (word >>> (4 * (AWQ_NIBBLE[c] as number))) & 15;
+      }
     }
   }
 }
