@@ -98,7 +98,7 @@ class StridedRead : public Napi::AsyncWorker {
   off_t position_;
   std::size_t stride_, rows_, width_;
   std::uint8_t* into_;
-  bool whole_;
+  [[maybe_unused]] bool whole_;
   int problem_ = 0;
 };
 

@@ -217,7 +217,7 @@ describe('which version the zero points are', () => {
     expect(error).toBeInstanceOf(CheckpointError);
     expect(error).toMatchObject({ code: 'LAYOUT_AMBIGUOUS', path: checkpoint.path });
     expect((error as Error).message).toMatch(
-      /says checkpoint_format "gptq.*above the stored zero points on average.*gptqmodel:1\.4\.0.*gptqVersion 1/,
+      /says checkpoint_format "gptq.*on average -?\d\.\d\d as version 1, -?\d\.\d\d as version 2.*gptqmodel:1\.4\.0.*gptqVersion 1/,
     );
     for (const gptqVersion of [1, 2] as const) {
       const weights = await gptqReader({ gptqVersion }).claim(checkpoint, new Map(checkpoint.tensors));
@@ -234,6 +234,64 @@ describe('which version the zero points are', () => {
       const wrong = version === 1 ? 'gptq_v2' : 'gptq';
       await expect(read({ checkpoint_format: wrong })).rejects.toMatchObject({ code: 'LAYOUT_AMBIGUOUS' });
     }
+  });
+
+  describe("three bits, whose words GPTQModel's version 1 subtracts other constants from", () => {
+    // gptqmodel/utils/model.py, convert_gptq_v2_to_v1_format: constants by the column of a word.
+    const SUBTRACTED = [
+      0b00100100100100100100100100100100, 0b10010010010010010010010010010010, 0b01001001001001001001001001001001,
+    ];
+    const three = { bits: 3 as const, rows: 256, columns: 256, groupSize: 128 };
+    const modelled = (tensors: Record<string, RawTensor>) => {
+      const qzeros = tensors['layer.qzeros'] as RawTensor;
+      const data = (qzeros.data as Uint32Array).map((word, i) => word - (SUBTRACTED[(i % 24) % 3] as number));
+      return { ...tensors, 'layer.qzeros': { ...qzeros, data } };
+    };
+    it.each([
+      ['symmetric', true],
+      ['asymmetric', false],
+    ])('%s', async (_, symmetric) => {
+      const layer = layerOf(20, { ...three, symmetric });
+      const forms = [layer.tensors(1), modelled(layer.tensors(2)), layer.tensors(2)];
+      for (const [i, tensors] of forms.entries()) {
+        for (const checkpoint_format of [undefined, i < 2 ? 'gptq' : 'gptq_v2']) {
+          const files = config({ bits: 3, group_size: 128, sym: symmetric, checkpoint_format });
+          const weight = await weightOf(await checkpointOf(nextFolder(), tensors, files), 'layer.weight');
+          expect(weight.encoding.traits[0]).toBe(i < 2 ? 'v1' : 'v2');
+          expect((await readWhole(weight, 96)).zeroPoints).toEqual(Array.from(layer.zeros));
+        }
+      }
+    });
+
+    it('is told by the name of the tool, where the data do not tell', async () => {
+      const layer = layerOf(21, { ...three, rows: 32, columns: 128 });
+      const model = layer.tensors(2);
+      const qzeros = model['layer.qzeros'] as RawTensor;
+      const data = (qzeros.data as Uint32Array).map((word, i) => word - (SUBTRACTED[i % 3] as number));
+      const meta = { quantizer: ['gptqmodel:2.0.0'] };
+      for (const [tensors, extra] of [
+        [{ ...model, 'layer.qzeros': { ...qzeros, data } }, { meta }],
+        [layer.tensors(1), {}],
+      ] as const) {
+        const files = config({ bits: 3, group_size: 128, checkpoint_format: 'gptq', ...extra });
+        const weight = await weightOf(await checkpointOf(nextFolder(), tensors, files), 'layer.weight');
+        expect((await readWhole(weight, 32)).zeroPoints).toEqual(Array.from(layer.zeros));
+      }
+    });
+  });
+
+  it('without a config, weights whose zero points are all the middle are symmetric', async () => {
+    const layer = layerOf(22, { symmetric: true });
+    const weight = await weightOf(await checkpointOf(nextFolder(), layer.tensors(2)), 'layer.weight');
+    expect(weight.encoding.traits).toEqual(['v2', 'symmetric']);
+    const whole = await readWhole(weight, 64);
+    expect(whole.blocks[0]).toMatchObject({ tensor: { scheme: 'symmetric' } });
+    expect(whole.codes).toEqual(layer.codes);
+  });
+
+  it('the layouts of AutoRound are told by their shapes', async () => {
+    const checkpoint = await open(1, config({ ...asked, quant_method: 'auto-round' }));
+    expect((await weightsOf(checkpoint)).map(({ encoding }) => encoding.format)).toEqual(['gptq', 'gptq']);
   });
 
   it('the words of four bits are those that everyone knows', async () => {
@@ -353,6 +411,42 @@ describe('the way from tensors to weights', () => {
     }
   });
 
+  it('the last group may be short', async () => {
+    const [rows, columns] = [32, 96];
+    const next = random(14);
+    const codes = Array.from({ length: rows * columns }, () => Math.floor(16 * next()));
+    const zeros = Int32Array.from({ length: 2 * rows }, () => 1 + Math.floor(15 * next()));
+    const scales = Float32Array.from({ length: 2 * rows }, () => next());
+    const weight = await weightOf(
+      await checkpointOf(
+        nextFolder(),
+        {
+          'layer.qweight': { dtype: 'I32', shape: [12, rows], data: gptqWords(codes, rows, columns, 4) },
+          'layer.qzeros': {
+            dtype: 'I32',
+            shape: [2, 4],
+            data: gptqZeroWords(
+              zeros.map((z) => z - 1),
+              rows,
+              2,
+              4,
+            ),
+          },
+          'layer.scales': { dtype: 'F32', shape: [2, rows], data: turned(scales, rows, 2) },
+        },
+        config({ group_size: 64 }),
+      ),
+      'layer.weight',
+    );
+    const scratch = new Scratch();
+    const floats = await floatsOf(await weight.read(0, rows, scratch), rows * columns, columns, scratch);
+    const expected = Float32Array.from(codes, (code, i) => {
+      const at = 2 * Math.floor(i / columns) + (i % columns < 64 ? 0 : 1);
+      return (scales[at] as number) * (code - (zeros[at] as number));
+    });
+    expect(sameBytes(floats, expected)).toBe(true);
+  });
+
   it.each(['F16', 'F32', 'BF16'])('groups of unequal sizes come as floats: scales in %s', async (stored) => {
     const layer = layerOf(12, { rows: 32, columns: 128 });
     // 48, 24, 40 and 16 inputs: all groups are multiples of 8.
@@ -431,6 +525,13 @@ describe('what is wrong is refused', () => {
     ['a negative group', 'LAYOUT_INVALID', 'puts input 5 into group -1', { ...good(), 'layer.g_idx': withFive(-1) }],
     ['the weight stored twice', 'LAYOUT_INVALID', 'stored twice', { ...good(), 'layer.weight': f16(32, 64) }],
     ['marlin', 'LAYOUT_UNSUPPORTED', 'marlin', good(), { checkpoint_format: 'marlin' }],
+    [
+      'marlin, under other names',
+      'LAYOUT_UNSUPPORTED',
+      'marlin',
+      { 'layer.B': i32(4, 64) },
+      { checkpoint_format: 'marlin' },
+    ],
     ['old marlin', 'LAYOUT_UNSUPPORTED', 'marlin', good(), { is_marlin_format: true }],
     ['bits in words', 'CONFIG_INVALID', '"bits"', good(), { bits: 'four' }],
     ['a group size of 0', 'CONFIG_INVALID', '"group_size"', good(), { group_size: 0 }],

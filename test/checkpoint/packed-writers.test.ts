@@ -5,8 +5,15 @@ import { describe, expect, it } from 'vitest';
 import { awqQuantConfig, awqWriter } from '../../lib/checkpoint/layouts/awq-writer.js';
 import { gptqConfig, gptqWriter } from '../../lib/checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter, Outline } from '../../lib/checkpoint/layouts/layout.js';
+import { selectCodes } from '../../lib/checkpoint/layouts/repack.js';
 import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js';
-import { CheckpointError, castTensor, type QuantizedTensor, ScaleOverflowError } from '../../lib/index.js';
+import {
+  CheckpointError,
+  castTensor,
+  InvalidArgumentError,
+  type QuantizedTensor,
+  ScaleOverflowError,
+} from '../../lib/index.js';
 import { readSafetensors, temporaryFolder } from '../support/files.js';
 import {
   awqWords,
@@ -251,6 +258,31 @@ describe('what is written is read again', () => {
         await checkpoint.close();
       }),
       { numRuns: 60 },
+    );
+  });
+
+  it('codes that do not begin on a word of memory', async () => {
+    const codes = Array.from({ length: 32 * 64 }, (_, i) => (i * 7) % 16);
+    const tensor = tensorOf(codes, [32, 64], 4, 32, new Float32Array(64).fill(1), null);
+    const moved = new Uint8Array(tensor.data.length + 1);
+    moved.set(tensor.data, 1);
+    const writer = gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: 32 });
+    const pieces = await writer.encode(outlineOf([32, 64]), 0, { ...tensor, data: moved.subarray(1) }, null);
+    const qweight = pieces.find(({ tensor: name }) => name.endsWith('qweight'));
+    expect(words(qweight?.data)).toEqual(Array.from(gptqWords(codes, 32, 64, 4)));
+  });
+
+  it('an order that names codes that are not there is refused by the addon', async () => {
+    const out = new Uint32Array(4);
+    const order = Int32Array.from({ length: 32 }, (_, i) => i);
+    await selectCodes(new Uint32Array([1, 2, 3, 4]), 4, order, 1, out);
+    expect(Array.from(out)).toEqual([1, 2, 3, 4]);
+    for (const wrong of [32, -1]) {
+      order[5] = wrong;
+      await expect(selectCodes(new Uint32Array(4), 4, order, 1, out)).rejects.toBeInstanceOf(InvalidArgumentError);
+    }
+    await expect(selectCodes(new Uint32Array(4), 4, new Int32Array(31), 1, out)).rejects.toBeInstanceOf(
+      InvalidArgumentError,
     );
   });
 

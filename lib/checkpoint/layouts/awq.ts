@@ -21,7 +21,7 @@ import type { Checkpoint } from '../checkpoint.js';
 import type { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
 import type { RowBlock, Weight } from '../weight.js';
-import { type IntegerConfig, integerConfigOf } from './integer-config.js';
+import { type IntegerConfig, integerConfigOf, mayBeAny } from './integer-config.js';
 import type { LayoutReader } from './layout.js';
 import {
   groupSizeOf,
@@ -161,10 +161,10 @@ export const AWQ: LayoutReader = {
   async claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]> {
     const config = await integerConfigOf(checkpoint);
     const says = config?.method === 'awq';
-    if (config?.method !== undefined && !says) return [];
+    if (!says && !mayBeAny(config)) return [];
+    if (config !== null && says) checkConfig(config);
     const found = packedLayersOf(left, says);
-    if (found.length === 0) return [];
-    if (config !== null) checkConfig(config);
+    if (config !== null && found.length > 0) checkConfig(config);
     return found.map((packed) => {
       const layer = awqLayer(packed, config);
       return new AwqWeight(layer, config?.symmetric ?? false, takeLayer(left, layer));

@@ -30,7 +30,7 @@ export interface GptqSettings {
   readonly groupSize: number | null;
   /**
    * Default: 1 ("gptq"), which more runtimes read. Asymmetric weights may have a zero point of 0, which only 2 ("gptq_v2")
-   * can hold.
+   * can hold; and GPTQModel reads version 1 wrongly for three bits, and not at all if it is asymmetric and another's.
    */
   readonly version?: GptqVersion;
   /** Whether inputs may come sorted, with an order: `desc_act`. Default: false. */

@@ -24,9 +24,9 @@ import type { Checkpoint } from '../checkpoint.js';
 import { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
 import type { RowBlock, Weight } from '../weight.js';
-import { gptqVersionOf } from './gptq-version.js';
+import { zeroPointsOf } from './gptq-version.js';
 import { commonDivisor, type GroupArrangement, type GroupOrder, readGroupOrder } from './group-index.js';
-import { type IntegerConfig, integerConfigOf } from './integer-config.js';
+import { type IntegerConfig, integerConfigOf, mayBeAny } from './integer-config.js';
 import type { LayoutReader } from './layout.js';
 import {
   groupSizeOf,
@@ -39,7 +39,7 @@ import {
 } from './packed-layers.js';
 import { CODE_DTYPES, type CodeBits, codeBitsOf, selectCodes, transposeWords } from './repack.js';
 import { readColumns } from './strips.js';
-import { type GptqVersion, unpackZeroPoints } from './zero-points.js';
+import { type GptqVersion, unpackZeroPoints, type ZeroPointForm } from './zero-points.js';
 
 /** Options of {@link gptqReader}. */
 export interface GptqReaderOptions {
@@ -60,8 +60,6 @@ interface GptqLayer extends PackedLayer {
 /** Blocks of rows begin at multiples of this: there their zero points begin on a word, whatever their width. */
 const ROW_STEP = 32;
 
-/** What other quantizers call the packing that is GPTQ's; nothing else may be taken for it. */
-const METHODS: ReadonlySet<string> = new Set(['gptq', 'auto-round', 'auto_round', 'intel/auto-round']);
 const FORMATS: ReadonlySet<string> = new Set(['gptq', 'gptq_v2']);
 
 /** The width of codes, from the shapes: N channels have N · bits / 32 words of zero points. */
@@ -121,7 +119,7 @@ class GptqWeight implements Weight {
 
   constructor(
     private readonly layer: GptqLayer,
-    private readonly version: GptqVersion,
+    private readonly form: ZeroPointForm,
     private readonly symmetric: boolean,
     readonly parts: readonly StoredTensor[],
   ) {
@@ -130,7 +128,7 @@ class GptqWeight implements Weight {
     this.columns = layer.columns;
     this.shape = [layer.rows, layer.columns];
     this.dtype = layer.dtype;
-    const traits = [`v${version}`, symmetric ? 'symmetric' : 'asymmetric'];
+    const traits = [form === 'v2' ? 'v2' : 'v1', symmetric ? 'symmetric' : 'asymmetric'];
     if (layer.arrangement !== 'in-order') traits.push('act-order');
     this.encoding = { format: 'gptq', dtype: `int${layer.bits}`, groupSize: layer.groupSize, traits };
   }
@@ -193,7 +191,7 @@ class GptqWeight implements Weight {
     const words = scratch.bytes('storedZeroPoints', groups * bytes);
     await readColumns(qzeros, groups, (rows * bits) / 8, (begin * bits) / 8, bytes, words);
     const out = scratch.integers('zeroPoints', groups * width);
-    unpackZeroPoints(new Uint32Array(words.buffer, 0, words.length / 4), groups, width, bits, this.version, out);
+    unpackZeroPoints(new Uint32Array(words.buffer, 0, words.length / 4), groups, width, bits, this.form, out);
     return out;
   }
 
@@ -241,12 +239,6 @@ class GptqWeight implements Weight {
   }
 }
 
-/** Whether a checkpoint's weights are to be looked for; and if so, whether it says that they are here. */
-function concerns(config: IntegerConfig | null): { looks: boolean; says: boolean } {
-  if (config?.method === undefined) return { looks: true, says: false };
-  return { looks: METHODS.has(config.method), says: config.method === 'gptq' };
-}
-
 /**
  * Reads weights in GPTQ's layout, versions 1 and 2: those of a checkpoint whose config names it, and without a config those
  * whose tensors have its names and shapes.
@@ -263,16 +255,16 @@ export function gptqReader({ gptqVersion }: GptqReaderOptions = {}): LayoutReade
     format: 'gptq',
     async claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]> {
       const config = await integerConfigOf(checkpoint);
-      const { looks, says } = concerns(config);
-      if (!looks) return [];
-      let found = packedLayersOf(left, says);
-      // Without a config the shape tells: AWQ packs along the other axis.
-      if (!says) found = found.filter(({ qweight, rows }) => qweight.shape[1] === rows);
-      if (found.length === 0) return [];
+      const says = config?.method === 'gptq';
+      if (!says && !mayBeAny(config)) return [];
       if (says && config?.format !== undefined && !FORMATS.has(config.format)) {
         const message = `${config.source} says checkpoint_format "${config.format}"; of GPTQ, lowbit reads "gptq" and "gptq_v2".`;
         throw new CheckpointError('LAYOUT_UNSUPPORTED', message, { path: config.path });
       }
+      let found = packedLayersOf(left, says);
+      // Without a config the shape tells: AWQ packs along the other axis.
+      if (!says) found = found.filter(({ qweight, rows }) => qweight.shape[1] === rows);
+      if (found.length === 0) return [];
       const scratch = new Scratch();
       const layers: GptqLayer[] = [];
       for (const layer of found) layers.push(await gptqLayer(layer, config, scratch));
@@ -281,9 +273,8 @@ export function gptqReader({ gptqVersion }: GptqReaderOptions = {}): LayoutReade
         inOrder: layer.arrangement === 'in-order',
         firstGroup: layer.groupSize ?? layer.columns,
       }));
-      const version = gptqVersion ?? (await gptqVersionOf(checkpoint.path, config, samples));
-      const symmetric = config?.symmetric ?? false;
-      return layers.map((layer) => new GptqWeight(layer, version, symmetric, takeLayer(left, layer)));
+      const { form, symmetric } = await zeroPointsOf(checkpoint.path, config, samples, gptqVersion ?? null);
+      return layers.map((layer) => new GptqWeight(layer, form, symmetric, takeLayer(left, layer)));
     },
   };
 }

@@ -192,3 +192,11 @@ export async function integerConfigOf(checkpoint: Checkpoint): Promise<IntegerCo
   }
   return null;
 }
+
+/** AutoRound writes the layouts of GPTQ and of AWQ under its own name. */
+const METHODS_OF_ANY: ReadonlySet<string> = new Set(['auto-round', 'intel/auto-round']);
+
+/** Whether a config, or none, leaves open which of GPTQ and AWQ the tensors are: their shapes tell. */
+export function mayBeAny(config: IntegerConfig | null): boolean {
+  return config?.method === undefined || METHODS_OF_ANY.has(config.method);
+}

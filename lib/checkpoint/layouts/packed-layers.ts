@@ -141,10 +141,11 @@ export async function readScales(
     const out = scratch.floats('wideScales', count);
     floats = await castTensorAsync(scratch.halves('storedScales', count), { from: dtype, to: 'float32', out });
   }
-  const wrong = floats.findIndex((scale) => !Number.isFinite(scale));
-  if (wrong !== -1) {
-    const [group, channel] = [Math.floor(wrong / width), begin + (wrong % width)];
-    throw layoutError(scales, `holds ${floats[wrong]} for group ${group} of output channel ${channel}`);
+  for (let i = 0; i < count; i++) {
+    const scale = floats[i] as number;
+    if (Number.isFinite(scale)) continue;
+    const [group, channel] = [Math.floor(i / width), begin + (i % width)];
+    throw layoutError(scales, `holds ${scale} for group ${group} of output channel ${channel}`);
   }
   const out = scratch.floats('scales', count);
   await transposeWords(words(floats), groups, width, words(out));
