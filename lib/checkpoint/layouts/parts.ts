@@ -142,6 +142,15 @@ export function modelDtypeOf({ config }: Checkpoint): LargeFloatDtype | null {
   return null;
 }
 
+/** The `quantization_config` of a checkpoint, or what older writers called so. */
+export function quantizationConfigOf({ config }: Checkpoint): Json | null {
+  const value = config?.['quantization_config'] ?? config?.['compression_config'];
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
+  const inner = (value as Json)['quantization_config'];
+  if (typeof inner !== 'object' || inner === null) return value as Json;
+  return { ...(value as Json), ...(inner as Json) };
+}
+
 /** What is stored of a layer's activations; readers of weights have no use for it, but it belongs to the weight. */
 const ACTIVATION_PARTS = [
   'input_scale',
