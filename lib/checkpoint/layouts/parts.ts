@@ -125,8 +125,9 @@ export async function readNumber(tensor: StoredTensor): Promise<number> {
   const bytes = new Uint8Array(4);
   await tensor.read(0, bytes);
   const value = new DataView(bytes.buffer).getFloat32(0, true);
-  if (value > 0 && value < Number.POSITIVE_INFINITY) return value;
-  throw layoutError('LAYOUT_SCALE', tensor, `expected a positive number, but it is ${value}`);
+  const isPositive = value > 0 && value < Number.POSITIVE_INFINITY;
+  if (isPositive && Math.fround(1 / value) < Number.POSITIVE_INFINITY) return value;
+  throw layoutError('LAYOUT_SCALE', tensor, `expected a positive number with a finite inverse, but it is ${value}`);
 }
 
 /** The float type that config.json says the model has, or null. */
