@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { fp8Writer } from '../../lib/checkpoint/layouts/fp8-writer.js';
@@ -17,7 +19,7 @@ import {
   written,
 } from '../support/layouts.js';
 import { normal } from '../support/random.js';
-import { type EncodedArray, readJson } from '../support/vectors.js';
+import { type EncodedArray, readJson, VECTORS } from '../support/vectors.js';
 
 interface Case {
   name: string;
@@ -65,6 +67,32 @@ describe('weights equal what PyTorch computes', () => {
       expect([...weights.keys()].sort()).toEqual(['a.weight', 'b.weight', 'norm.weight']);
       expect(weights.get('norm.weight')?.encoding.format).toBe('float');
       expect(weights.get('b.weight')?.encoding).toMatchObject({ dtype: 'float8_e4m3fn', groupSize: 128 });
+    });
+  });
+
+  it('experts in one tensor, with blocks of each', async () => {
+    const [experts, rows, columns] = [3, 8, 10];
+    const codes = Uint8Array.from({ length: experts * rows * columns }, (_, i) => (i * 37) % 0x78);
+    const scale = Float32Array.from({ length: experts * 2 * 3 }, (_, i) => 2 ** (i - 8));
+    const config = configOf({ quant_method: 'fp8', weight_block_size: [4, 4] });
+    const tensors = (n: number) => ({
+      'mlp.experts.down_proj': { dtype: 'F8_E4M3', shape: [experts, n, (rows * columns) / n], data: codes },
+      'mlp.experts.down_proj_scale_inv': { dtype: 'F32', shape: [experts, 2, 3], data: scale },
+    });
+    const table = readFileSync(join(VECTORS, 'fp8', 'e4m3fn_decode_f32.bin'));
+    await withWeights(checkpointFolder(root, tensors(8), config), async (weights) => {
+      const weight = weights.get('mlp.experts.down_proj');
+      expect(weight?.shape).toEqual([3, 8, 10]);
+      if (weight === undefined) throw new Error('no weight');
+      const values = await floats(weight, 5);
+      values.forEach((value, i) => {
+        const [expert, row, column] = [Math.floor(i / 80), Math.floor(i / 10) % 8, i % 10];
+        const place = expert * 6 + Math.floor(row / 4) * 3 + Math.floor(column / 4);
+        expect(value).toBe(table.readFloatLE(4 * (codes[i] as number)) * (scale[place] as number));
+      });
+    });
+    await expect(withWeights(checkpointFolder(root, tensors(10), config), async () => 0)).rejects.toMatchObject({
+      code: 'LAYOUT_SHAPE',
     });
   });
 
@@ -120,7 +148,7 @@ describe('what was written is read', () => {
       weight_block_size: [128, 128],
       modules_to_not_convert: ['lm_head'],
     });
-    expect(fp8Writer({ granularity: 'per-tensor' }).config([])).not.toHaveProperty('weight_block_size');
+    expect(fp8Writer({ granularity: 'per-tensor' }).config([])).toMatchObject({ weight_block_size: null });
     expect(fp8Writer({ granularity: 'per-channel' }).config([])).toMatchObject({ quant_method: 'fbgemm_fp8' });
     const writer = fp8Writer();
     expect(writer.rowStep({ name: 'a.weight', rows: 1, columns: 1, dtype: 'bfloat16' })).toBe(128);
@@ -160,6 +188,8 @@ describe('what can be wrong', () => {
       'LAYOUT_INVALID',
       { 'a.weight': codes([2, 2]), 'a.weight_scale': scales([]), 'a.weight_scale_inv': scales([]) },
     ],
+    ['experts without scales', 'LAYOUT_MISSING_PART', { 'experts.up_proj': codes([2, 2, 2]) }, fp8],
+    ['scales without experts', 'LAYOUT_MISSING_PART', { 'experts.up_proj_scale_inv': scales([2, 1, 1]) }, fp8],
     ['too few blocks', 'LAYOUT_SHAPE', { 'a.weight': codes([130, 2]), 'a.weight_scale_inv': scales([1, 2]) }, fp8],
     ['scales of nothing', 'LAYOUT_SHAPE', { 'a.weight': codes([6, 6]), 'a.weight_scale': scales([5]) }],
     ['three axes', 'LAYOUT_SHAPE', { 'a.weight': codes([2, 2, 2]), 'a.weight_scale': scales([]) }],

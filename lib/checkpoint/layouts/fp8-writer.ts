@@ -13,8 +13,8 @@ import { bytesOf, checkEncoded } from './writing.js';
 /** What to write. */
 export interface Fp8Settings {
   /**
-   * `per-block`: DeepSeek's blocks of 128 × 128, default. `per-tensor`: one scale for each weight. `per-channel`: one for
-   * each row, as `fbgemm_fp8`.
+   * `per-block`: DeepSeek's blocks of 128 × 128, default. `per-tensor`: one scale for each weight, called as vLLM reads it
+   * (transformers does not). `per-channel`: one for each row, as `fbgemm_fp8`.
    */
   readonly granularity?: 'per-block' | 'per-tensor' | 'per-channel';
 }
@@ -78,7 +78,8 @@ class Writer implements LayoutWriter {
       quant_method: 'fp8',
       fmt: 'e4m3',
       activation_scheme: 'dynamic',
-      ...(this.sharing.granularity === 'per-block' ? { weight_block_size: [...this.sharing.blockShape] } : {}),
+      // Without this field transformers assumes blocks.
+      weight_block_size: this.sharing.granularity === 'per-block' ? [...this.sharing.blockShape] : null,
       modules_to_not_convert: [...ignored],
     };
   }

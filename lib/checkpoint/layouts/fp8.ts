@@ -9,6 +9,8 @@
  * | `quant_method: "modelopt"`, `quant_algo: "FP8"` | `weight_scale` F32 | [] | of the whole tensor |
  * | the same, `"NVFP4"` | `weight` U8 [N, K/2], `weight_scale` F8_E4M3 [N, K/16], `weight_scale_2` F32 [] | | both multiplied |
  *
+ * Experts of a layer may lie in one tensor `<name>` [E, N, K], with `<name>_scale_inv` [E, N/128, ⌈K/128⌉].
+ *
  * Sources: deepseek-ai/DeepSeek-V3, README_WEIGHTS.md and inference/kernel.py; huggingface/transformers,
  * integrations/finegrained_fp8.py and fbgemm_fp8.py; NVIDIA/TensorRT-Model-Optimizer, torch/quantization/qtensor.
  *
@@ -24,6 +26,7 @@ import type { LayoutReader } from './layout.js';
 import {
   activationParts,
   checkDtype,
+  checkShape,
   elementCount,
   layoutError,
   matrixShape,
@@ -107,6 +110,15 @@ function possibleSharing(scale: StoredTensor, [rows, columns]: readonly [number,
   return candidates;
 }
 
+function matrixSharing(
+  codes: StoredTensor,
+  scale: StoredTensor,
+  config: Fp8Config | undefined,
+): { shape: [number, number]; sharing: Sharing } {
+  const shape = matrixShape(codes);
+  return { shape, sharing: sharingOf(scale, shape, config, scale.name.endsWith('_inv')) };
+}
+
 function sharingOf(
   scale: StoredTensor,
   shape: readonly [number, number],
@@ -141,33 +153,52 @@ function sharingOf(
   );
 }
 
+/** The experts of a layer in one tensor [E, N, K], with blocks of each: rows of all experts, if blocks end with them. */
+function expertSharing(
+  codes: StoredTensor,
+  scale: StoredTensor,
+  config: Fp8Config | undefined,
+): { shape: [number, number]; sharing: Sharing } {
+  const [experts = 0, rows = 0, columns = 0] = codes.shape;
+  const blockShape = config?.blockShape ?? ([128, 128] as const);
+  const [height, width] = blockShape;
+  if (experts * rows * columns === 0 || rows % height !== 0) {
+    const message = `expected experts whose rows are a multiple of the ${height} of a block, but it has the shape ${shown(codes.shape)}`;
+    throw layoutError('LAYOUT_SHAPE', codes, message);
+  }
+  checkShape(scale, [experts, rows / height, Math.ceil(columns / width)]);
+  return { shape: [experts * rows, columns], sharing: { granularity: 'per-block', blockShape } };
+}
+
 function fp8Weight(
   checkpoint: Checkpoint,
   left: ReadonlyMap<string, StoredTensor>,
   codes: StoredTensor,
   config: Fp8Config | undefined,
 ): Weight | null {
-  const layer = codes.name.slice(0, -'.weight'.length);
-  const inverse = left.get(`${layer}.weight_scale_inv`);
-  const plain = left.get(`${layer}.weight_scale`);
+  const inverse = left.get(`${codes.name}_scale_inv`);
+  const plain = left.get(`${codes.name}_scale`);
   if (inverse !== undefined && plain !== undefined) {
     throw layoutError('LAYOUT_INVALID', inverse, `expected no "${plain.name}" beside it: which of them counts?`);
   }
   const scale = inverse ?? plain;
   if (scale === undefined) {
     // FP8 numbers that are not scaled are no layout of quantized weights.
-    return config === undefined ? null : (requiredPart(left, `${layer}.weight_scale`, codes) as never);
+    if (config !== undefined) requiredPart(left, `${codes.name}_scale`, codes);
+    return null;
   }
+  const layer = codes.name.replace(/\.weight$/, '');
   refusePreScaled(left, layer);
-  const shape = matrixShape(codes);
   checkDtype(scale, [...SCALE_DTYPES, 'F8_E8M0']);
-  const sharing = sharingOf(scale, shape, config, inverse !== undefined);
+  const isExperts = codes.shape.length === 3 && scale.shape.length === 3;
+  const { shape, sharing } = isExperts ? expertSharing(codes, scale, config) : matrixSharing(codes, scale, config);
   const dtype = CODES.get(codes.dtype as 'F8_E4M3') as 'float8_e4m3fn';
   const { groupSize, traits } = sharingTraits(sharing);
   const own = scale.dtype === 'F32' ? null : floatDtypeOf(scale);
   return scaledWeight({
     name: codes.name,
     shape,
+    fullShape: codes.shape,
     dtype: own ?? modelDtypeOf(checkpoint) ?? 'bfloat16',
     encoding: { format: 'fp8', dtype, groupSize, traits: [...traits, ...(config?.traits ?? [])] },
     parts: [codes, scale, ...activationParts(left, layer)],
@@ -224,9 +255,9 @@ async function modelOptNvfp4(
 /** Scales of weights that are not there. */
 function refuseOrphans(left: ReadonlyMap<string, StoredTensor>): void {
   for (const tensor of left.values()) {
-    const layer = /^(.*)\.weight_scale(?:_inv)?$/.exec(tensor.name)?.[1];
-    if (layer === undefined) continue;
-    const codes = requiredPart(left, `${layer}.weight`, tensor);
+    const name = /^(.*\.weight|.*_proj)_scale(?:_inv)?$/.exec(tensor.name)?.[1];
+    if (name === undefined) continue;
+    const codes = requiredPart(left, name, tensor);
     checkDtype(codes, [...CODES.keys()]);
   }
 }
@@ -242,7 +273,7 @@ export const fp8Reader: LayoutReader = {
     for (const tensor of [...left.values()]) {
       let weight: Weight | null = null;
       if (tensor.name.endsWith('.weight_scale_2')) weight = await modelOptNvfp4(checkpoint, left, tensor, config);
-      else if (tensor.name.endsWith('.weight') && CODES.has(tensor.dtype as 'F8_E4M3')) {
+      else if (CODES.has(tensor.dtype as 'F8_E4M3') && !/_scale(?:_inv|_2)?$/.test(tensor.name)) {
         weight = fp8Weight(checkpoint, left, tensor, config);
       }
       if (weight === null) continue;

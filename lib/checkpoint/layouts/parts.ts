@@ -158,6 +158,7 @@ const ACTIVATION_PARTS = [
   'input_zero_point',
   'input_global_scale',
   'input_scale_ub',
+  'activation_scale',
   'output_scale',
   'output_zero_point',
 ] as const;

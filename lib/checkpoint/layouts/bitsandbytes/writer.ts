@@ -146,7 +146,7 @@ class Writer implements LayoutWriter {
       llm_int8_enable_fp32_cpu_offload: false,
       llm_int8_has_fp16_weight: false,
       llm_int8_skip_modules: [...ignored],
-      llm_int8_threshold: 6,
+      // No llm_int8_threshold: transformers wants a float, and JSON.stringify writes 6.0 as 6. It defaults to that.
     };
   }
 }
