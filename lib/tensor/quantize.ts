@@ -15,9 +15,10 @@ import type {
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
+import { nestScales } from './nested-scales.js';
 import { detachedFromCaller } from './off-thread.js';
 import { ASYNC_OPTIONS, OPTIONS, type Prepared, prepare } from './quantize-arguments.js';
-import { type Granularity, NESTED_BLOCK, type QuantizedTensor, type Scheme, writeLayout } from './quantized-tensor.js';
+import { type Granularity, type QuantizedTensor, type Scheme, writeLayout } from './quantized-tensor.js';
 
 /** The element type of the input follows from its array; a Uint16Array can hold two. */
 export type QuantizeInput = Float32Array | Uint16Array | Float16ArrayLike;
@@ -153,12 +154,7 @@ function completed(p: Prepared, globalScale: Float32Array): QuantizedTensor {
     (p.result as { globalScale: number }).globalScale = value;
   }
   if (!p.nested) return p.result;
-  const { scales } = p.result;
-  const data = new Uint8Array(scales.length);
-  const absmax = new Float32Array(Math.ceil(scales.length / NESTED_BLOCK));
-  const offset = new Float32Array(1);
-  addon.nestScales(scales, data, absmax, offset);
-  return { ...p.result, nestedScales: { data, absmax, offset: offset[0] as number } };
+  return { ...p.result, nestedScales: nestScales(p.result.scales) };
 }
 
 /** The addon's error in the words of the caller's arguments. */

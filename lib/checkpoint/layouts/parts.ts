@@ -125,8 +125,9 @@ export async function readNumber(tensor: StoredTensor): Promise<number> {
   const bytes = new Uint8Array(4);
   await tensor.read(0, bytes);
   const value = new DataView(bytes.buffer).getFloat32(0, true);
-  if (value > 0 && value < Number.POSITIVE_INFINITY) return value;
-  throw layoutError('LAYOUT_SCALE', tensor, `expected a positive number, but it is ${value}`);
+  const isPositive = value > 0 && value < Number.POSITIVE_INFINITY;
+  if (isPositive && Math.fround(1 / value) < Number.POSITIVE_INFINITY) return value;
+  throw layoutError('LAYOUT_SCALE', tensor, `expected a positive number with a finite inverse, but it is ${value}`);
 }
 
 /** The float type that config.json says the model has, or null. */
@@ -142,12 +143,22 @@ export function modelDtypeOf({ config }: Checkpoint): LargeFloatDtype | null {
   return null;
 }
 
+/** The `quantization_config` of a checkpoint, or what older writers called so. */
+export function quantizationConfigOf({ config }: Checkpoint): Json | null {
+  const value = config?.['quantization_config'] ?? config?.['compression_config'];
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
+  const inner = (value as Json)['quantization_config'];
+  if (typeof inner !== 'object' || inner === null) return value as Json;
+  return { ...(value as Json), ...(inner as Json) };
+}
+
 /** What is stored of a layer's activations; readers of weights have no use for it, but it belongs to the weight. */
 const ACTIVATION_PARTS = [
   'input_scale',
   'input_zero_point',
   'input_global_scale',
   'input_scale_ub',
+  'activation_scale',
   'output_scale',
   'output_zero_point',
 ] as const;

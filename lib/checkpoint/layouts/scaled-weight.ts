@@ -57,7 +57,10 @@ export interface Codes {
 /** A weight to be read. */
 export interface ScaledWeightSpec {
   readonly name: string;
+  /** Rows and columns. */
   readonly shape: readonly [number, number];
+  /** Where the weight has more axes: all of them. */
+  readonly fullShape?: readonly number[];
   readonly dtype: LargeFloatDtype;
   readonly encoding: Encoding;
   readonly parts: readonly StoredTensor[];
@@ -124,7 +127,7 @@ export function scaledWeight(spec: ScaledWeightSpec): Weight {
   const { name, shape, dtype, encoding, parts } = spec;
   return {
     name,
-    shape,
+    shape: spec.fullShape ?? shape,
     rows,
     columns,
     dtype,

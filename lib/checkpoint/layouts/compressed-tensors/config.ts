@@ -8,6 +8,7 @@
 import { join } from 'node:path';
 import { CheckpointError, describe } from '../../../errors.js';
 import type { Checkpoint, Json } from '../../checkpoint.js';
+import { quantizationConfigOf } from '../parts.js';
 
 /** How a scale is shared. */
 export type Strategy = 'tensor' | 'channel' | 'group' | 'block' | 'tensor_group';
@@ -204,15 +205,6 @@ function checkSupported(fields: Fields, given: Json): void {
       fields.unsupported('rotated (transform_config)');
     }
   }
-}
-
-/** The `quantization_config` of a checkpoint, or what older writers called so. */
-export function quantizationConfigOf({ config }: Checkpoint): Json | null {
-  const value = config?.['quantization_config'] ?? config?.['compression_config'];
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null;
-  const inner = (value as Json)['quantization_config'];
-  if (typeof inner !== 'object' || inner === null) return value as Json;
-  return { ...(value as Json), ...(inner as Json) };
 }
 
 /**

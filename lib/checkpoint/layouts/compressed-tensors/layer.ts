@@ -334,7 +334,7 @@ export async function layerWeight(
   const { kind, codes, scale, shape } = layer;
   const args = group?.weights ?? null;
   if (args !== null && !kindFits(layer, args)) {
-    const message = `config.json says that it holds ${args.type} of ${args.bits} bits (${args.strategy}), but it is stored as ${codes.dtype} with scales of ${scale.dtype}`;
+    const message = `expected ${args.type} of ${args.bits} bits (${args.strategy}), as config.json says, but it has ${codes.dtype} with scales of ${scale.dtype}`;
     throw layoutError('LAYOUT_DTYPE', codes, message);
   }
   const sharing = args === null ? inferredSharing(layer) : sharingOf(args);

@@ -20,8 +20,8 @@ import type { Checkpoint } from '../../checkpoint.js';
 import type { StoredTensor } from '../../stored-tensor.js';
 import type { Weight } from '../../weight.js';
 import type { LayoutReader } from '../layout.js';
-import { layoutError } from '../parts.js';
-import { type CompressedConfig, type ConfigGroup, compressedConfigOf, quantizationConfigOf } from './config.js';
+import { layoutError, quantizationConfigOf } from '../parts.js';
+import { type CompressedConfig, type ConfigGroup, compressedConfigOf } from './config.js';
 import { layerFits, layerWeight, type StoredLayer, storedLayer } from './layer.js';
 import { groupsOfLayers } from './targets.js';
 
