@@ -29,12 +29,13 @@ export interface SpecFlags {
   include?: RegExp;
   exclude?: RegExp;
   layer?: LayerOverride[];
+  nested?: boolean;
   requantize?: boolean;
   plan?: string;
   writePlan?: string;
 }
 
-const ALIASES: Readonly<Record<string, CheckpointFormat>> = { ct: 'compressed-tensors' };
+const ALIASES: Readonly<Record<string, CheckpointFormat>> = { ct: 'compressed-tensors', bnb: 'bitsandbytes' };
 
 /** `gptq`, `gguf:q4_k_m`. */
 export function checkpointFormat(text: string): NonNullable<SpecFlags['format']> {
@@ -114,6 +115,7 @@ export function withSpecOptions(command: Command): Command {
       'treat layers otherwise: float, or a dtype with :g<n>, :channel, :sym, :asym; may be given several times',
       layerOverride,
     )
+    .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
     .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
     .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
@@ -192,6 +194,7 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
     ...(granularity === undefined ? {} : { granularity }),
     ...(groupSize === undefined ? {} : { groupSize }),
+    ...(flags.nested === undefined ? {} : { nested: flags.nested }),
     ...(flags.range === undefined ? {} : { range: flags.range }),
     ...(flags.include === undefined ? {} : { include: flags.include }),
     ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),

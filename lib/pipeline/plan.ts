@@ -55,7 +55,7 @@ export function refuse(
       return `${reason}:\n${names}`;
     })
     .join('\n');
-  const message = `${refusals.length} of ${chosen} weights can't be quantized as asked.\n${list}\n` + remedy;
+  const message = `${refusals.length} of ${chosen} weights can't be quantized as asked.\n${list}\n${remedy}`;
   throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: refusals[0]?.weight.name });
 }
 

@@ -7,8 +7,10 @@
 import type { Json } from '../checkpoint/checkpoint.js';
 import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
 import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
+import { bitsandbytesWriter } from '../checkpoint/layouts/bitsandbytes/writer.js';
 import type { CompressedTensorsSettings } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { compressedTensorsWriter } from '../checkpoint/layouts/compressed-tensors/writer.js';
+import { fp8Writer } from '../checkpoint/layouts/fp8-writer.js';
 import { gptqWriter } from '../checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Sharing } from '../checkpoint/layouts/scaled-weight.js';
@@ -29,9 +31,11 @@ import type { RangeMethod } from './task.js';
  * | `gptq` | vLLM, transformers, GPTQModel: version 1, which every reader takes | `int4` (default), `int2`, `int3`, `int8` |
  * | `gptq_v2` | the same with zero points as they are; for asymmetric weights | the same |
  * | `awq` | vLLM, transformers, AutoAWQ ("gemm") | `int4` |
+ * | `bitsandbytes` | transformers, vLLM | `nf4` (default), `fp4` |
+ * | `fp8` | vLLM, transformers: DeepSeek's blocks of 128 × 128, or a scale per tensor or channel | `float8_e4m3fn` |
  * | `gguf` | llama.cpp | a block type or a mixture of llama-quantize's: `q4_k_m` (default), `q8_0`, … |
  */
-export type CheckpointFormat = 'compressed-tensors' | 'gptq' | 'gptq_v2' | 'awq' | 'gguf';
+export type CheckpointFormat = 'compressed-tensors' | 'gptq' | 'gptq_v2' | 'awq' | 'bitsandbytes' | 'fp8' | 'gguf';
 
 /** Code types of weights, or for `gguf` the mixture of block types. */
 export type CheckpointDtype =
@@ -39,6 +43,8 @@ export type CheckpointDtype =
   | 'int3'
   | 'int4'
   | 'int8'
+  | 'nf4'
+  | 'fp4'
   | 'float8_e4m3fn'
   | 'nvfp4'
   | 'mxfp4'
@@ -55,7 +61,8 @@ export interface LayerSpec {
   readonly scheme?: Scheme;
   /**
    * What shares a scale. Default `'per-group'` for integers; `'per-channel'` for `float8_e4m3fn`, which can also be
-   * `'per-tensor'` and, in blocks of 128 × 128, `'per-block'`. Not for `gguf` and formats of fixed blocks.
+   * `'per-tensor'` and, in blocks of 128 × 128, `'per-block'` (the default of `fp8`). Not for `gguf` and dtypes of fixed
+   * blocks.
    */
   readonly granularity?: Granularity;
   /**
@@ -63,6 +70,8 @@ export interface LayerSpec {
    * integers.
    */
   readonly groupSize?: number | null;
+  /** `bitsandbytes` only: whether scales are quantized as well ("double quantization"). Default false. */
+  readonly nested?: boolean;
 }
 
 /** Layers that are treated otherwise than the rest. */
@@ -97,8 +106,13 @@ export const FORMATS: Readonly<Record<CheckpointFormat, Format>> = {
   gptq: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   gptq_v2: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   awq: { dtypes: ['int4'], scheme: 'asymmetric' },
+  bitsandbytes: { dtypes: ['nf4', 'fp4'], scheme: 'symmetric' },
+  fp8: { dtypes: ['float8_e4m3fn'], scheme: 'symmetric' },
   gguf: { dtypes: ['q4_k_m', ...GGUF_RECIPES.filter((recipe) => recipe !== 'q4_k_m')], scheme: 'symmetric' },
 };
+
+/** Elements that share an absmax, as bitsandbytes has them. */
+const BLOCK_SIZES: readonly number[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 /** A setting with everything said. */
 export interface Setting {
@@ -108,6 +122,7 @@ export interface Setting {
   readonly granularity: Granularity;
   /** Null unless the granularity is `'per-group'`. */
   readonly groupSize: number | null;
+  readonly nested: boolean;
 }
 
 /** What is not said, by the defaults. */
@@ -116,15 +131,25 @@ export function completed(spec: LayerSpec): Setting {
   const { dtypes, scheme } = FORMATS[format];
   const dtype = spec.dtype ?? (dtypes[0] as CheckpointDtype);
   const isInteger = /^int\d$/.test(dtype);
-  const fallback = groupSize === null || !isInteger ? 'per-channel' : 'per-group';
-  const granularity = spec.granularity ?? fallback;
+  const granularity = spec.granularity ?? usualGranularity(format, dtype, groupSize);
   return {
     format,
     dtype,
     scheme: spec.scheme ?? (isInteger ? scheme : 'symmetric'),
     granularity,
-    groupSize: granularity === 'per-group' ? (groupSize ?? 128) : null,
+    groupSize: granularity === 'per-group' ? (groupSize ?? (format === 'bitsandbytes' ? 64 : 128)) : null,
+    nested: spec.nested ?? false,
   };
+}
+
+function usualGranularity(
+  format: CheckpointFormat,
+  dtype: CheckpointDtype,
+  groupSize: number | null | undefined,
+): Granularity {
+  if (format === 'fp8') return 'per-block';
+  const hasGroups = /^(int\d|nf4|fp4)$/.test(dtype);
+  return hasGroups && groupSize !== null ? 'per-group' : 'per-channel';
 }
 
 /** compressed-tensors has a format for each kind of codes. */
@@ -182,6 +207,15 @@ export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer
       }
       case 'awq':
         return awqWriter({ scheme, groupSize });
+      case 'bitsandbytes':
+        return bitsandbytesWriter({
+          dtype: dtype as 'nf4',
+          blockSize: groupSize ?? 64,
+          nested: setting.nested,
+          computeDtype: modelDtype,
+        });
+      case 'fp8':
+        return fp8Writer({ granularity: setting.granularity as 'per-block' });
       case 'compressed-tensors':
         return compressedTensorsWriter({ ...compressedTensorsFormat(setting), scheme, scaleDtype: modelDtype });
       case 'gguf':
@@ -190,7 +224,7 @@ export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer
   }
 }
 
-export const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'granularity', 'groupSize'] as const;
+export const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'granularity', 'groupSize', 'nested'] as const;
 
 /** @internal */
 export const SPEC_OPTIONS = [...LAYER_OPTIONS, 'range', 'include', 'exclude', 'layers', 'requantize'] as const;
@@ -236,11 +270,14 @@ function checkGranularity(
   dtype: CheckpointDtype,
 ): void {
   const isInteger = /^int\d$/.test(dtype);
+  const isTable = dtype === 'nf4' || dtype === 'fp4';
   const choices: readonly Granularity[] = isInteger
     ? ['per-group', 'per-channel']
-    : dtype === 'float8_e4m3fn'
-      ? ['per-tensor', 'per-channel', 'per-block']
-      : [];
+    : isTable
+      ? ['per-group']
+      : dtype === 'float8_e4m3fn'
+        ? ['per-tensor', 'per-channel', 'per-block']
+        : [];
   const { granularity, groupSize, scheme } = given;
   if (granularity !== undefined) {
     if (choices.length === 0) {
@@ -258,7 +295,15 @@ function checkGranularity(
       );
     }
   }
-  if (isInteger || format === 'gguf') return;
+  if (format === 'bitsandbytes' && groupSize !== undefined) {
+    if (!BLOCK_SIZES.includes(groupSize as number)) {
+      throw invalidArgument(name('groupSize'), `one of ${BLOCK_SIZES.join(', ')}`, groupSize);
+    }
+  }
+  if (validate.boolean(name('nested'), given['nested'], false) && format !== 'bitsandbytes') {
+    throw new InvalidArgumentError(name('nested'), `Expected ${name('nested')} with format: 'bitsandbytes' only.`);
+  }
+  if (isInteger || isTable || format === 'gguf') return;
   if (typeof groupSize === 'number') {
     throw new InvalidArgumentError(name('groupSize'), `Expected no ${name('groupSize')} for ${dtype}.`);
   }

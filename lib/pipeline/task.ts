@@ -9,11 +9,12 @@ import type { LayoutWriter, Outline, Piece } from '../checkpoint/layouts/layout.
 import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
 import { type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import type { Scratch } from '../checkpoint/scratch.js';
-import { storedBytes, type Weight } from '../checkpoint/weight.js';
+import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
+import { nestScales } from '../tensor/nested-scales.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 
@@ -186,10 +187,11 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const outline = outlineOf(weight);
   const { rows, columns } = weight;
   const { recipe } = writer;
-  const { needsLargest, ...how } = recipe;
+  const { needsLargest, nested = false, ...how } = recipe;
   const { dtype } = recipe;
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
+  let recovered: Float32Array | null = null;
   const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
   const common = {
     dtype,
@@ -208,38 +210,67 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     length: rows,
     step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
     width: columns,
-    ...(needsLargest
+    ...(needsLargest || nested
       ? {
           async prepare(blockRows, scratch, signal) {
-            whole = parametersOfAll(recipe, await largestOf(weight, blockRows, scratch, signal));
+            if (needsLargest) whole = parametersOfAll(recipe, await largestOf(weight, blockRows, scratch, signal));
+            if (nested) recovered = await recoveredScales(blockRows, scratch, signal);
           },
         }
       : {}),
     async block(begin, end, scratch, signal) {
+      const { read, q } = await quantized(begin, end, scratch, signal);
       const count = (end - begin) * columns;
-      const read = await weight.read(begin, end, scratch);
-      const input = read.kind === 'float' ? read.data : await floatsOf(read, count, columns, scratch, signal);
-      const inputDtype = read.kind === 'float' ? read.dtype : 'float32';
-      const out = resultIn(scratch, writer, end - begin, columns);
-      const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
-      const q = (await quantizeTensorAsync(input, {
-        ...common,
-        ...searched,
-        ...whole,
-        shape: [end - begin, columns],
-        inputDtype,
-        ...(out === null ? {} : { out }),
-        signal,
-        // The combination is checked at run time: TypeScript can't follow it through the spread.
-      } as never)) as QuantizedTensor;
-      const back = await dequantizeTensorAsync(q, { out: scratch.floats('back', count), signal });
-      const reference =
-        read.kind === 'float' ? await floatsOf(read, count, columns, scratch, signal) : (input as Float32Array);
-      const sums = await compareSumsAsync(reference, back, signal);
+      const perRow = q.scales.length / (end - begin);
+      const scales = recovered?.subarray(begin * perRow, end * perRow) ?? q.scales;
+      const back = await dequantizeTensorAsync({ ...q, scales }, { out: scratch.floats('back', count), signal });
+      const sums = await compareSumsAsync(await floatsOf(read, count, columns, scratch, signal), back, signal);
       const pieces = await writer.encode(outline, begin, q, null);
       return { pieces, sums, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
+
+  async function quantized(
+    begin: number,
+    end: number,
+    scratch: Scratch,
+    signal: AbortSignal,
+  ): Promise<{ read: RowBlock; q: QuantizedTensor }> {
+    const count = (end - begin) * columns;
+    const block = await weight.read(begin, end, scratch);
+    // What is not stored in float is dequantized once.
+    const read: Extract<RowBlock, { kind: 'float' }> =
+      block.kind === 'float'
+        ? block
+        : { kind: 'float', dtype: 'float32', data: await floatsOf(block, count, columns, scratch, signal) };
+    const out = resultIn(scratch, writer, end - begin, columns);
+    const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
+    const q = (await quantizeTensorAsync(read.data, {
+      ...common,
+      ...searched,
+      ...whole,
+      shape: [end - begin, columns],
+      inputDtype: read.dtype,
+      ...(out === null ? {} : { out }),
+      signal,
+      // The combination is checked at run time: TypeScript can't follow it through the spread.
+    } as never)) as QuantizedTensor;
+    return { read, q };
+  }
+
+  /** The scales of all rows, as they come back from being quantized themselves. */
+  async function recoveredScales(blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<Float32Array> {
+    let scales = new Float32Array(0);
+    for (let begin = 0; begin < rows; begin += blockRows) {
+      const end = Math.min(rows, begin + blockRows);
+      const { q } = await quantized(begin, end, scratch, signal);
+      const perRow = q.scales.length / (end - begin);
+      if (begin === 0) scales = new Float32Array(rows * perRow);
+      scales.set(q.scales, begin * perRow);
+    }
+    nestScales(scales);
+    return scales;
+  }
 }
 
 /** What follows from the largest magnitude of a tensor: one scale for all, or the scale of scales. */

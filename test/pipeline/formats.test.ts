@@ -46,6 +46,12 @@ const SPECS: [string, QuantizationSpec][] = [
   ['gptq_v2', { dtype: 'int8', scheme: 'asymmetric' }],
   ['awq', { groupSize: 64 }],
   ['awq', { scheme: 'symmetric' }],
+  ['bitsandbytes', {}],
+  ['bitsandbytes', { dtype: 'fp4', groupSize: 128 }],
+  ['bitsandbytes', { groupSize: 32, nested: true }],
+  ['fp8', {}],
+  ['fp8', { granularity: 'per-tensor' }],
+  ['fp8', { granularity: 'per-channel' }],
   ['gguf', { dtype: 'q4_k_m' }],
   ['gguf', { dtype: 'q4_0' }],
   ['gguf', { dtype: 'iq4_xs' }],
@@ -82,7 +88,7 @@ describe('the bundled Llama in every format', () => {
     expect(inspected.architecture).toBe('llama');
   });
 
-  it.each([named[0], named[8], named[11], named[15], named[17]] as (typeof named)[number][])(
+  it.each([named[0], named[8], named[11], named[15], named[19], named[20], named[23]] as (typeof named)[number][])(
     '%s: the same bytes for any number of threads, ceiling on memory and instruction set',
     async (_, given) => {
       const spec = given as QuantizationSpec;
@@ -90,10 +96,11 @@ describe('the bundled Llama in every format', () => {
       await quantizeCheckpoint(LLAMA, { ...spec, output: reference });
       const expected = hashOf(reference);
       const small = fresh(spec);
-      await quantizeCheckpoint(LLAMA, { ...spec, output: small, maxMemory: 136_000_000 });
+      await quantizeCheckpoint(LLAMA, { ...spec, output: small, maxMemory: 140_000_000 });
       expect(hashOf(small)).toBe(expected);
-      const { format, dtype, groupSize } = spec;
+      const { format, dtype, groupSize, nested } = spec;
       const args = ['quantize', LLAMA, '-q', '-f', `${format}`, ...(dtype === undefined ? [] : ['-d', dtype])];
+      if (nested === true) args.push('--nested');
       if (groupSize != null) args.push('-g', String(groupSize));
       const { isas } = capabilities();
       for (const [threads, isa] of [

@@ -35,6 +35,8 @@ export interface Recipe {
   readonly scaleDtype: LargeFloatDtype;
   /** Whether one number of the whole tensor (its largest magnitude) must be known before the first row. */
   readonly needsLargest: boolean;
+  /** Whether scales are quantized as well, all of a tensor together: known only when all are there. */
+  readonly nested?: boolean;
 }
 
 /** A weight that is to be written. */

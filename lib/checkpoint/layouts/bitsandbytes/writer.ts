@@ -50,6 +50,7 @@ class Writer implements LayoutWriter {
       groupSize: blockSize,
       scaleDtype: 'float32',
       needsLargest: false,
+      nested,
     };
   }
 
