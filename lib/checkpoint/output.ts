@@ -90,9 +90,9 @@ export class Output {
       throw new OutputError('OUTPUT_EXISTS', `${path} exists already. Choose another name, or overwrite it.`, { path });
     }
     const work = Output.workPathOf(path);
+    const continued = await exists(work);
     try {
       await mkdir(dirname(target), { recursive: true });
-      const continued = await exists(work);
       if (!continued) await mkdir(work); // not recursive: that never ends under /proc
       await lock(path, work);
       if (continued && restart) await empty(work);
@@ -101,6 +101,7 @@ export class Output {
       await checkSpace(path, work, bytes);
       return output;
     } catch (cause) {
+      if (!continued) await rm(work, { recursive: true, force: true }).catch(() => undefined);
       throw outputError(path, cause);
     }
   }
@@ -211,6 +212,5 @@ async function checkSpace(path: string, work: string, bytes: number): Promise<vo
   }
   if (room >= bytes) return;
   await unlink(join(work, LOCK));
-  if ((await readdir(join(work, RESULT))).length === 0) await rm(work, { recursive: true });
   throw new OutputError('DISK_FULL', `${path} needs ${bytes} bytes but its disk has only ${room} left.`, { path });
 }

@@ -144,7 +144,7 @@ export async function carryOut(
   let hashing: ReturnType<typeof hashFiles> | null = null;
   const journal = await Journal.open(output, { plan: hashOf([version, plan.decisions]), inputs }).catch(
     async (error: unknown) => {
-      await output.leave();
+      await (output.continued ? output.leave() : output.discard());
       throw error;
     },
   );
