@@ -118,6 +118,42 @@ type UnpackTernaryArguments = [packed: Uint8Array, rows: number, columns: number
 /** The numbers of `record`s are listed in native/node/repack_calls.cc. */
 type RepackArguments = [record: Float64Array, input: Uint32Array, out: Uint32Array];
 type SelectCodesArguments = [record: Float64Array, input: Uint32Array, order: Int32Array, out: Uint32Array];
+type MoveFieldsArguments = [
+  data: Uint8Array,
+  inStride: number,
+  out: Uint8Array,
+  outStride: number,
+  rows: number,
+  columns: number,
+  bits: number,
+  flip: boolean,
+];
+type UnpackFieldsArguments = [
+  data: Uint8Array,
+  inStride: number,
+  rows: number,
+  columns: number,
+  bits: number,
+  perWord: number,
+  offset: number,
+  out: Uint8Array,
+];
+type GatherFieldsArguments = [
+  data: Uint8Array,
+  rows: number,
+  columns: number,
+  bits: number,
+  order: Int32Array,
+  out: Uint8Array,
+];
+type SwapNibblesArguments = [data: Uint8Array, out: Uint8Array];
+type DequantizeLlmInt8Arguments = [
+  codes: Uint8Array,
+  absmax: Float32Array,
+  rows: number,
+  columns: number,
+  out: Float32Array,
+];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
@@ -274,6 +310,16 @@ export interface RawAddon {
   packTernaryAsync(...args: [...PackTernaryArguments, Done]): number;
   unpackTernary(...args: UnpackTernaryArguments): void;
   unpackTernaryAsync(...args: [...UnpackTernaryArguments, Done]): number;
+  moveFields(...args: MoveFieldsArguments): void;
+  moveFieldsAsync(...args: [...MoveFieldsArguments, Done]): number;
+  unpackFields(...args: UnpackFieldsArguments): void;
+  unpackFieldsAsync(...args: [...UnpackFieldsArguments, Done]): number;
+  gatherFields(...args: GatherFieldsArguments): void;
+  gatherFieldsAsync(...args: [...GatherFieldsArguments, Done]): number;
+  swapNibbles(...args: SwapNibblesArguments): void;
+  swapNibblesAsync(...args: [...SwapNibblesArguments, Done]): number;
+  dequantizeLlmInt8(...args: DequantizeLlmInt8Arguments): void;
+  dequantizeLlmInt8Async(...args: [...DequantizeLlmInt8Arguments, Done]): number;
   packTernaryWeight(...args: PackTernaryWeightArguments): void;
   packTernaryWeightAsync(...args: [...PackTernaryWeightArguments, Done]): number;
   ternaryMatmul(...args: TernaryMatmulArguments): void;

@@ -185,6 +185,8 @@ describe('tensors and configs that were tampered with', () => {
           const checkpoint: Checkpoint = {
             path: folder,
             folder,
+            container: 'safetensors',
+            gguf: null,
             files: [],
             tensors,
             config: config === null ? null : { quantization_config: config },

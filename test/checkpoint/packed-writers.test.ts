@@ -6,7 +6,7 @@ import { awqQuantConfig, awqWriter } from '../../lib/checkpoint/layouts/awq-writ
 import { gptqConfig, gptqWriter } from '../../lib/checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter, Outline } from '../../lib/checkpoint/layouts/layout.js';
 import { selectCodes } from '../../lib/checkpoint/layouts/repack.js';
-import { SafetensorsWriter } from '../../lib/checkpoint/safetensors-writer.js';
+import { writeSafetensors } from '../../lib/checkpoint/safetensors-writer.js';
 import {
   CheckpointError,
   castTensor,
@@ -306,7 +306,7 @@ describe('what is written is read again', () => {
     const writer = gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: 32 });
     const weight = outlineOf([96, 64]);
     const path = join(root, 'written.safetensors');
-    const file = await SafetensorsWriter.create(path, writer.outputs(weight), new Map());
+    const file = await writeSafetensors(path, writer.outputs(weight), new Map());
     for (const { tensor, begin, data, rowBytes = data.length, stride = 0 } of await writer.encode(
       weight,
       0,
@@ -317,7 +317,7 @@ describe('what is written is read again', () => {
         await file.write(tensor, to, data.subarray(from, from + rowBytes));
       }
     }
-    await file.finish();
+    await file.close();
     const { tensors } = readSafetensors(readFileSync(path));
     expect(words(tensors.get(`${layer}.qweight`)?.bytes)).toEqual(Array.from(gptqWords(x.codes, 96, 64, 4)));
     expect(words(tensors.get(`${layer}.qzeros`)?.bytes)).toEqual(new Array(2 * 12).fill(0x77777777));

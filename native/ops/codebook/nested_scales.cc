@@ -21,10 +21,11 @@ Map make_map() {
   for (int decade = 0; decade < 7; decade++) {
     const int steps = 1 << decade;
     const float power = kPowers[decade];
-    // The middles of so many equal steps from 0.1 to 1, in float32 as PyTorch's linspace counts them: from both ends.
-    const float step = (1.0F - 0.1F) / static_cast<float>(steps);
+    // The middles of so many equal steps from 0.1 to 1, in float32 as PyTorch's linspace counts them where processors
+    // have fused multiply-adds: from both ends.
+    const double step = static_cast<double>((1.0F - 0.1F) / static_cast<float>(steps));
     const auto edge = [&](int i) {
-      return i < (steps + 1) / 2 ? 0.1F + step * static_cast<float>(i) : 1.0F - step * static_cast<float>(steps - i);
+      return static_cast<float>(i < (steps + 1) / 2 ? static_cast<double>(0.1F) + step * i : 1.0 - step * (steps - i));
     };
     for (int i = 0; i < steps; i++) {
       const float value = (edge(i) + edge(i + 1)) / 2.0F * power;

@@ -1,0 +1,165 @@
+/**
+ * Writing weights of bitsandbytes in four bits, and the `quantization_config` that transformers reads.
+ *
+ * @module
+ */
+import type { LargeFloatDtype } from '../../../dtype.js';
+import { swapNibblesAsync } from '../../../tensor/fields.js';
+import { nestScales } from '../../../tensor/nested-scales.js';
+import { NESTED_BLOCK, type QuantizedTensor } from '../../../tensor/quantized-tensor.js';
+import type { Json } from '../../checkpoint.js';
+import type { TensorSpec } from '../../safetensors-writer.js';
+import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
+import { bytesOf, checkEncoded } from '../writing.js';
+import { type QuantState, quantStateBytes, quantStateLength, STATE_NAME } from './quant-state.js';
+import { codeValues, dynamicMap, type FourBits } from './tables.js';
+
+/** What to write. */
+export interface BitsandbytesSettings {
+  /** Default `nf4`. */
+  readonly dtype?: FourBits;
+  /** Elements that share an absmax: a power of two from 32 to 4096, default 64. */
+  readonly blockSize?: number;
+  /** Whether absmax values are quantized themselves ("double quantization"); default false. */
+  readonly nested?: boolean;
+  /** What transformers computes with; default the type of the model. */
+  readonly computeDtype: LargeFloatDtype;
+}
+
+/** The absmax values of a weight whose rows come in strips. */
+interface Gathered {
+  readonly absmax: Float32Array;
+  missing: number;
+}
+
+class Writer implements LayoutWriter {
+  readonly format = 'bitsandbytes';
+  readonly recipe: Recipe;
+  private readonly gathered = new Map<string, Gathered>();
+
+  constructor(
+    private readonly dtype: FourBits,
+    private readonly blockSize: number,
+    private readonly nested: boolean,
+    private readonly computeDtype: LargeFloatDtype,
+  ) {
+    this.recipe = {
+      dtype,
+      scheme: 'symmetric',
+      granularity: 'per-group',
+      groupSize: blockSize,
+      scaleDtype: 'float32',
+      needsLargest: false,
+    };
+  }
+
+  refusal({ columns }: Outline): string | null {
+    if (columns % this.blockSize === 0) return null;
+    return `its rows of ${columns} elements are no multiple of the block size ${this.blockSize}`;
+  }
+
+  private stateOf({ rows, columns, dtype }: Outline, offset: number): QuantState {
+    const nested = this.nested ? { blockSize: NESTED_BLOCK, offset } : null;
+    return { quantType: this.dtype, blockSize: this.blockSize, dtype, shape: [rows, columns], nested };
+  }
+
+  outputs(weight: Outline): TensorSpec[] {
+    const { name, rows, columns } = weight;
+    const count = rows * columns;
+    const blocks = count / this.blockSize;
+    const specs: TensorSpec[] = [
+      { name, dtype: 'U8', shape: [count / 2, 1] },
+      { name: `${name}.absmax`, dtype: this.nested ? 'U8' : 'F32', shape: [blocks] },
+      { name: `${name}.quant_map`, dtype: 'F32', shape: [16] },
+      { name: `${name}${STATE_NAME}${this.dtype}`, dtype: 'U8', shape: [quantStateLength(this.stateOf(weight, 0))] },
+    ];
+    if (this.nested) {
+      specs.push({ name: `${name}.nested_absmax`, dtype: 'F32', shape: [Math.ceil(blocks / NESTED_BLOCK)] });
+      specs.push({ name: `${name}.nested_quant_map`, dtype: 'F32', shape: [256] });
+    }
+    return specs;
+  }
+
+  rowStep(_weight: Outline): number {
+    return 1;
+  }
+
+  async encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]> {
+    const { name, columns } = weight;
+    const { dtype, recipe, blockSize } = this;
+    checkEncoded(
+      { dtype, scheme: 'symmetric', sharing: { granularity: 'per-group', groupSize: blockSize } },
+      weight,
+      tensor,
+    );
+    if (order !== null) throw new RangeError(`${recipe.dtype} keeps the order of columns`);
+    const codes = new Uint8Array(new SharedArrayBuffer(tensor.data.length));
+    const firstBlock = (begin * columns) / blockSize;
+    const pieces: Piece[] = [
+      { tensor: name, begin: (begin * columns) / 2, data: await swapNibblesAsync(tensor.data, codes) },
+    ];
+    if (begin === 0) {
+      pieces.push({ tensor: `${name}.quant_map`, begin: 0, data: bytesOf(codeValues(dtype)) });
+      if (this.nested) pieces.push({ tensor: `${name}.nested_quant_map`, begin: 0, data: bytesOf(dynamicMap()) });
+    }
+    if (this.nested) {
+      pieces.push(...this.gather(weight, firstBlock, tensor.scales));
+    } else {
+      pieces.push({ tensor: `${name}.absmax`, begin: 4 * firstBlock, data: bytesOf(tensor.scales) });
+      if (begin === 0) pieces.push(this.statePiece(weight, 0));
+    }
+    return pieces;
+  }
+
+  private statePiece(weight: Outline, offset: number): Piece {
+    const data = quantStateBytes(this.stateOf(weight, offset));
+    return { tensor: `${weight.name}${STATE_NAME}${this.dtype}`, begin: 0, data };
+  }
+
+  /** Absmax values are quantized relative to their mean, so only when all are there. */
+  private gather(weight: Outline, firstBlock: number, scales: Float32Array): Piece[] {
+    const { name, rows, columns } = weight;
+    const blocks = (rows * columns) / this.blockSize;
+    const known = this.gathered.get(name) ?? { absmax: new Float32Array(blocks), missing: blocks };
+    this.gathered.set(name, known);
+    known.absmax.set(scales, firstBlock);
+    known.missing -= scales.length;
+    if (known.missing !== 0) return [];
+    this.gathered.delete(name);
+    const { data, absmax, offset } = nestScales(known.absmax);
+    return [
+      { tensor: `${name}.absmax`, begin: 0, data },
+      { tensor: `${name}.nested_absmax`, begin: 0, data: bytesOf(absmax) },
+      this.statePiece(weight, offset),
+    ];
+  }
+
+  config(ignored: readonly string[]): Json {
+    return {
+      quant_method: 'bitsandbytes',
+      load_in_4bit: true,
+      load_in_8bit: false,
+      bnb_4bit_quant_type: this.dtype,
+      bnb_4bit_use_double_quant: this.nested,
+      bnb_4bit_compute_dtype: this.computeDtype,
+      bnb_4bit_quant_storage: 'uint8',
+      llm_int8_enable_fp32_cpu_offload: false,
+      llm_int8_has_fp16_weight: false,
+      llm_int8_skip_modules: [...ignored],
+      // No llm_int8_threshold: transformers wants a float, and JSON.stringify writes 6.0 as 6. It defaults to that.
+    };
+  }
+}
+
+/**
+ * A writer of bitsandbytes weights in four bits.
+ *
+ * @throws RangeError for a block size that bitsandbytes does not know.
+ */
+export function bitsandbytesWriter(settings: BitsandbytesSettings): LayoutWriter {
+  const { dtype = 'nf4', blockSize = 64, nested = false, computeDtype } = settings;
+  if (![32, 64, 128, 256, 512, 1024, 2048, 4096].includes(blockSize)) {
+    throw new RangeError(`bitsandbytes has no blocks of ${blockSize}`);
+  }
+  return new Writer(dtype, blockSize, nested, computeDtype);
+}

@@ -1,0 +1,262 @@
+/**
+ * Writing the compressed-tensors layout: the tensors of reader.ts, and the `quantization_config` that vLLM and transformers
+ * read. Integers are packed as version 0.18.0 does, without gaps.
+ *
+ * @module
+ */
+import { type LargeFloatDtype, packedRowBytes, type QuantDtype } from '../../../dtype.js';
+import { castTensor } from '../../../tensor/cast.js';
+import { gatherFieldsAsync, moveFieldsAsync } from '../../../tensor/fields.js';
+import type { QuantizedTensor, Scheme } from '../../../tensor/quantized-tensor.js';
+import type { Json } from '../../checkpoint.js';
+import type { SafetensorsDtype } from '../../safetensors.js';
+import { type TensorSpec, tensorBytes } from '../../safetensors-writer.js';
+import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
+import { type Sharing, scaleGrid } from '../scaled-weight.js';
+import { bytesOf, checkEncoded, inverseOrder, STORED_FLOATS } from '../writing.js';
+import type { FORMATS } from './config.js';
+import { writtenConfig } from './config-writer.js';
+import { groupIndexOf } from './group-index.js';
+import { packShape, packZeroPointFields, wordsFor, zeroPointStep } from './packing.js';
+
+/** What to write. */
+export interface CompressedTensorsSettings {
+  readonly format: (typeof FORMATS)[number];
+  /**
+   * The codes: `int2`, `int3`, `int4` or `int8` with pack-quantized (default int4), `int8` or `float8_e4m3fn` with
+   * naive-quantized (default int8). The other formats have one type each.
+   */
+  readonly dtype?: 'int2' | 'int3' | 'int4' | 'int8' | 'float8_e4m3fn';
+  /** Integers only; default symmetric. */
+  readonly scheme?: Scheme;
+  /** Default: groups of 128 with pack-quantized, else channels. The formats of fixed blocks have no choice. */
+  readonly sharing?: Sharing;
+  /** Of the scales, where the format leaves it open: the model's. */
+  readonly scaleDtype: LargeFloatDtype;
+  /** Whether weights come with an order of their columns, which becomes `weight_g_idx`; with groups only. */
+  readonly actOrder?: boolean;
+}
+
+/** Settings with everything decided. */
+export interface WriterPlan {
+  readonly format: CompressedTensorsSettings['format'];
+  readonly dtype: QuantDtype;
+  readonly bits: number;
+  readonly scheme: Scheme;
+  readonly sharing: Sharing;
+  readonly scaleDtype: LargeFloatDtype;
+  readonly actOrder: boolean;
+}
+
+const FIXED_DTYPES: Partial<Record<CompressedTensorsSettings['format'], QuantDtype>> = {
+  'int-quantized': 'int8',
+  'float-quantized': 'float8_e4m3fn',
+  'nvfp4-pack-quantized': 'nvfp4',
+  'mxfp4-pack-quantized': 'mxfp4',
+  'mxfp8-quantized': 'mxfp8_e4m3',
+};
+
+const BITS: Partial<Record<QuantDtype, number>> = { int2: 2, int3: 3, int4: 4, nvfp4: 4, mxfp4: 4 };
+
+function planOf(settings: CompressedTensorsSettings): WriterPlan {
+  const { format, scheme = 'symmetric', scaleDtype, actOrder = false } = settings;
+  const packs = format === 'pack-quantized';
+  const dtype = FIXED_DTYPES[format] ?? settings.dtype ?? (packs ? 'int4' : 'int8');
+  const allowed = packs ? ['int2', 'int3', 'int4', 'int8'] : ['int8', 'float8_e4m3fn'];
+  if (FIXED_DTYPES[format] === undefined ? !allowed.includes(dtype) : (settings.dtype ?? dtype) !== dtype) {
+    throw new RangeError(`${format} does not hold ${settings.dtype}`);
+  }
+  const isInteger = dtype.startsWith('int');
+  if (!isInteger && scheme !== 'symmetric') throw new RangeError(`${dtype} has no zero points`);
+  const groupSize = dtype === 'nvfp4' ? 16 : dtype.startsWith('mx') ? 32 : null;
+  const sharing: Sharing =
+    groupSize !== null
+      ? { granularity: 'per-group', groupSize }
+      : (settings.sharing ?? (packs ? { granularity: 'per-group', groupSize: 128 } : { granularity: 'per-channel' }));
+  if (packs && sharing.granularity === 'per-block') throw new RangeError('pack-quantized has no blocks');
+  if (actOrder && (sharing.granularity !== 'per-group' || !isInteger)) {
+    throw new RangeError('act-order needs integers in groups');
+  }
+  return { format, dtype, bits: BITS[dtype] ?? 8, scheme, sharing, scaleDtype, actOrder };
+}
+
+function recipeOf({ dtype, scheme, sharing, scaleDtype }: WriterPlan): Recipe {
+  return {
+    dtype,
+    scheme,
+    ...sharing,
+    ...(sharing.granularity === 'per-channel' ? { axis: 0 } : {}),
+    scaleDtype: isBlockFormat(dtype) ? 'float32' : scaleDtype,
+    needsLargest: dtype === 'nvfp4' || sharing.granularity === 'per-tensor',
+  };
+}
+
+function isBlockFormat(dtype: QuantDtype): boolean {
+  return dtype === 'nvfp4' || dtype.startsWith('mx');
+}
+
+const isPacked = ({ format }: WriterPlan) => format.endsWith('pack-quantized');
+
+function scaleType({ dtype, scaleDtype }: WriterPlan): SafetensorsDtype {
+  if (dtype === 'nvfp4') return 'F8_E4M3';
+  return isBlockFormat(dtype) ? 'U8' : STORED_FLOATS[scaleDtype];
+}
+
+/** `model.layers.0.mlp.up_proj.weight` → `model.layers.0.mlp.up_proj`. */
+function layerOf(name: string): string {
+  return name.slice(0, -'.weight'.length);
+}
+
+/** The tensors of a weight, by what they hold. */
+function specsOf(plan: WriterPlan, { name, rows, columns }: Outline): Record<string, TensorSpec> {
+  const { format, dtype, bits, sharing } = plan;
+  const layer = layerOf(name);
+  const { groups, scaleRows } = scaleGrid(rows, columns, sharing);
+  const scaleShape = sharing.granularity === 'per-tensor' ? [1] : [scaleRows, groups];
+  const specs: Record<string, TensorSpec> = {
+    codes:
+      format === 'pack-quantized'
+        ? { name: `${layer}.weight_packed`, dtype: 'I32', shape: [rows, wordsFor(columns, bits, 'dense')] }
+        : isPacked(plan)
+          ? { name: `${layer}.weight_packed`, dtype: 'U8', shape: [rows, packedRowBytes(columns, 4)] }
+          : { name, dtype: dtype === 'int8' ? 'I8' : 'F8_E4M3', shape: [rows, columns] },
+    scale: { name: `${layer}.weight_scale`, dtype: scaleType(plan), shape: scaleShape },
+  };
+  if (format === 'pack-quantized') specs['shape'] = { name: `${layer}.weight_shape`, dtype: 'I64', shape: [2] };
+  if (dtype === 'nvfp4') specs['global'] = { name: `${layer}.weight_global_scale`, dtype: 'F32', shape: [1] };
+  if (plan.scheme === 'asymmetric') {
+    const packs = packsZeroPoints(plan);
+    specs['zeroPoint'] = {
+      name: `${layer}.weight_zero_point`,
+      dtype: packs ? 'I32' : 'I8',
+      shape: packs ? [wordsFor(rows, bits, 'dense'), groups] : scaleShape,
+    };
+  }
+  if (plan.actOrder) specs['groupIndex'] = { name: `${layer}.weight_g_idx`, dtype: 'I32', shape: [columns] };
+  return specs;
+}
+
+/** Zero points of a whole tensor are a byte. */
+function packsZeroPoints({ format, scheme, sharing }: WriterPlan): boolean {
+  return format === 'pack-quantized' && scheme === 'asymmetric' && sharing.granularity !== 'per-tensor';
+}
+
+/** The codes as they are stored: signed ones with an offset in pack-quantized, in the columns' own order. */
+async function storedCodes(plan: WriterPlan, tensor: QuantizedTensor, order: Int32Array | null): Promise<Uint8Array> {
+  const [rows = 0, columns = 0] = tensor.shape;
+  const { bits } = plan;
+  const fields = { rows, columns, bits };
+  const data = order === null ? tensor.data : await gatherFieldsAsync(tensor.data, fields, inverseOrder(order));
+  const inStride = packedRowBytes(columns, bits);
+  const outStride = plan.format === 'pack-quantized' ? 4 * wordsFor(columns, bits, 'dense') : inStride;
+  const unsigned = tensor.dtype.startsWith('uint');
+  const flip = plan.format === 'pack-quantized' ? !unsigned : unsigned;
+  if (!flip && inStride === outStride) return data;
+  const out = new Uint8Array(new SharedArrayBuffer(rows * outStride));
+  return moveFieldsAsync(data, fields, { inStride, outStride, flip }, out);
+}
+
+function storedScales(plan: WriterPlan, { scales, globalScale }: QuantizedTensor): Uint8Array {
+  if (plan.dtype === 'nvfp4') {
+    const times = scales.map((scale) => scale * (globalScale as number));
+    return castTensor(times, { from: 'float32', to: 'float8_e4m3fn' });
+  }
+  if (isBlockFormat(plan.dtype)) return castTensor(scales, { from: 'float32', to: 'float8_e8m0fnu' });
+  if (plan.scaleDtype === 'float32') return bytesOf(scales);
+  return bytesOf(castTensor(scales, { from: 'float32', to: plan.scaleDtype }));
+}
+
+/** Zero points as they are stored, from those of a tensor of either signedness. */
+function storedZeroPoints(plan: WriterPlan, tensor: QuantizedTensor): Uint8Array {
+  const half = 2 ** (plan.bits - 1);
+  const own = tensor.dtype.startsWith('uint') ? half : 0;
+  const given = tensor.zeroPoints ?? new Int32Array(tensor.scales.length).fill(own);
+  if (!packsZeroPoints(plan)) return bytesOf(Int8Array.from(given, (zeroPoint) => zeroPoint - own));
+  const [rows = 0] = tensor.shape;
+  const fields = given.map((zeroPoint) => zeroPoint - own + half);
+  return packZeroPointFields(fields, rows, fields.length / rows, plan.bits);
+}
+
+class Writer implements LayoutWriter {
+  readonly format = 'compressed-tensors';
+  readonly recipe: Recipe;
+  /** Of NVFP4 weights that were begun. */
+  private readonly globalScales = new Map<string, number>();
+
+  constructor(private readonly plan: WriterPlan) {
+    this.recipe = recipeOf(plan);
+  }
+
+  refusal({ name, columns }: Outline): string | null {
+    if (!name.endsWith('.weight')) return 'its name does not end with ".weight"';
+    const { sharing } = this.plan;
+    if (sharing.granularity === 'per-group' && columns % sharing.groupSize !== 0) {
+      return `its rows of ${columns} elements are no multiple of the group size ${sharing.groupSize}`;
+    }
+    return null;
+  }
+
+  outputs(weight: Outline): TensorSpec[] {
+    return Object.values(specsOf(this.plan, weight));
+  }
+
+  rowStep(_weight: Outline): number {
+    const { sharing, bits } = this.plan;
+    if (sharing.granularity === 'per-block') return sharing.blockShape[0];
+    return packsZeroPoints(this.plan) ? zeroPointStep(bits) : 1;
+  }
+
+  async encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]> {
+    const { plan } = this;
+    checkEncoded(plan, weight, tensor);
+    if ((order !== null) !== plan.actOrder)
+      throw new RangeError('an order of columns comes with actOrder, and only then');
+    const specs = specsOf(plan, weight);
+    const { groups, rowsPerScale } = scaleGrid(weight.rows, weight.columns, plan.sharing);
+    const scaleIndex = Math.floor(begin / rowsPerScale) * groups;
+    const pieces: Piece[] = [];
+    const add = (part: string, at: number, data: Uint8Array) => {
+      const spec = specs[part];
+      if (spec !== undefined) pieces.push({ tensor: spec.name, begin: at, data });
+    };
+    const codes = specs['codes'] as TensorSpec;
+    add('codes', begin * (tensorBytes(codes) / weight.rows), await storedCodes(plan, tensor, order));
+    if (plan.sharing.granularity !== 'per-tensor' || begin === 0) {
+      const scales = storedScales(plan, tensor);
+      add('scale', scaleIndex * (scales.length / tensor.scales.length), scales);
+      if (plan.scheme === 'asymmetric') {
+        const at = packsZeroPoints(plan) ? 4 * groups * ((begin * plan.bits) / 32) : scaleIndex;
+        add('zeroPoint', at, storedZeroPoints(plan, tensor));
+      }
+    }
+    if (plan.dtype === 'nvfp4') this.rememberGlobal(weight.name, tensor.globalScale as number);
+    if (begin === 0) {
+      if (specs['shape'] !== undefined) add('shape', 0, packShape(weight.rows, weight.columns));
+      if (specs['global'] !== undefined) add('global', 0, bytesOf(Float32Array.of(tensor.globalScale as number)));
+      if (order !== null && plan.sharing.granularity === 'per-group') {
+        add('groupIndex', 0, bytesOf(groupIndexOf(order, plan.sharing.groupSize)));
+      }
+    }
+    return pieces;
+  }
+
+  /** Strips of a weight that were quantized with different global scales would not fit together. */
+  private rememberGlobal(name: string, value: number): void {
+    const known = this.globalScales.get(name);
+    if (known !== undefined && known !== value) throw new RangeError(`strips of ${name} have different global scales`);
+    this.globalScales.set(name, value);
+  }
+
+  config(ignored: readonly string[]): Json {
+    return writtenConfig(this.plan, ignored);
+  }
+}
+
+/**
+ * A writer of compressed-tensors weights.
+ *
+ * @throws RangeError if the settings contradict each other.
+ */
+export function compressedTensorsWriter(settings: CompressedTensorsSettings): LayoutWriter {
+  return new Writer(planOf(settings));
+}
