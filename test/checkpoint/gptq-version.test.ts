@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { gptqReader } from '../../lib/checkpoint/layouts/gptq.js';
 import { weightsOf } from '../../lib/checkpoint/weights.js';
 import { CheckpointError } from '../../lib/index.js';
 import { type RawTensor, temporaryFolder } from '../support/files.js';
@@ -57,10 +56,10 @@ describe('which version the zero points are', () => {
     expect(error).toBeInstanceOf(CheckpointError);
     expect(error).toMatchObject({ code: 'LAYOUT_AMBIGUOUS', path: checkpoint.path });
     expect((error as Error).message).toMatch(
-      /says checkpoint_format "gptq.*on average -?\d\.\d\d as version 1, -?\d\.\d\d as version 2.*gptqmodel:1\.4\.0.*gptqVersion 1/,
+      /says checkpoint_format "gptq.*on average -?\d\.\d\d as version 1, -?\d\.\d\d as version 2.*gptqmodel:1\.4\.0.*with gptqVersion, 1/,
     );
     for (const gptqVersion of [1, 2] as const) {
-      const weights = await gptqReader({ gptqVersion }).claim(checkpoint, new Map(checkpoint.tensors));
+      const weights = await weightsOf(checkpoint, { gptqVersion });
       expect(weights.map(({ encoding }) => encoding.traits[0])).toEqual([`v${gptqVersion}`, `v${gptqVersion}`]);
     }
   });

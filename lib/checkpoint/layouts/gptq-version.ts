@@ -250,7 +250,7 @@ function decide(path: string, config: IntegerConfig | null, { form, words }: Ver
   const found = form === null ? null : versionOf(form);
   const made = config !== null && config.tools.length > 0 ? ` It was made by ${config.tools.join(', ')}.` : '';
   const remedy =
-    'Say which is right: gptqVersion 1 (zero points stored less one, checkpoint_format "gptq") or 2 ("gptq_v2").';
+    'Say which is right with gptqVersion, 1 (zero points stored less one) or 2, or in the config with checkpoint_format, "gptq" or "gptq_v2".';
   if (declared !== null && found !== null && declared !== found) {
     const said = `${config?.source} says checkpoint_format "${config?.format}", version ${declared}, but ${words}.`;
     throw new CheckpointError('LAYOUT_AMBIGUOUS', `${said}${made} ${remedy}`, { path });

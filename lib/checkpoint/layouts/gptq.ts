@@ -277,6 +277,3 @@ export function gptqReader({ gptqVersion }: GptqReaderOptions = {}): LayoutReade
     },
   };
 }
-
-/** {@link gptqReader} without options. */
-export const GPTQ: LayoutReader = gptqReader();
