@@ -10,29 +10,27 @@ import { compressedTensorsReader } from './layouts/compressed-tensors/reader.js'
 import { plainWeight } from './layouts/float.js';
 import { fp8Reader } from './layouts/fp8.js';
 import { ggufLayout } from './layouts/gguf.js';
-import { GPTQ } from './layouts/gptq.js';
+import { type GptqReaderOptions, gptqReader } from './layouts/gptq.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
 
+/** What decides where files leave it open. */
+export type ReadingOptions = GptqReaderOptions;
+
 /** Asked in this order; what none claims is a tensor of its own. */
-const LAYOUTS: readonly LayoutReader[] = [
-  ggufLayout,
-  GPTQ,
-  AWQ,
-  compressedTensorsReader,
-  bitsandbytesReader,
-  fp8Reader,
-];
+function layoutsOf(options: ReadingOptions): readonly LayoutReader[] {
+  return [ggufLayout, gptqReader(options), AWQ, compressedTensorsReader, bitsandbytesReader, fp8Reader];
+}
 
 /**
  * Every weight of a checkpoint, in the order of its first stored tensor.
  *
  * @throws {@link CheckpointError} `LAYOUT_INVALID`, `LAYOUT_AMBIGUOUS`.
  */
-export async function weightsOf(checkpoint: Checkpoint): Promise<Weight[]> {
+export async function weightsOf(checkpoint: Checkpoint, options: ReadingOptions = {}): Promise<Weight[]> {
   const left = new Map(checkpoint.tensors);
   const weights: Weight[] = [];
-  for (const layout of LAYOUTS) weights.push(...(await layout.claim(checkpoint, left)));
+  for (const layout of layoutsOf(options)) weights.push(...(await layout.claim(checkpoint, left)));
   for (const tensor of left.values()) weights.push(plainWeight(tensor));
   const place = new Map([...checkpoint.tensors.keys()].map((name, i) => [name, i]));
   const first = (weight: Weight) => Math.min(...weight.parts.map(({ name }) => place.get(name) ?? 0));

@@ -7,8 +7,9 @@ import { type TensorSpec, tensorBytes } from '../../lib/checkpoint/safetensors-w
 import { Scratch } from '../../lib/checkpoint/scratch.js';
 import type { RowBlock, Weight } from '../../lib/checkpoint/weight.js';
 import { weightsOf } from '../../lib/checkpoint/weights.js';
-import { type QuantizedTensor, unpackCodes } from '../../lib/index.js';
+import { castTensor, type QuantizedTensor, quantizeTensor, unpackCodes } from '../../lib/index.js';
 import { type RawTensor, safetensors } from './files.js';
+import { normal } from './random.js';
 
 function addBits(words: Uint32Array | Uint8Array, i: number, bits: number): void {
   words[i] = (words[i] as number) | bits;
@@ -182,3 +183,54 @@ function put(piece: Piece, data: Uint8Array | undefined, times: Uint8Array | und
     for (let i = 0; i < rowBytes; i++) times[to + i] = (times[to + i] as number) + 1;
   }
 }
+
+/** A quantized layer of normal weights, in both versions. */
+export function gptqLayerOf(
+  seed: number,
+  { rows = 64, columns = 128, bits = 4 as 2 | 3 | 4 | 8, groupSize = 32, symmetric = false } = {},
+) {
+  const groups = columns / groupSize;
+  const q = quantizeTensor(normal(rows * columns, seed), {
+    shape: [rows, columns],
+    dtype: `uint${bits}`,
+    scheme: symmetric ? 'symmetric' : 'asymmetric',
+    granularity: 'per-group',
+    groupSize,
+    scaleDtype: 'float16',
+  });
+  const zeros = q.zeroPoints ?? new Int32Array(q.scales.length).fill(2 ** (bits - 1));
+  const codes = Array.from(unpackCodes(q));
+  const scales = castTensor(q.scales, { from: 'float32', to: 'float16' });
+  const tensors = (version: 1 | 2, layer = 'layer'): Record<string, RawTensor> => ({
+    [`${layer}.qweight`]: {
+      dtype: 'I32',
+      shape: [(columns * bits) / 32, rows],
+      data: gptqWords(codes, rows, columns, bits),
+    },
+    [`${layer}.qzeros`]: {
+      dtype: 'I32',
+      shape: [groups, (rows * bits) / 32],
+      data: gptqZeroWords(
+        zeros.map((z) => z - (version === 1 ? 1 : 0)),
+        rows,
+        groups,
+        bits,
+      ),
+    },
+    [`${layer}.scales`]: { dtype: 'F16', shape: [groups, rows], data: turned(scales, rows, groups) },
+    [`${layer}.g_idx`]: {
+      dtype: 'I32',
+      shape: [columns],
+      data: Int32Array.from({ length: columns }, (_, k) => Math.floor(k / groupSize)),
+    },
+  });
+  return { q, zeros, codes, tensors, bits, groupSize, rows, columns };
+}
+
+/** The files of a folder with a GPTQ config: four bits in groups of 32, if not said otherwise. */
+export const gptqFiles = (extra: Record<string, unknown> = {}) => ({
+  'config.json': {
+    model_type: 'llama',
+    quantization_config: { quant_method: 'gptq', bits: 4, group_size: 32, desc_act: false, sym: false, ...extra },
+  },
+});

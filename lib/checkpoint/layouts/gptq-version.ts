@@ -4,8 +4,9 @@
  * by one step. So the data are asked as well:
  *
  * - Symmetric weights have nothing but the middle, 2^(bits−1), as their zero point: one reading gives just that.
- * - Otherwise, weights lie around 0, so the mean of the codes of a group is near its zero point: with the right reading, the
- *   mean of their differences over many groups is 0, and the mean of their squares much smaller than with another one.
+ * - Otherwise, weights lie around 0, so the mean of the codes of a channel is near that of its zero points: with the right
+ *   reading, the mean of their differences over many channels is 0, and that of their squares much smaller than with another
+ *   one.
  *
  * For three bits there is a third reading: see {@link ZeroPointForm}.
  *
@@ -29,17 +30,18 @@ export interface SampledLayer {
   readonly bits: CodeBits;
   readonly rows: number;
   readonly columns: number;
-  /** Whether its first group is its first inputs; how many these are. */
-  readonly inOrder: boolean;
-  readonly firstGroup: number;
+  readonly groups: number;
+  readonly groupSize: number | null;
+  /** The group of every input, where it does not follow from the group size. */
+  readonly mixedGroups: StoredTensor | null;
 }
 
 const MOST_LAYERS = 8;
 const MOST_CHANNELS = 256;
 const MOST_INPUTS = 512;
 
-/** Fewer groups have too uncertain a mean. */
-const ENOUGH_GROUPS = 256;
+/** Fewer channels have too uncertain a mean. */
+const ENOUGH_CHANNELS = 256;
 
 /** Fewer stored zero points that happen to be alike prove nothing of a checkpoint that does not say it is symmetric. */
 const ENOUGH_ALIKE = 64;
@@ -69,6 +71,35 @@ function sumsOfCodes(strip: Uint32Array, channels: number, bits: CodeBits, input
   return sums;
 }
 
+/** Mean codes of the first inputs, for some channels; none if there are too few inputs. */
+async function meanCodes(
+  { qweight, bits, rows }: SampledLayer,
+  channels: number,
+  inputs: number,
+  scratch: Scratch,
+): Promise<Float64Array> {
+  if (inputs === 0) return new Float64Array(0);
+  const wordRows = (inputs * bits) / 32;
+  const strip = scratch.bytes('strip', 4 * wordRows * channels);
+  await readColumns(qweight, wordRows, 4 * rows, 0, 4 * channels, strip);
+  const sums = sumsOfCodes(new Uint32Array(strip.buffer, 0, strip.length / 4), channels, bits, inputs);
+  return sums.map((sum) => sum / inputs);
+}
+
+/** Which part of the first inputs belongs to each group. */
+async function groupShares(
+  { groups, groupSize, columns, mixedGroups }: SampledLayer,
+  inputs: number,
+  scratch: Scratch,
+): Promise<Float64Array> {
+  const index = scratch.integers('groupIndex', inputs);
+  if (mixedGroups !== null) await mixedGroups.read(0, scratch.bytes('groupIndex', 4 * inputs));
+  else for (let i = 0; i < inputs; i++) index[i] = Math.floor(i / (groupSize ?? columns));
+  const shares = new Float64Array(groups);
+  for (const group of index) shares[group] = (shares[group] as number) + 1 / inputs;
+  return shares;
+}
+
 /** One reading of the zero points: how they lie to the codes. */
 class Reading {
   private middles = 0;
@@ -82,7 +113,7 @@ class Reading {
     for (const zero of zeroPoints) if (zero === 2 ** (bits - 1)) this.middles++;
   }
 
-  addGroup(difference: number): void {
+  addChannel(difference: number): void {
     this.count++;
     this.sum += difference;
     this.squares += difference * difference;
@@ -103,7 +134,7 @@ class Reading {
   /** Whether the mean is known well enough, and is 0. */
   get fits(): boolean {
     const error = Math.sqrt(Math.max(0, this.meanSquare - this.mean * this.mean) / this.count);
-    return this.count >= ENOUGH_GROUPS && error < 0.05 && Math.abs(this.mean) < 0.25;
+    return this.count >= ENOUGH_CHANNELS && error < 0.05 && Math.abs(this.mean) < 0.25;
   }
 }
 
@@ -118,36 +149,26 @@ class Sample {
   }
 
   async add(layer: SampledLayer, scratch: Scratch): Promise<void> {
-    const { qzeros, bits, rows } = layer;
+    const { qzeros, bits, rows, groups } = layer;
     const channels = Math.min(rows, MOST_CHANNELS);
-    const zeroWords = scratch.bytes('storedZeroPoints', (channels * bits) / 8);
-    await qzeros.read(0, zeroWords);
+    const bytes = (channels * bits) / 8;
+    const zeroWords = scratch.bytes('storedZeroPoints', groups * bytes);
+    await readColumns(qzeros, groups, (rows * bits) / 8, 0, bytes, zeroWords);
     const words = new Uint32Array(zeroWords.buffer, 0, zeroWords.length / 4);
-    const means = await this.meanCodes(layer, channels, scratch);
-    this.fields += channels;
-    const zeroPoints = new Int32Array(channels);
+    const inputs = Math.floor(Math.min(layer.columns, MOST_INPUTS) / 32) * 32;
+    const means = await meanCodes(layer, channels, inputs, scratch);
+    const shares = await groupShares(layer, inputs, scratch);
+    const zeroPoints = scratch.integers('zeroPoints', groups * channels);
+    this.fields += zeroPoints.length;
     for (const reading of this.readings) {
-      unpackZeroPoints(words, 1, channels, bits, reading.form, zeroPoints);
+      unpackZeroPoints(words, groups, channels, bits, reading.form, zeroPoints);
       reading.addZeroPoints(zeroPoints, bits);
-      means?.forEach((mean, c) => {
-        reading.addGroup(mean - (zeroPoints[c] as number));
-      });
+      for (let c = 0; c < means.length; c++) {
+        let zero = 0;
+        for (let g = 0; g < groups; g++) zero += (shares[g] as number) * (zeroPoints[c * groups + g] as number);
+        reading.addChannel((means[c] as number) - zero);
+      }
     }
-  }
-
-  /** Mean codes of the first group of some channels, or null where it is not the first inputs. */
-  private async meanCodes(
-    { qweight, bits, rows, columns, inOrder, firstGroup }: SampledLayer,
-    channels: number,
-    scratch: Scratch,
-  ): Promise<Float64Array | null> {
-    const inputs = Math.floor(Math.min(columns, firstGroup, MOST_INPUTS) / 32) * 32;
-    if (!inOrder || inputs === 0) return null;
-    const wordRows = (inputs * bits) / 32;
-    const strip = scratch.bytes('strip', 4 * wordRows * channels);
-    await readColumns(qweight, wordRows, 4 * rows, 0, 4 * channels, strip);
-    const sums = sumsOfCodes(new Uint32Array(strip.buffer, 0, strip.length / 4), channels, bits, inputs);
-    return sums.map((sum) => sum / inputs);
   }
 
   evidence(symmetric: boolean | undefined): VersionEvidence {
@@ -229,7 +250,7 @@ function decide(path: string, config: IntegerConfig | null, { form, words }: Ver
   const found = form === null ? null : versionOf(form);
   const made = config !== null && config.tools.length > 0 ? ` It was made by ${config.tools.join(', ')}.` : '';
   const remedy =
-    'Say which is right: gptqVersion 1 (zero points stored less one, checkpoint_format "gptq") or 2 ("gptq_v2").';
+    'Say which is right with gptqVersion, 1 (zero points stored less one) or 2, or in the config with checkpoint_format, "gptq" or "gptq_v2".';
   if (declared !== null && found !== null && declared !== found) {
     const said = `${config?.source} says checkpoint_format "${config?.format}", version ${declared}, but ${words}.`;
     throw new CheckpointError('LAYOUT_AMBIGUOUS', `${said}${made} ${remedy}`, { path });

@@ -270,14 +270,10 @@ export function gptqReader({ gptqVersion }: GptqReaderOptions = {}): LayoutReade
       for (const layer of found) layers.push(await gptqLayer(layer, config, scratch));
       const samples = layers.map((layer) => ({
         ...layer,
-        inOrder: layer.arrangement === 'in-order',
-        firstGroup: layer.groupSize ?? layer.columns,
+        mixedGroups: layer.arrangement === 'in-order' ? null : (layer.groupIndex ?? null),
       }));
       const { form, symmetric } = await zeroPointsOf(checkpoint.path, config, samples, gptqVersion ?? null);
       return layers.map((layer) => new GptqWeight(layer, form, symmetric, takeLayer(left, layer)));
     },
   };
 }
-
-/** {@link gptqReader} without options. */
-export const GPTQ: LayoutReader = gptqReader();
