@@ -115,6 +115,9 @@ type UnpackBitsArguments = [
 ];
 type PackTernaryArguments = [digits: Int8Array, rows: number, columns: number, packing: number, out: Uint8Array];
 type UnpackTernaryArguments = [packed: Uint8Array, rows: number, columns: number, packing: number, out: Int8Array];
+/** The numbers of `record`s are listed in native/node/repack_calls.cc. */
+type RepackArguments = [record: Float64Array, input: Uint32Array, out: Uint32Array];
+type SelectCodesArguments = [record: Float64Array, input: Uint32Array, order: Int32Array, out: Uint32Array];
 type MoveFieldsArguments = [
   data: Uint8Array,
   inStride: number,
@@ -353,6 +356,27 @@ export interface RawAddon {
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;
   loadPackedAsync(...args: [...LoadPackedArguments, Done]): number;
+  transposeWords(...args: RepackArguments): void;
+  transposeWordsAsync(...args: [...RepackArguments, Done]): number;
+  awqToRows(...args: RepackArguments): void;
+  awqToRowsAsync(...args: [...RepackArguments, Done]): number;
+  rowsToAwq(...args: RepackArguments): void;
+  rowsToAwqAsync(...args: [...RepackArguments, Done]): number;
+  selectCodes(...args: SelectCodesArguments): void;
+  selectCodesAsync(...args: [...SelectCodesArguments, Done]): number;
+  /**
+   * Reads pieces of a file `stride` bytes apart, `rows` of them, into `into`; absent on Windows. `whole`: the other bytes
+   * between them are going to be read as well. `done` gets 0, the number of a system error, or −1 where the file ended.
+   */
+  readStrided?(
+    fd: number,
+    position: number,
+    stride: number,
+    rows: number,
+    into: Uint8Array,
+    whole: boolean,
+    done: (problem: number) => void,
+  ): void;
   parseSafetensorsHeader(header: Uint8Array, dataBytes: number): RawSafetensorsHeader;
 }
 

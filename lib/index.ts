@@ -3,6 +3,8 @@
  *
  * @packageDocumentation
  */
+
+export type { WeightFormat } from './checkpoint/weight.js';
 export type {
   CodebookDtype,
   Float16ArrayLike,
@@ -130,14 +132,31 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { QuantizationSpec } from './pipeline/plan.js';
+export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {
-  type Progress,
+  type InspectedWeight,
+  type Inspection,
+  type InspectOptions,
+  inspectCheckpoint,
+  type WeightStatistics,
+} from './pipeline/inspect.js';
+export {
   type QuantizationReport,
   type QuantizeCheckpointOptions,
   quantizeCheckpoint,
-  type TensorReport,
 } from './pipeline/quantize-checkpoint.js';
+export type { Progress, TensorReport } from './pipeline/run.js';
+export type { Selection } from './pipeline/selection.js';
+export type { CheckpointDtype, CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type { RangeMethod, TaskKind } from './pipeline/task.js';
+export {
+  type RowComparison,
+  type TensorComparison,
+  type VerificationReport,
+  type VerifyOptions,
+  verifyCheckpoint,
+} from './pipeline/verify.js';
 export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
 export {
   type PackBitsOptions,
@@ -202,6 +221,7 @@ export {
   type QuantizerGradients,
 } from './tensor/learned-quantize.js';
 export {
+  type GlobalScaleOptions,
   type GranularityOptions,
   type InputOptions,
   type NestedOptions,

@@ -1,5 +1,6 @@
 /**
- * Opening a checkpoint: a safetensors file, or a Hugging Face folder with one or several of them.
+ * Opening a checkpoint: a safetensors file, a Hugging Face folder with one or several of them, or a GGUF model of one or
+ * several files.
  *
  * @module
  */
@@ -7,22 +8,35 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.js';
 import { readError } from './file.js';
+import type { GgufMetadata } from './gguf/metadata.js';
+import { openGgufModel, splitNameOf } from './gguf/split.js';
 import { SafetensorsFile } from './safetensors.js';
 import type { StoredTensor } from './stored-tensor.js';
 
 /** A JSON object, as read. */
 export type Json = Record<string, unknown>;
 
+/** One of the files of a checkpoint. */
+export interface CheckpointFile {
+  readonly path: string;
+  /** `__metadata__` of a safetensors file; empty for GGUF. */
+  readonly metadata: ReadonlyMap<string, string>;
+  close(): Promise<void>;
+}
+
 /** An open checkpoint. */
 export interface Checkpoint {
   readonly path: string;
   /** The folder, or null for a single file. */
   readonly folder: string | null;
-  readonly files: readonly SafetensorsFile[];
+  readonly container: 'safetensors' | 'gguf';
+  readonly files: readonly CheckpointFile[];
   /** By name, file after file in the order of their data. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** config.json of the folder, if there is one. */
   readonly config: Json | null;
+  /** The metadata of a GGUF model (of its first file); null for safetensors. */
+  readonly gguf: GgufMetadata | null;
   close(): Promise<void>;
 }
 
@@ -65,7 +79,27 @@ function weightMapOf(index: Json, path: string): Map<string, string> {
   return result;
 }
 
-async function fileNamesOf(folder: string): Promise<{ names: string[]; weightMap: Map<string, string> | null }> {
+interface FileNames {
+  readonly container: 'safetensors' | 'gguf';
+  /** A GGUF model is opened by the name of its first file. */
+  readonly names: string[];
+  readonly weightMap: Map<string, string> | null;
+}
+
+const isGguf = (name: string) => name.toLowerCase().endsWith('.gguf');
+
+/** The first file of the only GGUF model in a folder. */
+function ggufNameOf(folder: string, entries: readonly string[]): string {
+  const models = entries.filter((name) => isGguf(name) && (splitNameOf(name)?.number ?? 1) === 1);
+  if (models.length === 1) return models[0] as string;
+  const message =
+    models.length === 0
+      ? `${folder} holds parts of a GGUF model but not the first one, ...-00001-of-....gguf.`
+      : `${folder} holds ${models.length} GGUF models: ${models.slice(0, 5).join(', ')}${models.length > 5 ? ' …' : ''}. Name one of them.`;
+  throw new CheckpointError('NOT_A_CHECKPOINT', message, { path: folder });
+}
+
+async function fileNamesOf(folder: string): Promise<FileNames> {
   let entries: string[];
   try {
     entries = await readdir(folder);
@@ -82,21 +116,58 @@ async function fileNamesOf(folder: string): Promise<{ names: string[]; weightMap
         throw new CheckpointError('INDEX_MISSING_SHARD', message, { path: join(folder, name) });
       }
     }
-    return { names, weightMap };
+    return { container: 'safetensors', names, weightMap };
   }
   const names = entries.filter((name) => name.endsWith('.safetensors'));
-  if (names.includes('model.safetensors')) return { names: ['model.safetensors'], weightMap: null };
-  if (names.length === 1) return { names, weightMap: null };
+  if (names.includes('model.safetensors') || names.length === 1) {
+    const only = names.length === 1 ? names : ['model.safetensors'];
+    return { container: 'safetensors', names: only, weightMap: null };
+  }
+  if (names.length === 0 && entries.some(isGguf)) {
+    return { container: 'gguf', names: [ggufNameOf(folder, entries)], weightMap: null };
+  }
   const found = names.length === 0 ? 'no safetensors file' : `${names.length} safetensors files but no ${INDEX_NAME}`;
-  const message = `${folder} holds ${found}. Expected a Hugging Face folder with model.safetensors, or shards and their index.`;
+  const message = `${folder} holds ${found}. Expected a Hugging Face folder with model.safetensors, or shards and their index, or a GGUF model.`;
   throw new CheckpointError('NOT_A_CHECKPOINT', message, { path: folder });
+}
+
+/** config.json of a folder, or null if it has none. */
+async function configOf(folder: string): Promise<Json | null> {
+  try {
+    return await readJson(join(folder, 'config.json'), 'CONFIG_INVALID');
+  } catch (error) {
+    if ((error as CheckpointError).code === 'FILE_NOT_FOUND') return null;
+    throw error;
+  }
+}
+
+async function openGguf(path: string, folder: string | null, file: string): Promise<Checkpoint> {
+  const { files, tensors, metadata } = await openGgufModel(file);
+  const close = async () => {
+    await Promise.all(files.map((part) => part.close()));
+  };
+  try {
+    return {
+      path,
+      folder,
+      container: 'gguf',
+      files: files.map((part) => ({ path: part.path, metadata: new Map(), close: () => part.close() })),
+      tensors,
+      config: folder === null ? null : await configOf(folder),
+      gguf: metadata,
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
 }
 
 /**
  * Opens a checkpoint and checks the headers of all its files.
  *
- * @param path - A `.safetensors` file, or a folder with `model.safetensors` or with shards and
- *   `model.safetensors.index.json`.
+ * @param path - A `.safetensors` or `.gguf` file (of a split GGUF model the first), or a folder with `model.safetensors`,
+ *   with shards and `model.safetensors.index.json`, or with one GGUF model.
  * @throws {@link CheckpointError} with a code for each way in which it can be wrong.
  */
 export async function openCheckpoint(path: string): Promise<Checkpoint> {
@@ -107,7 +178,11 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
     throw readError(path, cause);
   }
   const folder = isFolder ? path : dirname(path);
-  const { names, weightMap } = isFolder ? await fileNamesOf(path) : { names: [basename(path)], weightMap: null };
+  const found: FileNames = isFolder
+    ? await fileNamesOf(path)
+    : { container: isGguf(path) ? 'gguf' : 'safetensors', names: [basename(path)], weightMap: null };
+  const { container, names, weightMap } = found;
+  if (container === 'gguf') return openGguf(path, isFolder ? path : null, join(folder, names[0] as string));
   const files: SafetensorsFile[] = [];
   const close = async () => {
     await Promise.all(files.map((file) => file.close()));
@@ -132,15 +207,8 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
         throw new CheckpointError('INDEX_MISSING_TENSOR', message, { path: join(folder, name), tensor });
       }
     }
-    let config: Json | null = null;
-    if (isFolder) {
-      const configPath = join(folder, 'config.json');
-      config = await readJson(configPath, 'CONFIG_INVALID').catch((error: CheckpointError) => {
-        if (error.code === 'FILE_NOT_FOUND') return null;
-        throw error;
-      });
-    }
-    return { path, folder: isFolder ? path : null, files, tensors, config, close };
+    const config = isFolder ? await configOf(path) : null;
+    return { path, folder: isFolder ? path : null, container, files, tensors, config, gguf: null, close };
   } catch (error) {
     await close();
     throw error;

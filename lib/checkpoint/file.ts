@@ -4,6 +4,8 @@
  * @module
  */
 import { type FileHandle, open } from 'node:fs/promises';
+import { getSystemErrorName } from 'node:util';
+import { addon } from '../addon.js';
 import { CheckpointError } from '../errors.js';
 
 /** The error of a failed system call on an input. */
@@ -20,6 +22,11 @@ export async function openForReading(path: string): Promise<FileHandle> {
   } catch (cause) {
     throw readError(path, cause);
   }
+}
+
+function truncated(path: string, end: number, tensor: string | undefined): CheckpointError {
+  const message = `${path} became shorter while it was read: it ends before byte ${end}.`;
+  return new CheckpointError('FILE_TRUNCATED', message, { path, tensor });
 }
 
 /**
@@ -43,10 +50,37 @@ export async function readFully(
     } catch (cause) {
       throw readError(path, cause);
     }
-    if (bytesRead === 0) {
-      const message = `${path} became shorter while it was read: it ends before byte ${position + into.length}.`;
-      throw new CheckpointError('FILE_TRUNCATED', message, { path, tensor });
-    }
+    if (bytesRead === 0) throw truncated(path, position + into.length, tensor);
     done += bytesRead;
   }
+}
+
+/** Whether {@link readStrided} is there: not on Windows. */
+export const canReadStrided = addon.readStrided !== undefined;
+
+/**
+ * Reads `rows` pieces that lie `stride` bytes apart, the first at `position`, one after the other into `into`, which is in
+ * shared memory: nobody can take it away while it is written to.
+ *
+ * @param whole - Whether what lies between the pieces is going to be read soon.
+ * @throws {@link CheckpointError} `FILE_TRUNCATED`, `READ_FAILED`.
+ */
+export async function readStrided(
+  path: string,
+  handle: FileHandle,
+  position: number,
+  stride: number,
+  rows: number,
+  into: Uint8Array<SharedArrayBuffer>,
+  whole: boolean,
+  tensor: string,
+): Promise<void> {
+  if (handle.fd < 0) throw readError(path, new Error('it is closed'));
+  const problem = await new Promise<number>((resolve) => {
+    addon.readStrided?.(handle.fd, position, stride, rows, into, whole, resolve);
+  });
+  if (problem === 0) return;
+  if (problem < 0) throw truncated(path, position + (rows - 1) * stride + into.length / rows, tensor);
+  const code = getSystemErrorName(-problem);
+  throw readError(path, Object.assign(new Error(`${code}: read`), { code }));
 }

@@ -1,11 +1,10 @@
 /**
- * A folder that appears all at once: everything is written under a temporary name beside the final one, flushed to disk,
- * and renamed when it is complete.
+ * A file or folder that appears all at once: everything is written in a folder beside it, flushed to disk, and renamed when it
+ * is complete. What is unfinished when a process ends can be continued by another one.
  *
  * @module
  */
-import { randomBytes } from 'node:crypto';
-import { lstat, mkdir, open, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, readFile, rename, rm, statfs, unlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { OutputError, outputError } from '../errors.js';
 
@@ -37,86 +36,181 @@ async function syncTree(folder: string): Promise<void> {
   await sync(folder);
 }
 
-/** A folder under construction. */
-export class OutputFolder {
+/** When a process was started, where the system tells: a number used again is then told from the one before. */
+async function startOf(pid: number): Promise<string | null> {
+  try {
+    const status = await readFile(`/proc/${pid}/stat`, 'utf8');
+    return status.slice(status.lastIndexOf(')') + 2).split(' ')[19] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+async function isRunning({ pid, start }: { pid: number; start: string | null }): Promise<boolean> {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+  }
+  return start === null || start === (await startOf(pid));
+}
+
+/** Work in progress on an output. Only one process has it at a time. */
+export class Output {
   private constructor(
-    /** Where it will appear. */
+    /** Where the result will appear. */
     readonly path: string,
-    /** Where it is now. */
-    readonly temporaryPath: string,
+    /** Where the work is. */
+    readonly workPath: string,
+    /** Whether another process began the work. */
+    readonly continued: boolean,
   ) {}
 
+  /** Where unfinished work on an output lies. */
+  static workPathOf(path: string): string {
+    const target = resolve(path);
+    return join(dirname(target), `.${basename(target)}.lowbit-partial`);
+  }
+
   /**
-   * Begins a folder.
+   * Begins work, or takes up what another process left.
    *
-   * @param bytes - What it will hold; checked against the space on the disk before anything is written.
-   * @throws {@link OutputError} if the final name is taken (unless `overwrite`), the disk is too full, or the folder can't
-   *   be created.
+   * @param path - The file or folder that is to appear.
+   * @param options - `bytes` that it will hold, checked against the space on the disk; `overwrite` whatever has the name;
+   *   `restart`: throw away what another process left.
+   * @throws {@link OutputError} `OUTPUT_EXISTS`, `OUTPUT_BUSY` while another process works on it, `DISK_FULL`, and those of
+   *   the file system.
    */
-  static async create(path: string, bytes: number, overwrite: boolean): Promise<OutputFolder> {
+  static async open(
+    path: string,
+    { bytes, overwrite, restart }: { bytes: number; overwrite: boolean; restart: boolean },
+  ): Promise<Output> {
     const target = resolve(path);
     if (!overwrite && (await exists(target))) {
       throw new OutputError('OUTPUT_EXISTS', `${path} exists already. Choose another name, or overwrite it.`, { path });
     }
-    const parent = dirname(target);
-    const temporary = join(parent, `.${basename(target)}.partial-${randomBytes(4).toString('hex')}`);
+    const work = Output.workPathOf(path);
     try {
-      await mkdir(parent, { recursive: true });
-      await mkdir(temporary);
-      const { bavail, bsize } = await statfs(temporary);
-      if (bavail * bsize < bytes) {
-        await rm(temporary, { recursive: true });
-        const message = `${path} needs ${bytes} bytes but its disk has only ${bavail * bsize} left.`;
-        throw new OutputError('DISK_FULL', message, { path });
-      }
+      await mkdir(dirname(target), { recursive: true });
+      const continued = await exists(work);
+      if (!continued) await mkdir(work); // not recursive: that never ends under /proc
+      await lock(path, work);
+      if (continued && restart) await empty(work);
+      const output = new Output(target, work, continued && !restart && (await exists(join(work, RESULT))));
+      if (!(await exists(join(work, RESULT)))) await mkdir(join(work, RESULT));
+      await checkSpace(path, work, bytes);
+      return output;
     } catch (cause) {
       throw outputError(path, cause);
     }
-    return new OutputFolder(target, temporary);
   }
 
-  /** The temporary path of a file in it. */
+  /** The path, for now, of a file of the result. */
   file(name: string): string {
-    return join(this.temporaryPath, name);
+    return join(this.workPath, RESULT, name);
+  }
+
+  /** The path of a file of the work itself, which is no part of the result. */
+  note(name: string): string {
+    return join(this.workPath, name);
   }
 
   async writeText(name: string, text: string): Promise<void> {
     try {
-      await writeFile(this.file(name), text, { flag: 'wx' });
+      await writeFile(this.file(name), text);
     } catch (cause) {
       throw outputError(join(this.path, name), cause);
     }
   }
 
-  /** Gives it its final name, in place of what had that name before. */
-  async publish(): Promise<void> {
+  /**
+   * Gives the result its final name, in place of what had that name before.
+   *
+   * @param single - The one file that is the result, and one that is to lie beside it under its name with a dot and its
+   *   own; without it the result is a folder.
+   */
+  async publish(single?: { file: string; beside: string }): Promise<void> {
     try {
-      await syncTree(this.temporaryPath);
-      if (await exists(this.path)) {
-        await this.replace();
-      } else {
-        await rename(this.temporaryPath, this.path);
-      }
+      await syncTree(this.workPath);
+      if (single !== undefined) await rename(this.file(single.beside), `${this.path}.${single.beside}`);
+      const result = single === undefined ? join(this.workPath, RESULT) : this.file(single.file);
+      if (await exists(this.path)) await this.replace(result);
+      else await rename(result, this.path);
       if (process.platform !== 'win32') await sync(dirname(this.path));
+      await rm(this.workPath, { recursive: true, force: true });
     } catch (cause) {
       throw outputError(this.path, cause);
     }
   }
 
-  private async replace(): Promise<void> {
-    const old = `${this.temporaryPath}-replaced`;
+  private async replace(result: string): Promise<void> {
+    const old = join(this.workPath, 'replaced');
+    await rm(old, { recursive: true, force: true });
     await rename(this.path, old);
     try {
-      await rename(this.temporaryPath, this.path);
+      await rename(result, this.path);
     } catch (error) {
       await rename(old, this.path);
       throw error;
     }
-    await rm(old, { recursive: true, force: true });
   }
 
-  /** Removes it. */
-  async discard(): Promise<void> {
-    await rm(this.temporaryPath, { recursive: true, force: true });
+  /** Ends the work for now; it can be taken up again. */
+  async leave(): Promise<void> {
+    await unlink(join(this.workPath, LOCK)).catch(() => undefined);
   }
+
+  /** Throws the work away. */
+  async discard(): Promise<void> {
+    await rm(this.workPath, { recursive: true, force: true });
+  }
+}
+
+/** What the work folder holds besides notes: the result, and who works on it. */
+const RESULT = 'result';
+const LOCK = 'lock.json';
+
+async function lock(path: string, work: string): Promise<void> {
+  const file = join(work, LOCK);
+  const mine = JSON.stringify({ pid: process.pid, start: await startOf(process.pid) });
+  for (;;) {
+    try {
+      await writeFile(file, mine, { flag: 'wx' });
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+    const text = await readFile(file, 'utf8').catch(() => '');
+    let owner: { pid: number; start: string | null } | null = null;
+    try {
+      owner = JSON.parse(text);
+    } catch {
+      // A process that ended while it wrote this.
+    }
+    if (owner !== null && (await isRunning(owner))) {
+      const message = `Process ${owner.pid} works on ${path}. Wait for it, or choose another name.`;
+      throw new OutputError('OUTPUT_BUSY', message, { path });
+    }
+    await unlink(file).catch(() => undefined);
+  }
+}
+
+async function empty(work: string): Promise<void> {
+  for (const name of await readdir(work)) {
+    if (name !== LOCK) await rm(join(work, name), { recursive: true });
+  }
+}
+
+/** Bytes that files of this folder already take count as room. */
+async function checkSpace(path: string, work: string, bytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(work);
+  let room = bavail * bsize;
+  for (const name of await readdir(join(work, RESULT))) {
+    const { blocks = 0 } = await lstat(join(work, RESULT, name));
+    room += 512 * blocks;
+  }
+  if (room >= bytes) return;
+  await unlink(join(work, LOCK));
+  if ((await readdir(join(work, RESULT))).length === 0) await rm(work, { recursive: true });
+  throw new OutputError('DISK_FULL', `${path} needs ${bytes} bytes but its disk has only ${room} left.`, { path });
 }

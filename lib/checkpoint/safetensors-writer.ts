@@ -4,9 +4,8 @@
  *
  * @module
  */
-import { type FileHandle, open } from 'node:fs/promises';
-import { outputError } from '../errors.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from './safetensors.js';
+import { type FileLayout, type Place, TensorFile } from './tensor-file.js';
 
 /** A tensor to be written. */
 export interface TensorSpec {
@@ -62,78 +61,33 @@ function headerOf(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, 
   return header;
 }
 
-/** How large the file will be. */
-export function safetensorsFileBytes(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, string>): number {
-  const data = tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0);
-  return headerOf([...tensors].sort(inFileOrder), metadata).length + data;
+function layoutOf(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, string>): FileLayout {
+  const ordered = [...tensors].sort(inFileOrder);
+  const header = headerOf(ordered, metadata);
+  const places = new Map<string, Place>();
+  let position = header.length;
+  for (const tensor of ordered) {
+    const bytes = tensorBytes(tensor);
+    places.set(tensor.name, { position, bytes });
+    position += bytes;
+  }
+  return { header, places, fileBytes: position };
 }
 
-/** A file being written. */
-export class SafetensorsWriter {
-  private readonly positions = new Map<string, number>();
-  private missingBytes = 0;
+/** How large the file will be. */
+export function safetensorsFileBytes(tensors: readonly TensorSpec[], metadata: ReadonlyMap<string, string>): number {
+  return layoutOf(tensors, metadata).fileBytes;
+}
 
-  private constructor(
-    readonly path: string,
-    private readonly handle: FileHandle,
-  ) {}
-
-  /** Creates the file, which must not exist, and writes its header. */
-  static async create(
-    path: string,
-    tensors: readonly TensorSpec[],
-    metadata: ReadonlyMap<string, string>,
-  ): Promise<SafetensorsWriter> {
-    const ordered = [...tensors].sort(inFileOrder);
-    const header = headerOf(ordered, metadata);
-    try {
-      const writer = new SafetensorsWriter(path, await open(path, 'wx'));
-      let position = header.length;
-      for (const tensor of ordered) {
-        writer.positions.set(tensor.name, position);
-        const bytes = tensorBytes(tensor);
-        position += bytes;
-        writer.missingBytes += bytes;
-      }
-      await writer.writeAt(0, header);
-      return writer;
-    } catch (cause) {
-      throw outputError(path, cause);
-    }
-  }
-
-  /** Writes bytes `begin` … `begin + data.length` of a tensor. Every byte must be written once. */
-  async write(name: string, begin: number, data: Uint8Array): Promise<void> {
-    const position = this.positions.get(name);
-    if (position === undefined) throw new RangeError(`${name} was not announced`);
-    this.missingBytes -= data.length;
-    await this.writeAt(position + begin, data);
-  }
-
-  private async writeAt(position: number, data: Uint8Array): Promise<void> {
-    let done = 0;
-    while (done < data.length) {
-      try {
-        done += (await this.handle.write(data, done, data.length - done, position + done)).bytesWritten;
-      } catch (cause) {
-        throw outputError(this.path, cause);
-      }
-    }
-  }
-
-  /** Makes sure that all is on disk, and closes the file. */
-  async finish(): Promise<void> {
-    if (this.missingBytes !== 0) throw new RangeError(`${this.missingBytes} bytes of ${this.path} were not written`);
-    try {
-      await this.handle.sync();
-      await this.handle.close();
-    } catch (cause) {
-      throw outputError(this.path, cause);
-    }
-  }
-
-  /** Closes the file as it is. */
-  async abandon(): Promise<void> {
-    await this.handle.close();
-  }
+/**
+ * Begins a safetensors file, or opens one that was begun with the same tensors.
+ *
+ * @throws {@link OutputError}
+ */
+export function writeSafetensors(
+  path: string,
+  tensors: readonly TensorSpec[],
+  metadata: ReadonlyMap<string, string>,
+): Promise<TensorFile> {
+  return TensorFile.open(path, layoutOf(tensors, metadata));
 }

@@ -7,7 +7,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { addon } from '../addon.js';
 import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
-import { openForReading, readError, readFully } from './file.js';
+import { canReadStrided, openForReading, readError, readFully, readStrided } from './file.js';
 import type { StoredTensor } from './stored-tensor.js';
 
 /** Element types, as the format names them; the position is their number in the addon. */
@@ -75,6 +75,8 @@ export class SafetensorsFile {
     readonly tensors: ReadonlyMap<string, StoredTensor>,
     readonly metadata: ReadonlyMap<string, string>,
     private readonly handle: FileHandle,
+    /** Reads that Node does not know of, and would close the file under. */
+    private readonly reads: ReadonlySet<Promise<void>>,
   ) {}
 
   /**
@@ -85,8 +87,9 @@ export class SafetensorsFile {
   static async open(path: string): Promise<SafetensorsFile> {
     const handle = await openForReading(path);
     try {
-      const { tensors, metadata } = await readHeader(path, handle);
-      return new SafetensorsFile(path, tensors, metadata, handle);
+      const reads = new Set<Promise<void>>();
+      const { tensors, metadata } = await readHeader(path, handle, reads);
+      return new SafetensorsFile(path, tensors, metadata, handle, reads);
     } catch (error) {
       await handle.close();
       throw error;
@@ -94,6 +97,7 @@ export class SafetensorsFile {
   }
 
   async close(): Promise<void> {
+    while (this.reads.size > 0) await Promise.allSettled(this.reads);
     await this.handle.close();
   }
 }
@@ -101,6 +105,7 @@ export class SafetensorsFile {
 async function readHeader(
   path: string,
   handle: FileHandle,
+  reads: Set<Promise<void>>,
 ): Promise<{ tensors: Map<string, StoredTensor>; metadata: Map<string, string> }> {
   const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
     const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;
@@ -150,6 +155,18 @@ async function readHeader(
       path,
       position,
       read: (from, into) => readFully(path, handle, position + from, into, name),
+      ...(canReadStrided && {
+        readRows: async (from: number, stride: number, rows: number, into: Uint8Array<SharedArrayBuffer>) => {
+          // The strip that begins with a row's first byte is followed by the others.
+          const read = readStrided(path, handle, position + from, stride, rows, into, from === 0, name);
+          reads.add(read);
+          try {
+            await read;
+          } finally {
+            reads.delete(read);
+          }
+        },
+      }),
     });
     dim += rank;
   });

@@ -27,4 +27,11 @@ export interface StoredTensor {
    * @throws CheckpointError `FILE_TRUNCATED` if the file became shorter, `READ_FAILED`.
    */
   read(begin: number, into: Uint8Array): Promise<void>;
+  /**
+   * Reads columns of a matrix, where that can be done faster than row by row: of `rows` rows, which are `stride` bytes
+   * apart and the first of which begins at `begin`, as many bytes as fill `into`, which must be in shared memory.
+   *
+   * @throws CheckpointError as {@link StoredTensor.read}.
+   */
+  readRows?(begin: number, stride: number, rows: number, into: Uint8Array<SharedArrayBuffer>): Promise<void>;
 }

@@ -4,15 +4,25 @@
  * @module
  */
 import type { Checkpoint } from './checkpoint.js';
+import { AWQ } from './layouts/awq.js';
 import { bitsandbytesReader } from './layouts/bitsandbytes/reader.js';
 import { compressedTensorsReader } from './layouts/compressed-tensors/reader.js';
 import { plainWeight } from './layouts/float.js';
 import { fp8Reader } from './layouts/fp8.js';
+import { ggufLayout } from './layouts/gguf.js';
+import { GPTQ } from './layouts/gptq.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
 
 /** Asked in this order; what none claims is a tensor of its own. */
-const LAYOUTS: readonly LayoutReader[] = [compressedTensorsReader, bitsandbytesReader, fp8Reader];
+const LAYOUTS: readonly LayoutReader[] = [
+  ggufLayout,
+  GPTQ,
+  AWQ,
+  compressedTensorsReader,
+  bitsandbytesReader,
+  fp8Reader,
+];
 
 /**
  * Every weight of a checkpoint, in the order of its first stored tensor.

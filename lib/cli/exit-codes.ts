@@ -22,6 +22,8 @@ export const EXIT = {
   input: 3,
   /** The output can't be written. */
   output: 4,
+  /** A quantized checkpoint falls below a threshold. */
+  quality: 5,
   /** Ctrl-C. */
   interrupted: 130,
 } as const;

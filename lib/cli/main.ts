@@ -6,24 +6,30 @@
  */
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
+import { convertCommand } from './convert.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
+import { verifyCommand } from './verify.js';
 
 async function main(): Promise<number> {
   const program = new Command('lowbit')
     .description('Low-bit quantization at native speed.')
     .version(capabilities().version)
     .addCommand(quantizeCommand())
+    .addCommand(convertCommand())
+    .addCommand(inspectCommand())
+    .addCommand(verifyCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands])
     command.exitOverride().showHelpAfterError('(--help shows the options)');
   try {
     await program.parseAsync();
-    return EXIT.success;
+    return Number(process.exitCode ?? EXIT.success);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
     if (error instanceof Error && error.name === 'AbortError') {
-      console.error('Interrupted. Nothing was written.');
+      console.error('Interrupted. The same command goes on with what is done.');
       return EXIT.interrupted;
     }
     console.error(`lowbit: ${messageOf(error)}`);

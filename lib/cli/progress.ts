@@ -4,7 +4,7 @@
  * @module
  */
 import { Presets, SingleBar } from 'cli-progress';
-import type { Progress } from '../pipeline/quantize-checkpoint.js';
+import type { Progress } from '../pipeline/run.js';
 import { bytes, duration } from './format.js';
 
 export interface ProgressDisplay {

@@ -3,72 +3,38 @@
  *
  * @module
  */
-import { Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
+import { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
-import { type Plan, planQuantization, type QuantizationSpec } from '../pipeline/plan.js';
-import { type QuantizationReport, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
-import { setNumThreads } from '../runtime.js';
-import { progressDisplay } from './progress.js';
-import { planTable, reportTable } from './table.js';
+import { storedBytes } from '../checkpoint/weight.js';
+import { weightsOf } from '../checkpoint/weights.js';
+import { type Plan, tasksOf } from '../pipeline/plan.js';
+import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import type { QuantizationSpec } from '../pipeline/spec.js';
+import { applyCommonOptions, toJson, withCommonOptions } from './options.js';
+import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
+import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
+import { planTable } from './table.js';
 
-interface Flags {
-  dtype: 'int4' | 'int8';
-  output?: string;
-  granularity: 'per-group' | 'per-channel';
-  groupSize?: number;
-  scheme: 'symmetric' | 'asymmetric';
-  range: QuantizationSpec['range'];
-  include?: RegExp;
-  exclude?: RegExp;
-  threads?: number;
-  overwrite?: boolean;
+interface Flags extends RunFlags, SpecFlags {
   dryRun?: boolean;
-  json?: boolean;
-  quiet?: boolean;
-}
-
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidOption('Expected a positive integer.');
-  return value;
-}
-
-function regularExpression(text: string): RegExp {
-  try {
-    return new RegExp(text);
-  } catch (error) {
-    throw new InvalidOption(`Expected a regular expression: ${(error as Error).message}.`);
-  }
-}
-
-function rangeMethod(text: string): NonNullable<QuantizationSpec['range']> {
-  if (text === 'minmax' || text === 'mse') return text;
-  const percentile = /^percentile:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
-  if (percentile !== undefined && Number(percentile) > 50 && Number(percentile) <= 100) {
-    return { percentile: Number(percentile) };
-  }
-  throw new InvalidOption(
-    'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
-  );
-}
-
-/** JSON has no Infinity: a layer without error has no SQNR. */
-function toJson(value: QuantizationReport | object): string {
-  return JSON.stringify(value, (_, v: unknown) => (typeof v === 'number' && !Number.isFinite(v) ? null : v), 2);
 }
 
 function planAsJson(plan: Plan): object {
   return {
-    quantized: plan.files.flatMap((file) =>
-      file.quantized.map(({ tensor, inputDtype, outputBytes }) => ({
-        name: tensor.name,
-        shape: tensor.shape,
-        dtype: inputDtype,
-        inputBytes: tensor.bytes,
-        outputBytes,
+    tensors: tasksOf(plan)
+      .filter(({ kind }) => kind !== 'copied')
+      .map(({ weight, kind, as, outputs }) => ({
+        name: weight.name,
+        kind,
+        shape: weight.shape,
+        from: weight.encoding.dtype,
+        to: as,
+        inputBytes: storedBytes(weight),
+        outputBytes: outputs.reduce((sum, { bytes }) => sum + bytes, 0),
       })),
-    ),
-    copied: plan.files.flatMap((file) => file.copied.map(({ name }) => name)),
+    copied: tasksOf(plan)
+      .filter(({ kind }) => kind === 'copied')
+      .map(({ weight }) => weight.name),
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,
   };
@@ -77,7 +43,7 @@ function planAsJson(plan: Plan): object {
 async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = planQuantization(checkpoint, spec);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);
     return json ? toJson(planAsJson(plan)) : planTable(plan);
   } finally {
     await checkpoint.close();
@@ -85,94 +51,36 @@ async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Pro
 }
 
 async function run(input: string, flags: Flags, command: Command): Promise<void> {
-  if (flags.granularity === 'per-channel' && flags.groupSize !== undefined) {
-    command.error('error: --group-size goes with --granularity per-group');
-  }
-  if (flags.threads !== undefined) setNumThreads(flags.threads);
-  const spec: QuantizationSpec = {
-    dtype: flags.dtype,
-    scheme: flags.scheme,
-    groupSize: flags.granularity === 'per-channel' ? null : (flags.groupSize ?? 128),
-    ...(flags.range === undefined ? {} : { range: flags.range }),
-    ...(flags.include === undefined ? {} : { include: flags.include }),
-    ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),
-  };
+  applyCommonOptions(flags);
+  const spec = await specOf(flags, command);
   if (flags.dryRun === true) {
     console.log(await dryRun(input, spec, flags.json === true));
     return;
   }
-  if (flags.output === undefined) return command.error("error: required option '-o, --output <folder>' not specified");
-
-  const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
-  process.once('SIGINT', onSignal);
-  process.once('SIGTERM', onSignal);
-  const display = flags.quiet === true || flags.json === true ? null : progressDisplay(process.stderr);
-  try {
-    const report = await quantizeCheckpoint(input, {
-      ...spec,
-      output: flags.output,
-      overwrite: flags.overwrite === true,
-      signal: interrupt.signal,
-      onProgress: (progress) => display?.update(progress),
-    });
-    display?.stop();
-    if (flags.json === true) console.log(toJson(report));
-    else if (flags.quiet !== true) console.log(reportTable(report));
-    for (const name of report.leftOut) {
-      if (flags.quiet !== true) console.error(`left out: ${name} (weights in another format)`);
-    }
-  } finally {
-    display?.stop();
-    process.removeListener('SIGINT', onSignal);
-    process.removeListener('SIGTERM', onSignal);
-  }
+  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...options }));
 }
 
 export function quantizeCommand(): Command {
-  return new Command('quantize')
-    .description(
-      'Quantize the linear layers of a checkpoint to int4 or int8, and write a Hugging Face folder that vLLM and transformers load (compressed-tensors layout).',
-    )
-    .argument('<input>', 'a .safetensors file, or a folder with one or several of them (float32, float16, bfloat16)')
-    .addOption(
-      new Option('-d, --dtype <dtype>', 'code type of the weights').choices(['int4', 'int8']).makeOptionMandatory(),
-    )
-    .option('-o, --output <folder>', 'folder to create')
-    .addOption(
-      new Option('--granularity <granularity>', 'what shares a scale: a group of inputs, or an output channel')
-        .choices(['per-group', 'per-channel'])
-        .default('per-group'),
-    )
-    .option('-g, --group-size <n>', 'inputs that share a scale (default: 128)', positiveInteger)
-    .addOption(
-      new Option('--scheme <scheme>', 'symmetric: zero point 0; asymmetric: a zero point for each scale')
-        .choices(['symmetric', 'asymmetric'])
-        .default('symmetric'),
-    )
-    .option(
-      '--range <method>',
-      'how the range is chosen: minmax, mse, or percentile:<p>',
-      rangeMethod,
-      'minmax' as const,
-    )
-    .option('--include <regex>', 'quantize only the weights whose name matches', regularExpression)
-    .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
-    .option('--threads <n>', 'threads to use (default: all processors)', positiveInteger)
-    .option('--overwrite', 'replace the output folder if it exists')
+  const command = withSpecOptions(
+    new Command('quantize')
+      .description('Quantize the linear layers of a checkpoint, and write what vLLM, transformers or llama.cpp load.')
+      .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file'),
+  )
     .option('--dry-run', 'show what would be done, and do nothing')
-    .option('--json', 'print the report as JSON, and no progress')
-    .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
       'after',
       `
-Embeddings, norms and the output head stay as they are. The result appears when it is complete, or not at all.
+Embeddings, norms and the output head stay as they are (in GGUF they follow llama-quantize's mixtures). The result appears when it is complete, or not at all;
+a run that was ended early is continued by the same command.
 
 Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 the input can't be read or quantized as asked,
 4 the output can't be written, 130 interrupted.
 
-Example:
-  lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4`,
+Examples:
+  lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4
+  lowbit quantize Llama-3.2-1B --format gguf:q4_k_m -o Llama-3.2-1B-Q4_K_M.gguf
+  lowbit quantize Llama-3.2-1B --format gptq --layer down_proj=float -o Llama-3.2-1B-GPTQ`,
     )
     .action(run);
+  return withCommonOptions(withRunOptions(command));
 }

@@ -4,14 +4,16 @@
  * @module
  */
 import Table from 'cli-table3';
-import type { Plan } from '../pipeline/plan.js';
+import { storedBytes } from '../checkpoint/weight.js';
+import { type Plan, tasksOf } from '../pipeline/plan.js';
 import type { QuantizationReport } from '../pipeline/quantize-checkpoint.js';
+import { layerOf } from '../pipeline/selection.js';
 import { bytes, decibels } from './format.js';
 
 /** Past this many layers, only the worst are listed. */
 const LISTED_LAYERS = 64;
 
-function table(head: string[], alignment: ('left' | 'right')[]): Table.Table {
+export function table(head: string[], alignment: ('left' | 'right')[]): Table.Table {
   return new Table({ head, colAligns: alignment, style: { head: [], border: [], compact: true } });
 }
 
@@ -54,19 +56,23 @@ export function reportTable(report: QuantizationReport): string {
 
 /** What a run would do. */
 export function planTable(plan: Plan): string {
-  const rows = table(['layer', 'shape', 'from', 'before', 'after'], ['left', 'right', 'left', 'right', 'right']);
-  const entries = plan.files.flatMap((file) => file.quantized);
-  for (const entry of entries) {
-    const { name, shape, bytes: before } = entry.tensor;
+  const rows = table(
+    ['layer', 'shape', 'from', 'to', 'before', 'after'],
+    ['left', 'right', 'left', 'left', 'right', 'right'],
+  );
+  const tasks = tasksOf(plan);
+  const entries = tasks.filter(({ kind }) => kind !== 'copied');
+  for (const { weight, as, outputs } of entries) {
     rows.push([
-      name.replace(/\.weight$/, ''),
-      shape.join(' × '),
-      entry.inputDtype,
-      bytes(before),
-      bytes(entry.outputBytes),
+      layerOf(weight.name),
+      weight.shape.join(' × '),
+      weight.encoding.dtype,
+      as,
+      bytes(storedBytes(weight)),
+      bytes(outputs.reduce((sum, output) => sum + output.bytes, 0)),
     ]);
   }
-  const copied = plan.files.reduce((sum, file) => sum + file.copied.length, 0);
+  const copied = tasks.length - entries.length;
   return (
     `${rows.toString()}\n${entries.length} tensors would be quantized, ${copied} copied; ` +
     `${bytes(plan.inputBytes)} → ${bytes(plan.outputBytes)}.`

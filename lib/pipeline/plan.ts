@@ -1,190 +1,183 @@
 /**
- * What will become of each tensor of a checkpoint: decided, checked and sized before any work.
+ * What will become of each weight of a checkpoint: decided, checked and sized before any work.
  *
  * @module
  */
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
-import { type PackedScheme, packedTensors, quantizationConfig } from '../checkpoint/compressed-tensors.js';
-import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
-import { safetensorsFileBytes, type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
-import type { StoredTensor } from '../checkpoint/stored-tensor.js';
-import type { LargeFloatDtype } from '../dtype.js';
+import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
+import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
-import type { Scheme } from '../tensor/quantized-tensor.js';
-
-/** How {@link quantizeCheckpoint} quantizes the linear layers. */
-export interface QuantizationSpec {
-  /** The code type of the weights. */
-  readonly dtype: 'int4' | 'int8';
-  /** Default `'symmetric'`. */
-  readonly scheme?: Scheme;
-  /** Elements along the input dimension that share a scale, or `null` for one scale per output channel. Default 128. */
-  readonly groupSize?: number | null;
-  /** How the range is chosen; see {@link quantizeTensor}. Default `'minmax'`. */
-  readonly range?: 'minmax' | 'mse' | { readonly percentile: number };
-  /** Only layers whose name matches. Default: all linear layers but the output head. */
-  readonly include?: RegExp;
-  /** No layers whose name matches. */
-  readonly exclude?: RegExp;
-}
-
-/** A tensor that is quantized. */
-export interface QuantizedEntry {
-  readonly tensor: StoredTensor;
-  readonly rows: number;
-  readonly columns: number;
-  readonly inputDtype: LargeFloatDtype;
-  /** What it becomes. */
-  readonly outputs: readonly TensorSpec[];
-  readonly outputBytes: number;
-}
-
-/** A file of the result. */
-export interface FilePlan {
-  readonly name: string;
-  readonly metadata: ReadonlyMap<string, string>;
-  readonly outputs: readonly TensorSpec[];
-  readonly quantized: readonly QuantizedEntry[];
-  readonly copied: readonly StoredTensor[];
-}
+import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
+import { isChosen, isLinear, layerOf } from './selection.js';
+import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
+import { copyTask, outlineOf, quantizeTask, type Task } from './task.js';
 
 /** Everything that will happen. */
 export interface Plan {
-  readonly scheme: PackedScheme;
-  readonly range: NonNullable<QuantizationSpec['range']>;
-  readonly files: readonly FilePlan[];
-  /** config.json of the result. */
-  readonly config: Json;
+  readonly files: readonly SizedFile[];
+  /** Whether the one file is the result, rather than a folder. */
+  readonly isSingleFile: boolean;
+  /** Other files of the result, by name. */
+  readonly texts: ReadonlyMap<string, string>;
+  /** What decides the bytes of the result, besides those of the input. */
+  readonly decisions: Json;
   /** Bytes of all tensors before and after. */
   readonly inputBytes: number;
   readonly outputBytes: number;
-  /** Bytes of the safetensors files of the result. */
+  /** Bytes that the files of the result take. */
   readonly fileBytes: number;
 }
 
-const FLOAT_DTYPES: Readonly<Partial<Record<string, LargeFloatDtype>>> = {
-  F32: 'float32',
-  F16: 'float16',
-  BF16: 'bfloat16',
-};
+export function tasksOf(plan: Plan): Task[] {
+  return plan.files.flatMap((file) => file.tasks);
+}
+
+/** The layers that share a setting, and how their weights are written. */
+export interface Group {
+  readonly spec: LayerSpec;
+  readonly writer: LayoutWriter;
+  readonly layers: string[];
+}
+
+/** One error for everything that can't be done. */
+export function refuse(
+  refusals: readonly { weight: Weight; reason: string }[],
+  chosen: number,
+  path: string,
+  remedy: string,
+): void {
+  if (refusals.length === 0) return;
+  const byReason = new Map<string, Weight[]>();
+  for (const { weight, reason } of refusals) byReason.set(reason, [...(byReason.get(reason) ?? []), weight]);
+  const list = [...byReason]
+    .map(([reason, weights]) => {
+      const names = weights.map(({ name, shape }) => `  ${name} [${shape.join(', ')}]`).join('\n');
+      return `${reason}:\n${names}`;
+    })
+    .join('\n');
+  const message = `${refusals.length} of ${chosen} weights can't be quantized as asked.\n${list}\n` + remedy;
+  throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: refusals[0]?.weight.name });
+}
+
+/** What applies to a layer: the last override whose pattern matches, else the default. */
+function specOf(weight: Weight, spec: QuantizationSpec): LayerSpec | 'float' {
+  const override = spec.layers?.filter(({ match }) => match.test(weight.name)).at(-1);
+  return override === undefined ? spec : override.spec;
+}
+
+/** A config with several groups of layers: the first is for all linear layers, the others name theirs. */
+export function configOf(groups: readonly Group[], ignored: readonly string[], path: string): Json {
+  const [first, ...others] = groups;
+  if (first === undefined) return {};
+  const config = first.writer.config(ignored);
+  if (others.length === 0) return config;
+  const configGroups = config['config_groups'] as Record<string, Json> | undefined;
+  if (configGroups === undefined) {
+    const message =
+      `${first.writer.format} has one setting for all quantized layers, but --layer asks for ` +
+      `${groups.length}. Use compressed-tensors or GGUF, or --layer <regex>=float.`;
+    throw new CheckpointError('UNSUPPORTED_PLAN', message, { path });
+  }
+  const merged: Record<string, Json> = { ...configGroups };
+  for (const { writer, layers } of others) {
+    const [group] = Object.values(writer.config([])['config_groups'] as Record<string, Json>);
+    merged[`group_${Object.keys(merged).length}`] = {
+      ...group,
+      targets: layers,
+      format: writer.config([])['format'] as string,
+    };
+  }
+  const isMixed = new Set(groups.map(({ writer }) => writer.config([])['format'])).size > 1;
+  return { ...config, ...(isMixed ? { format: 'mixed-precision' } : {}), config_groups: merged };
+}
 
 /**
- * Matrices that are no linear layers: embeddings (token, position, …) and routers; and the output head, which every engine
- * keeps in float by default.
- */
-const NOT_LINEAR =
-  /(^|\.)(embed[^.]*|[^.]*embeddings?|wte|wpe|shared|[^.]*norm[^.]*|ln_[^.]*|gate\.weight$|router)(\.|$)/i;
-const OUTPUT_HEAD = /(^|\.)(lm_head|output|score|classifier|embed_out)\.weight$/;
-
-function isMatrix(tensor: StoredTensor): boolean {
-  return tensor.name.endsWith('.weight') && tensor.shape.length === 2 && FLOAT_DTYPES[tensor.dtype] !== undefined;
-}
-
-function isLinear(tensor: StoredTensor): boolean {
-  return isMatrix(tensor) && !NOT_LINEAR.test(tensor.name);
-}
-
-function isChosen(tensor: StoredTensor, { include, exclude }: QuantizationSpec): boolean {
-  if (exclude?.test(tensor.name)) return false;
-  if (include !== undefined) return isMatrix(tensor) && include.test(tensor.name);
-  return isLinear(tensor) && !OUTPUT_HEAD.test(tensor.name);
-}
-
-/** Every weight whose rows do not divide into groups, in one error. */
-function checkGroups(chosen: readonly StoredTensor[], groupSize: number | null, path: string): void {
-  if (groupSize === null) return;
-  const ragged = chosen.filter((tensor) => (tensor.shape[1] as number) % groupSize !== 0);
-  if (ragged.length === 0) return;
-  const list = ragged.map(({ name, shape }) => `  ${name} [${shape.join(', ')}]`).join('\n');
-  const message =
-    `compressed-tensors has no shorter last group, but ${ragged.length} of ${chosen.length} weights have an input dimension ` +
-    `that is no multiple of the group size ${groupSize}:\n${list}\n` +
-    'Use another --group-size, --granularity per-channel, or leave them out with --exclude.';
-  throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: ragged[0]?.name });
-}
-
-/**
- * Decides what becomes of each tensor.
+ * Decides what becomes of each weight.
  *
  * @throws {@link CheckpointError} if the checkpoint is quantized already, no layer is chosen, or a chosen one can't be
  *   quantized this way; the message names every such tensor and what to do.
  */
-export function planQuantization(checkpoint: Checkpoint, spec: QuantizationSpec): Plan {
+export function planQuantization(checkpoint: Checkpoint, weights: readonly Weight[], spec: QuantizationSpec): Plan {
   const { path } = checkpoint;
+  const chosen = weights.filter((weight) => isChosen(weight, spec) && specOf(weight, spec) !== 'float');
   const method = checkpoint.config?.['quantization_config'];
-  if (method !== undefined) {
-    const name = (method as { quant_method?: unknown } | null)?.quant_method;
-    const message = `${path} is quantized already (${typeof name === 'string' ? name : 'quantization_config in config.json'}). Start from the float checkpoint.`;
-    throw new CheckpointError('ALREADY_QUANTIZED', message, { path });
+  const quantized = weights.find(({ encoding }) => encoding.format !== 'float' && encoding.format !== 'other');
+  if ((quantized !== undefined || method !== undefined) && spec.requantize !== true) {
+    const found =
+      quantized === undefined
+        ? 'config.json says so'
+        : `${quantized.name} is ${quantized.encoding.dtype} (${quantized.encoding.format})`;
+    const message =
+      `${path} is quantized already: ${found}. Start from the float checkpoint, change the ` +
+      'format with "lowbit convert", or pass requantize (--requantize) to quantize what is left of it.';
+    throw new CheckpointError('ALREADY_QUANTIZED', message, { path, tensor: quantized?.name });
   }
-  const all = [...checkpoint.tensors.values()];
-  const chosen = all.filter((tensor) => isChosen(tensor, spec));
   if (chosen.length === 0) {
-    const matrices = all.filter(isMatrix).slice(0, 5);
+    const matrices = weights.filter(({ shape, encoding }) => shape.length === 2 && encoding.format !== 'other');
+    const names = matrices.slice(0, 5).map(({ name }) => name);
     const message =
       `${path} has no linear layers to quantize as chosen. Its matrices: ` +
-      `${matrices.map(({ name }) => name).join(', ') || 'none in float32, float16 or bfloat16'}.`;
+      `${names.join(', ') || 'none in float32, float16 or bfloat16'}.`;
     throw new CheckpointError('NOTHING_TO_QUANTIZE', message, { path });
   }
-  const groupSize = spec.groupSize === undefined ? 128 : spec.groupSize;
-  checkGroups(chosen, groupSize, path);
-  const scheme: PackedScheme = { bits: spec.dtype === 'int4' ? 4 : 8, scheme: spec.scheme ?? 'symmetric', groupSize };
-  const isQuantized = new Set(chosen);
-  const files = checkpoint.files.map((file): FilePlan => {
-    const own = all.filter((tensor) => tensor.path === file.path);
-    const quantized = own.filter((tensor) => isQuantized.has(tensor)).map((tensor) => quantizedEntry(tensor, scheme));
-    const copied = own.filter((tensor) => !isQuantized.has(tensor));
-    return {
-      name:
-        checkpoint.folder === null
-          ? 'model.safetensors'
-          : file.path.slice(checkpoint.folder.length).replace(/^[\\/]+/, ''),
-      metadata: new Map([['format', 'pt'], ...file.metadata]),
-      outputs: [
-        ...quantized.flatMap((entry) => entry.outputs),
-        ...copied.map(({ name, dtype, shape }) => ({ name, dtype: dtype as SafetensorsDtype, shape })),
-      ],
-      quantized,
-      copied,
-    };
-  });
-  const ignore = all
-    .filter((tensor) => isLinear(tensor) && !isQuantized.has(tensor))
-    .map(({ name }) => name.slice(0, -'.weight'.length));
-  const outputs = files.flatMap((file) => file.outputs);
-  checkNames(outputs, path);
-  return {
-    scheme,
-    range: spec.range ?? 'minmax',
-    files,
-    config: { ...checkpoint.config, quantization_config: quantizationConfig(scheme, ignore) },
-    inputBytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
-    outputBytes: outputs.reduce((sum, tensor) => sum + tensorBytes(tensor), 0),
-    fileBytes: files.reduce((sum, file) => sum + safetensorsFileBytes(file.outputs, file.metadata), 0),
-  };
-}
-
-function quantizedEntry(tensor: StoredTensor, scheme: PackedScheme): QuantizedEntry {
-  const [rows = 0, columns = 0] = tensor.shape;
-  const outputs = packedTensors(tensor.name, rows, columns, tensor.dtype as SafetensorsDtype, scheme);
-  return {
-    tensor,
-    rows,
-    columns,
-    inputDtype: FLOAT_DTYPES[tensor.dtype] as LargeFloatDtype,
-    outputs,
-    outputBytes: outputs.reduce((sum, output) => sum + tensorBytes(output), 0),
-  };
-}
-
-/** A checkpoint may already have a tensor of the name that a quantized one gets. */
-function checkNames(outputs: readonly TensorSpec[], path: string): void {
-  const seen = new Set<string>();
-  for (const { name } of outputs) {
-    if (seen.has(name)) {
-      const message = `${path} already holds a tensor ${JSON.stringify(name)}, a name that quantizing needs.`;
-      throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: name });
-    }
-    seen.add(name);
+  const groups = new Map<string, Group>();
+  const writers = new Map<Weight, LayoutWriter>();
+  const refusals: { weight: Weight; reason: string }[] = [];
+  for (const weight of chosen) {
+    const layerSpec = specOf(weight, spec) as LayerSpec;
+    const { writer, key } = writerOf(
+      { ...layerSpec, format: spec.format ?? 'compressed-tensors' },
+      weight.dtype ?? 'float32',
+    );
+    const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
+    groups.set(key, group);
+    group.layers.push(layerOf(weight.name));
+    const reason = writer.refusal(outlineOf(weight));
+    if (reason === null) writers.set(weight, writer);
+    else refusals.push({ weight, reason });
   }
+  const remedy = 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  refuse(refusals, chosen.length, path, remedy);
+  const tasks = weights.map((weight): Task => {
+    const writer = writers.get(weight);
+    return writer === undefined ? copyTask(weight) : quantizeTask(weight, writer, spec.range ?? 'minmax');
+  });
+  const files = safetensorsFiles(checkpoint, tasks);
+  const ignored = weights.filter((weight) => isLinear(weight) && !writers.has(weight)).map(({ name }) => layerOf(name));
+  const quantizationConfig = configOf([...groups.values()], ignored, path);
+  const texts = new Map(
+    [...otherConfigs(spec, quantizationConfig, ignored)].map(([name, json]) => [
+      name,
+      `${JSON.stringify(json, null, 2)}\n`,
+    ]),
+  );
+  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
+    tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
+    range: spec.range ?? 'minmax',
+  });
+}
+
+/** A plan of safetensors files. */
+export function planOf(
+  files: readonly SizedFile[],
+  config: Json,
+  texts: ReadonlyMap<string, string>,
+  decisions: Json,
+): Plan {
+  const all = new Map(texts);
+  if (files.length > 1) all.set('model.safetensors.index.json', indexOf(files));
+  all.set('config.json', `${JSON.stringify(config, null, 2)}\n`);
+  const tasks = files.flatMap((file) => file.tasks);
+  return {
+    files,
+    isSingleFile: false,
+    texts: all,
+    decisions: { ...decisions, texts: [...all] },
+    inputBytes: tasks.reduce((sum, { weight }) => sum + weight.parts.reduce((bytes, part) => bytes + part.bytes, 0), 0),
+    outputBytes: tasks.reduce(
+      (sum, { outputs }) => sum + outputs.reduce((bytes, output) => bytes + output.bytes, 0),
+      0,
+    ),
+    fileBytes: files.reduce((sum, file) => sum + file.bytes, 0),
+  };
 }

@@ -33,6 +33,7 @@ export const OPTIONS: ReadonlySet<string> = new Set([
   'zeroPoints',
   'nonFinite',
   'nested',
+  'globalScale',
   'out',
 ]);
 /** @internal */
@@ -57,6 +58,8 @@ export interface Prepared {
   readonly fresh: boolean;
   /** Whether the scales are quantized as well. */
   readonly nested: boolean;
+  /** nvfp4: the global scale, or 0 for the one that follows from the input. */
+  readonly globalScale: number;
   /** Parameters to copy into the result first. */
   readonly given: { scales: Float32Array; zeroPoints: Int32Array | null } | undefined;
 }
@@ -99,6 +102,7 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
   }
   const needsZeroPoints = !(symmetric && signed) && codebook === undefined;
   const nested = validate.boolean('nested', given['nested'], false);
+  const globalScale = globalScaleFrom(given);
   if (nested) checkNested(given, codebook);
   const result =
     given['out'] === undefined
@@ -124,6 +128,7 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
     result,
     fresh: given['out'] === undefined,
     nested,
+    globalScale,
     given: parameters,
   };
 }
@@ -164,6 +169,13 @@ function checkCodebookOptions(given: Partial<Record<string, unknown>>, { fixed }
       throw new InvalidArgumentError(name, `Expected no ${name}: those of ${dtype} follow from its blocks.`);
     }
   }
+}
+
+function globalScaleFrom({ dtype, globalScale }: Partial<Record<string, unknown>>): number {
+  if (globalScale === undefined) return 0;
+  if (dtype !== 'nvfp4')
+    throw new InvalidArgumentError('globalScale', "Expected globalScale with the dtype 'nvfp4' only.");
+  return validate.finite('globalScale', globalScale, true);
 }
 
 function checkNested(given: Partial<Record<string, unknown>>, codebook: CodebookType | undefined): void {

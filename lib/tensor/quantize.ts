@@ -71,12 +71,19 @@ export type RangeOptions<D> =
  */
 export type NestedOptions<D> = { nested?: D extends 'nf4' | 'fp4' ? boolean : false };
 
+/**
+ * The number that `nvfp4` multiplies scales with for their E4M3 numbers, where a part of a tensor is quantized and the rest
+ * shares it. Default `448 · 6 / max|x|`; a positive number.
+ */
+export type GlobalScaleOptions<D> = { globalScale?: D extends 'nvfp4' ? number : never };
+
 /** Options of {@link quantizeTensor}. Combinations that can't work do not compile. */
 export type QuantizeOptions<D extends QuantDtype = QuantDtype, I = QuantizeInput> = InputOptions<I> &
   GranularityOptions &
   SchemeOptions<D> &
   RangeOptions<D> &
-  NestedOptions<D> & {
+  NestedOptions<D> &
+  GlobalScaleOptions<D> & {
     /** Row-major. Default `[input.length]`. */
     shape?: readonly number[];
     /** The code type. */
@@ -229,9 +236,10 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
 ): QuantizedTensor<D> {
   const p = prepare(input, options, OPTIONS);
   const { scales, zeroPoints, data } = p.result;
-  const globalScale = new Float32Array(1).fill(1);
+  const globalScale = Float32Array.of(p.globalScale);
   copyGiven(p, p.result);
   if (p.layout.elementCount === 0) {
+    globalScale[0] ||= 1;
     fillEmpty(p, p.result);
   } else {
     try {
@@ -265,9 +273,10 @@ export async function quantizeTensorAsync<D extends QuantDtype, I extends Quanti
   signal?.throwIfAborted();
   const p: Prepared = { ...checked, input: detachedFromCaller.input(checked.input) };
   const target = p.fresh ? p.result : detachedFromCaller.tensor(p.result);
-  const globalScale = new Float32Array(1).fill(1);
+  const globalScale = Float32Array.of(p.globalScale);
   copyGiven(p, target);
   if (p.layout.elementCount === 0) {
+    globalScale[0] ||= 1;
     fillEmpty(p, target);
   } else {
     const { scales, zeroPoints, data } = target;

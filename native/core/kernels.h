@@ -11,6 +11,7 @@
 #include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
+#include "ops/repack/repack_kernels.h"
 
 namespace lowbit {
 
@@ -27,6 +28,7 @@ struct Kernels {
   const FakeQuantizeKernels* fake_quantize;
   const ObserveKernels* observe;
   const BitsKernels* bits;
+  const RepackKernels* repack;
   const MatmulKernels* matmul;
 };
 

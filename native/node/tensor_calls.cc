@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "core/float_bits.h"
 #include "node/arguments.h"
 #include "node/calls.h"
 #include "node/record.h"
@@ -139,7 +140,8 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
 }
 
 // quantizeCodebook(record, input, scales, globalScale, codes), where the record holds the numbers of Codes, then book,
-// rule, inputType, scaleType, rangeMethod, percentile, saturate; globalScale is a Float32Array of one that receives it.
+// rule, inputType, scaleType, rangeMethod, percentile, saturate; globalScale is a Float32Array of one: NVFP4's, or 0 to
+// receive it.
 Work prepare_quantize_codebook(const Napi::CallbackInfo& info) {
   const Arguments a(info);
   Record record(a, 0, kCodesNumbers + 7);
@@ -160,6 +162,8 @@ Work prepare_quantize_codebook(const Napi::CallbackInfo& info) {
   a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
   a.check(global_scale.size == 4, "Expected room for one global scale.");
+  const float given_scale = *global_scale.as<const float>();
+  a.check(given_scale >= 0.0F && is_finite(given_scale), "Expected a global scale that is positive, or 0.");
   a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
   a.check(!out.overlaps(input) && !out.overlaps(scales) && !scales.overlaps(input) && !global_scale.overlaps(input) &&
               !global_scale.overlaps(out) && !global_scale.overlaps(scales),

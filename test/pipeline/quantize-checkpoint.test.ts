@@ -159,7 +159,7 @@ describe('the bundled Llama', () => {
           },
         },
       });
-      expect(readdirSync(output).sort()).toEqual(readdirSync(LLAMA).sort());
+      expect(readdirSync(output).sort()).toEqual([...readdirSync(LLAMA), 'lowbit.json'].sort());
     },
   );
 
@@ -233,6 +233,7 @@ describe('folders and files', () => {
     expect(readdirSync(output).sort()).toEqual([
       'assets',
       'config.json',
+      'lowbit.json',
       'model-00001-of-00002.safetensors',
       'model-00002-of-00002.safetensors',
       'model.safetensors.index.json',

@@ -25,7 +25,7 @@ class CodebookCodec {
 
   CodeType code() const { return code_type_of(scheme_.book); }
   bool symmetric() const { return true; }
-  bool needs_largest() const { return scheme_.rule == ScaleRule::kNvfp4; }
+  bool needs_largest() const { return scheme_.rule == ScaleRule::kNvfp4 && global_scale_ == 0.0F; }
   void set_largest(float largest) {
     const float scale = kLargestE4m3 * kLargestE2m1 / largest;
     // Of tiny numbers as well it stays finite.
@@ -81,7 +81,7 @@ Outcome mean_scales(const void* x, FloatType type, const AffineLayout& layout, c
 Outcome quantize_codebook(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme,
                           RangeChoice range, NonFinite non_finite, float* scales, float* global_scale,
                           std::uint8_t* codes, const CancelFlag* cancel) {
-  *global_scale = 1.0F;
+  if (scheme.rule != ScaleRule::kNvfp4) *global_scale = 1.0F;
   std::vector<float> divisors;
   if (scheme.rule >= ScaleRule::kMean && range.method != RangeChoice::Method::kGiven) {
     const Outcome outcome = mean_scales(x, type, layout, scheme, scales, divisors, cancel);

@@ -12,7 +12,7 @@ struct CodebookScheme {
 };
 
 // As quantize_affine(), without zero points; kMse is not a choice, and means of magnitudes leave none but kMinMax
-// (which then says nothing) and kThrow. For kNvfp4, `global_scale` receives 448 · 6 / max|x| (of zeros: 1), and a
+// (which then says nothing) and kThrow. For kNvfp4, `global_scale` 0 receives 448 · 6 / max|x| (of zeros: 1), and a
 // group's scale is e4m3(global_scale · max|x of the group| / 6) / global_scale, with 0.125 in place of an E4M3 zero:
 // compressed-tensors' rule. Others write 1.
 Outcome quantize_codebook(const void* x, FloatType type, const AffineLayout& layout, const CodebookScheme& scheme,

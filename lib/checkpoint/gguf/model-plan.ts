@@ -1,0 +1,112 @@
+/**
+ * What becomes of a Hugging Face model in a GGUF file: every tensor with its type, and all metadata.
+ *
+ * @module
+ */
+import { CheckpointError } from '../../errors.js';
+import { ggufNameOf, isDerived, queryOrKey } from './architecture.js';
+import type { GgufTensorSpec } from './gguf-writer.js';
+import { type GgufValue, ggufValue } from './metadata.js';
+import type { GgufDescription } from './metadata-of-model.js';
+import { fileTypeOf, type GgufRecipe, QUANTIZATION_VERSION, typesByRecipe } from './recipes.js';
+
+/** A weight of the model. */
+export interface ModelWeight {
+  /** Hugging Face's name. */
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** A tensor of the file that is to be. */
+export interface PlannedTensor extends GgufTensorSpec {
+  /** The weight that it is made from, by Hugging Face's name; null if `data` has it. */
+  readonly source: string | null;
+  /** Rows (of a bias, elements) of each head that `pairRows` must bring into pairs; 1: they stay. */
+  readonly headRows: number;
+  /** The float32 numbers of a tensor that follows from config.json. */
+  readonly data: Float32Array | null;
+}
+
+export interface GgufPlan {
+  readonly metadata: Map<string, GgufValue>;
+  /** In the order of the weights. */
+  readonly tensors: PlannedTensor[];
+}
+
+export interface GgufPlanOptions {
+  readonly recipe: GgufRecipe;
+  /** `general.name`. */
+  readonly name?: string;
+  /** Whether rows are weighted by the importance of their inputs: some mixtures depend on it. */
+  readonly hasImportance?: boolean;
+  /** The model's folder, for messages. */
+  readonly path: string;
+}
+
+/**
+ * Plans a GGUF file.
+ *
+ * @param description - From `describeModel`.
+ * @param tokenizer - From `tokenizerMetadata`.
+ * @param weights - All weights of the model, with their shapes.
+ * @throws {@link CheckpointError} `GGUF_UNSUPPORTED_MODEL` for a weight that the architecture does not have, by name;
+ *   `CONFIG_INVALID` for one whose shape is not what config.json says, or that is missing.
+ */
+export function planGguf(
+  description: GgufDescription,
+  tokenizer: ReadonlyMap<string, GgufValue>,
+  weights: readonly ModelWeight[],
+  { recipe, name, hasImportance = false, path }: GgufPlanOptions,
+): GgufPlan {
+  const { architecture, heads, headsKv, headDim, ropeFactors, isTied, vocabularySize } = description;
+  const unexpected = (weight: ModelWeight, expected: string): never => {
+    const message = `Expected ${expected} in ${JSON.stringify(weight.name)} of ${path} but its shape is [${weight.shape.join(', ')}].`;
+    throw new CheckpointError('CONFIG_INVALID', message, { path, tensor: weight.name });
+  };
+  const tensors: PlannedTensor[] = [];
+  for (const weight of weights) {
+    if (isDerived(weight.name) || (isTied && weight.name === 'lm_head.weight')) continue;
+    const ggufName = ggufNameOf(architecture, weight.name);
+    if (ggufName === null) {
+      const message = `${path} can't be written as GGUF: ${architecture.name} has no tensor for ${JSON.stringify(weight.name)}.`;
+      throw new CheckpointError('GGUF_UNSUPPORTED_MODEL', message, { path, tensor: weight.name });
+    }
+    const place = queryOrKey(ggufName);
+    const rows = (place?.part === 'q' ? heads : headsKv) * headDim;
+    if (place !== null && weight.shape[0] !== rows) unexpected(weight, `${rows} rows, as config.json says,`);
+    if (['token_embd.weight', 'output.weight'].includes(ggufName) && weight.shape[0] !== vocabularySize) {
+      unexpected(weight, `${vocabularySize} rows, the vocab_size of config.json,`);
+    }
+    const headRows = place !== null && architecture.pairsRows ? headDim : 1;
+    tensors.push({ name: ggufName, dtype: 'f32', shape: weight.shape, source: weight.name, headRows, data: null });
+  }
+  for (const needed of ['token_embd.weight', ...(isTied ? [] : ['output.weight'])]) {
+    if (!tensors.some((tensor) => tensor.name === needed)) {
+      const hint = needed === 'output.weight' ? ' Its config.json does not say that it is tied to the embedding.' : '';
+      const message = `${path} has no weight that becomes ${needed}.${hint}`;
+      throw new CheckpointError('CONFIG_INVALID', message, { path });
+    }
+  }
+  if (ropeFactors !== null) {
+    const shape = [ropeFactors.length];
+    tensors.push({ name: 'rope_freqs.weight', dtype: 'f32', shape, source: null, headRows: 1, data: ropeFactors });
+  }
+  const layers = Number(description.metadata.get(`${architecture.name}.block_count`)?.value);
+  const types = typesByRecipe(recipe, tensors, {
+    architecture: architecture.name,
+    layers,
+    heads,
+    headsKv,
+    hasImportance,
+  });
+  return {
+    metadata: new Map([
+      ...description.metadata,
+      ...(name === undefined ? [] : [['general.name', ggufValue.string(name)] as const]),
+      ['general.file_type', ggufValue.uint32(fileTypeOf(recipe))],
+      ['general.quantization_version', ggufValue.uint32(QUANTIZATION_VERSION)],
+      ...tokenizer,
+    ]),
+    tensors: tensors.map((tensor) => ({ ...tensor, dtype: types.get(tensor.name) ?? 'f32' })),
+  };
+}

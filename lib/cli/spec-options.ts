@@ -1,0 +1,203 @@
+/**
+ * Options that say how weights are stored: format, dtype, groups, layers; and plan files, which keep them.
+ *
+ * @module
+ */
+import { readFile, writeFile } from 'node:fs/promises';
+import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
+import { CheckpointError, outputError } from '../errors.js';
+import {
+  type CheckpointDtype,
+  type CheckpointFormat,
+  completed,
+  FORMATS,
+  type LayerOverride,
+  type LayerSpec,
+  type QuantizationSpec,
+} from '../pipeline/spec.js';
+import type { RangeMethod } from '../pipeline/task.js';
+import type { Granularity } from '../tensor/quantized-tensor.js';
+import { positiveInteger, regularExpression } from './options.js';
+
+export interface SpecFlags {
+  format?: { format: CheckpointFormat; dtype?: CheckpointDtype };
+  dtype?: CheckpointDtype;
+  granularity?: Granularity;
+  groupSize?: number;
+  scheme?: 'symmetric' | 'asymmetric';
+  range?: RangeMethod;
+  include?: RegExp;
+  exclude?: RegExp;
+  layer?: LayerOverride[];
+  requantize?: boolean;
+  plan?: string;
+  writePlan?: string;
+}
+
+const ALIASES: Readonly<Record<string, CheckpointFormat>> = { ct: 'compressed-tensors' };
+
+/** `gptq`, `gguf:q4_k_m`. */
+export function checkpointFormat(text: string): NonNullable<SpecFlags['format']> {
+  const [name = '', dtype, ...rest] = text.toLowerCase().split(':');
+  const format = ALIASES[name] ?? (Object.hasOwn(FORMATS, name) ? (name as CheckpointFormat) : undefined);
+  if (format === undefined || rest.length > 0) {
+    throw new InvalidOption(`Expected one of ${Object.keys(FORMATS).join(', ')}, or gguf:<type>.`);
+  }
+  if (dtype === undefined) return { format };
+  const { dtypes } = FORMATS[format];
+  const found = dtypes.find((known) => known === dtype);
+  if (found === undefined) throw new InvalidOption(`Expected ${format} with one of ${dtypes.join(', ')}.`);
+  return { format, dtype: found };
+}
+
+export function rangeMethod(text: string): RangeMethod {
+  if (text === 'minmax' || text === 'mse') return text;
+  const percentile = /^percentile:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
+  if (percentile !== undefined && Number(percentile) > 50 && Number(percentile) <= 100) {
+    return { percentile: Number(percentile) };
+  }
+  throw new InvalidOption(
+    'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
+  );
+}
+
+export const DTYPES: ReadonlySet<string> = new Set(Object.values(FORMATS).flatMap(({ dtypes }) => dtypes));
+
+/** `mlp=int8:g64`, `down_proj=q6_k`, `layers\.0\.=float`. */
+function layerOverride(text: string, before: LayerOverride[] = []): LayerOverride[] {
+  const place = text.lastIndexOf('=');
+  if (place < 1) throw new InvalidOption('Expected <regex>=<spec>, for example down_proj=int8:g64.');
+  const match = regularExpression(text.slice(0, place));
+  const [dtype = '', ...words] = text.slice(place + 1).split(':');
+  if (dtype === 'float' && words.length === 0) return [...before, { match, spec: 'float' }];
+  if (!DTYPES.has(dtype)) throw new InvalidOption(`Expected float or a dtype after = but received ${dtype}.`);
+  let spec: LayerSpec = { dtype: dtype as CheckpointDtype };
+  for (const word of words) {
+    const group = /^g(\d+)$/.exec(word)?.[1];
+    if (group !== undefined) spec = { ...spec, groupSize: positiveInteger(group) };
+    else if (word === 'channel') spec = { ...spec, groupSize: null };
+    else if (word === 'sym') spec = { ...spec, scheme: 'symmetric' };
+    else if (word === 'asym') spec = { ...spec, scheme: 'asymmetric' };
+    else throw new InvalidOption(`Expected g<n>, channel, sym or asym but received ${word}.`);
+  }
+  return [...before, { match, spec }];
+}
+
+/** Adds these options to a command. */
+export function withSpecOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        '-f, --format <format>',
+        `what to write: ${Object.keys(FORMATS).join(', ')}; gguf with its type, as gguf:q4_k_m`,
+      ).argParser(checkpointFormat),
+    )
+    .addOption(new Option('-d, --dtype <dtype>', 'code type of the weights').choices([...DTYPES]))
+    .addOption(
+      new Option(
+        '--granularity <granularity>',
+        'what shares a scale: for integers a group of inputs or an output channel; for FP8 all but a group',
+      ).choices(['per-tensor', 'per-channel', 'per-group', 'per-block']),
+    )
+    .option('-g, --group-size <n>', 'inputs that share a scale (default: 128)', positiveInteger)
+    .addOption(
+      new Option('--scheme <scheme>', 'symmetric: zero point 0; asymmetric: a zero point for each scale').choices([
+        'symmetric',
+        'asymmetric',
+      ]),
+    )
+    .option('--range <method>', 'how the range is chosen: minmax (default), mse, or percentile:<p>', rangeMethod)
+    .option('--include <regex>', 'quantize only the weights whose name matches', regularExpression)
+    .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
+    .option(
+      '--layer <regex=spec>',
+      'treat layers otherwise: float, or a dtype with :g<n>, :channel, :sym, :asym; may be given several times',
+      layerOverride,
+    )
+    .option('--requantize', 'quantize weights that are quantized already once more')
+    .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
+    .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
+}
+
+/** A plan file: the options, with regular expressions as text. */
+interface PlanFile {
+  format?: CheckpointFormat;
+  dtype?: CheckpointDtype;
+  scheme?: 'symmetric' | 'asymmetric';
+  granularity?: Granularity;
+  groupSize?: number | null;
+  range?: RangeMethod;
+  include?: string;
+  exclude?: string;
+  layers?: { match: string; spec: LayerSpec | 'float' }[];
+  requantize?: boolean;
+}
+
+async function readPlan(path: string): Promise<QuantizationSpec> {
+  const invalid = (why: string, cause?: unknown) =>
+    new CheckpointError('PLAN_INVALID', `${path} is no plan: ${why}.`, { path, cause });
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    throw invalid((cause as Error).message, cause);
+  }
+  try {
+    const { include, exclude, layers, ...rest } = JSON.parse(text) as PlanFile;
+    return {
+      ...rest,
+      ...(include === undefined ? {} : { include: new RegExp(include) }),
+      ...(exclude === undefined ? {} : { exclude: new RegExp(exclude) }),
+      ...(layers === undefined
+        ? {}
+        : { layers: layers.map(({ match, spec }) => ({ match: new RegExp(match), spec })) }),
+    };
+  } catch (cause) {
+    throw invalid((cause as Error).message, cause);
+  }
+}
+
+async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
+  const { include, exclude, layers, ...rest } = spec;
+  const { format, dtype, scheme, granularity, groupSize } = completed(spec);
+  const plan: PlanFile = {
+    ...rest,
+    ...(format === 'gguf' ? { format, dtype } : { format, dtype, scheme }),
+    ...(/^int\d$/.test(dtype) ? { granularity, ...(groupSize === null ? {} : { groupSize }) } : {}),
+    ...(include === undefined ? {} : { include: include.source }),
+    ...(exclude === undefined ? {} : { exclude: exclude.source }),
+    ...(layers === undefined ? {} : { layers: layers.map(({ match, spec }) => ({ match: match.source, spec })) }),
+  };
+  try {
+    await writeFile(path, `${JSON.stringify(plan, null, 2)}\n`);
+  } catch (cause) {
+    throw outputError(path, cause);
+  }
+}
+
+/** What the options say, with those of a plan file behind them. */
+export async function specOf(flags: SpecFlags, command: Command): Promise<QuantizationSpec> {
+  if (flags.granularity !== undefined && flags.granularity !== 'per-group' && flags.groupSize !== undefined) {
+    command.error('error: --group-size goes with --granularity per-group');
+  }
+  if (flags.dtype !== undefined && flags.format?.dtype !== undefined && flags.dtype !== flags.format.dtype) {
+    command.error(`error: --dtype ${flags.dtype} contradicts --format ${flags.format.format}:${flags.format.dtype}`);
+  }
+  const dtype = flags.dtype ?? flags.format?.dtype;
+  const { granularity, groupSize } = flags;
+  const spec: QuantizationSpec = {
+    ...(flags.plan === undefined ? {} : await readPlan(flags.plan)),
+    ...(flags.format === undefined ? {} : { format: flags.format.format }),
+    ...(dtype === undefined ? {} : { dtype }),
+    ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
+    ...(granularity === undefined ? {} : { granularity }),
+    ...(groupSize === undefined ? {} : { groupSize }),
+    ...(flags.range === undefined ? {} : { range: flags.range }),
+    ...(flags.include === undefined ? {} : { include: flags.include }),
+    ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),
+    ...(flags.layer === undefined ? {} : { layers: flags.layer }),
+    ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
+  };
+  if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
+  return spec;
+}

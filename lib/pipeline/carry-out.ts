@@ -1,0 +1,211 @@
+/**
+ * Carrying out a plan: the result under its name, complete, or what is done kept for the next run.
+ *
+ * @module
+ */
+import { stat } from 'node:fs/promises';
+import { basename, resolve, sep } from 'node:path';
+import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import { readError } from '../checkpoint/file.js';
+import { Output } from '../checkpoint/output.js';
+import { CheckpointError, InvalidArgumentError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
+import { capabilities } from '../runtime.js';
+import * as validate from '../validate.js';
+import { hashFiles } from './file-hash.js';
+import { hashOf, type InputIdentity, Journal } from './journal.js';
+import { MANIFEST_NAME, manifestText } from './manifest.js';
+import { planMemory } from './memory.js';
+import { copyOtherFiles } from './other-files.js';
+import { type Plan, tasksOf } from './plan.js';
+import { type Progress, Run, type TensorReport } from './run.js';
+
+/** What is known before the work begins. */
+export interface RunStart {
+  /** The most bytes of memory that the process will take. */
+  readonly peakBytes: number;
+  /** Bytes of the result. */
+  readonly outputBytes: number;
+  /** Whether it goes on where another run ended. */
+  readonly continued: boolean;
+}
+
+/** How a plan is carried out. */
+export interface RunOptions {
+  /** The folder to create; for `gguf` the file, whose name ends in `.gguf`. */
+  readonly output: string;
+  /** Whether to replace `output` if it exists. Default false. */
+  readonly overwrite?: boolean;
+  /** Whether to throw away what an unfinished run left. Default false: it is continued. */
+  readonly restart?: boolean;
+  /** The most bytes of memory that the process may take. Default: what is fast, some 200 MB. */
+  readonly maxMemory?: number;
+  /** Whether the manifest holds the SHA-256 of the input files, which reads them once more. Default true. */
+  readonly hashInputs?: boolean;
+  /** Called after each block of rows. */
+  readonly onProgress?: (progress: Progress) => void;
+  /** Called before the work begins. */
+  readonly onStart?: (start: RunStart) => void;
+  /** Ends the run early; the same call continues it. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a run did. */
+export interface RunReport {
+  readonly input: string;
+  readonly output: string;
+  /** Weights that were quantized (or repacked, or cast), in the order of the input. */
+  readonly tensors: readonly TensorReport[];
+  /** Names of the weights that were copied unchanged. */
+  readonly copied: readonly string[];
+  /** Files of the input folder that were not taken over: weights in other formats. */
+  readonly leftOut: readonly string[];
+  /** Bits per weight over all of `tensors`. */
+  readonly bitsPerWeight: number;
+  /** Bytes of all tensors before and after. */
+  readonly inputBytes: number;
+  readonly outputBytes: number;
+  /** Name of the weight with the lowest SQNR. */
+  readonly worstTensor: string;
+  readonly seconds: number;
+}
+
+/** @internal */
+export const RUN_OPTIONS = [
+  'output',
+  'overwrite',
+  'restart',
+  'maxMemory',
+  'hashInputs',
+  'onProgress',
+  'onStart',
+  'signal',
+] as const;
+
+/** @internal */
+export function checkRunOptions(given: Record<string, unknown>): void {
+  if (typeof given['output'] !== 'string' || given['output'] === '') {
+    throw new InvalidArgumentError('output', 'Expected output to name the folder to create.');
+  }
+  for (const name of ['overwrite', 'restart', 'hashInputs']) validate.boolean(name, given[name], false);
+  if (given['maxMemory'] !== undefined) validate.integer('maxMemory', given['maxMemory'], 1);
+  for (const name of ['onProgress', 'onStart']) {
+    if (given[name] !== undefined && typeof given[name] !== 'function') {
+      throw new InvalidArgumentError(name, `Expected ${name} to be a function.`);
+    }
+  }
+  validate.abortSignal('signal', given['signal']);
+}
+
+async function identityOf(path: string): Promise<InputIdentity> {
+  try {
+    const { size, mtimeNs } = await stat(path, { bigint: true });
+    return { file: basename(path), bytes: Number(size), modified: String(mtimeNs) };
+  } catch (cause) {
+    throw readError(path, cause);
+  }
+}
+
+/** Whether the same call can go on from where an error ended this one. */
+function canContinue(error: unknown): boolean {
+  const isFault = [CheckpointError, NonFiniteError, ScaleOverflowError].some((type) => error instanceof type);
+  return !isFault || (error as CheckpointError).code === 'READ_FAILED';
+}
+
+/** @internal Does all that a plan says. */
+export async function carryOut(
+  input: string,
+  checkpoint: Checkpoint,
+  plan: Plan,
+  options: RunOptions,
+): Promise<RunReport> {
+  const start = performance.now();
+  const { output: path, signal } = options;
+  if (`${resolve(path)}${sep}`.startsWith(`${resolve(checkpoint.folder ?? input)}${sep}`)) {
+    const message = `Expected the output to lie outside the input, but ${path} is ${input} or inside it.`;
+    throw new OutputError('OUTPUT_EXISTS', message, { path });
+  }
+  if (plan.isSingleFile && !path.toLowerCase().endsWith('.gguf')) {
+    throw new InvalidArgumentError(
+      'output',
+      `Expected output to be a file whose name ends in .gguf but received ${path}.`,
+    );
+  }
+  const tasks = tasksOf(plan);
+  const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + outputs.length, 0);
+  const memory = planMemory(tasks, tensors, options.maxMemory);
+  const paths = checkpoint.files.map((file) => file.path);
+  const inputs = await Promise.all(paths.map(identityOf));
+  const { version } = capabilities();
+  const output = await Output.open(path, {
+    bytes: plan.fileBytes,
+    overwrite: options.overwrite ?? false,
+    restart: options.restart ?? false,
+  });
+  let hashing: ReturnType<typeof hashFiles> | null = null;
+  const journal = await Journal.open(output, { plan: hashOf([version, plan.decisions]), inputs }).catch(
+    async (error: unknown) => {
+      await output.leave();
+      throw error;
+    },
+  );
+  try {
+    options.onStart?.({ peakBytes: memory.peakBytes, outputBytes: plan.fileBytes, continued: journal.done.size > 0 });
+    hashing = options.hashInputs === false ? null : hashFiles(paths);
+    let reports: TensorReport[];
+    try {
+      reports = await new Run(plan.files, memory, output, journal, options.onProgress, signal).run();
+    } finally {
+      await journal.close();
+    }
+    const leftOut = plan.isSingleFile ? [] : await copyOtherFiles(checkpoint, output);
+    for (const [name, text] of plan.texts) await output.writeText(name, text);
+    const hashes = await hashing?.hashes;
+    const manifest = {
+      version,
+      inputs: inputs.map(({ file, bytes }, i) => ({ file, bytes, sha256: hashes?.get(paths[i] as string) ?? null })),
+      decisions: plan.decisions,
+      tensors: reports.filter(({ kind }) => kind !== 'copied'),
+    };
+    await output.writeText(MANIFEST_NAME, manifestText(manifest));
+    signal?.throwIfAborted();
+    await output.publish(
+      plan.isSingleFile ? { file: plan.files[0]?.name as string, beside: MANIFEST_NAME } : undefined,
+    );
+    return summarize(input, path, plan, reports, leftOut, (performance.now() - start) / 1000);
+  } catch (error) {
+    hashing?.stop();
+    await (journal.unitCount > 0 && canContinue(error) ? output.leave() : output.discard());
+    throw error;
+  }
+}
+
+function summarize(
+  input: string,
+  output: string,
+  plan: Plan,
+  reports: readonly TensorReport[],
+  leftOut: readonly string[],
+  seconds: number,
+): RunReport {
+  const tensors = reports.filter(({ kind }) => kind !== 'copied');
+  let bits = 0;
+  let weights = 0;
+  for (const { bitsPerWeight, shape } of tensors) {
+    const count = validate.product(shape);
+    bits += bitsPerWeight * count;
+    weights += count;
+  }
+  return {
+    input,
+    output,
+    tensors,
+    copied: reports.filter(({ kind }) => kind === 'copied').map(({ name }) => name),
+    leftOut,
+    bitsPerWeight: weights === 0 ? 0 : bits / weights,
+    inputBytes: plan.inputBytes,
+    outputBytes: plan.outputBytes,
+    worstTensor:
+      tensors.reduce<TensorReport | null>((a, b) => (a === null || b.sqnrDb < a.sqnrDb ? b : a), null)?.name ?? '',
+    seconds,
+  };
+}

@@ -1,0 +1,215 @@
+/**
+ * Converting a quantized checkpoint into another format: the same values where the other format can hold them.
+ *
+ * @module
+ */
+import { type Checkpoint, type Json, openCheckpoint } from '../checkpoint/checkpoint.js';
+import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
+import { Scratch } from '../checkpoint/scratch.js';
+import type { Weight } from '../checkpoint/weight.js';
+import { weightsOf } from '../checkpoint/weights.js';
+import type { LargeFloatDtype } from '../dtype.js';
+import { CheckpointError, InvalidArgumentError } from '../errors.js';
+import * as validate from '../validate.js';
+import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
+import { safetensorsFiles } from './files.js';
+import { fitted, NoFit } from './grids.js';
+import { configOf, type Group, type Plan, planOf, refuse } from './plan.js';
+import { planGgufQuantization } from './plan-gguf.js';
+import { isLinear, layerOf } from './selection.js';
+import {
+  type CheckpointFormat,
+  checkLayer,
+  FORMATS,
+  LAYER_OPTIONS,
+  type LayerSpec,
+  otherConfigs,
+  writerOf,
+} from './spec.js';
+import { castTask, copyTask, outlineOf, quantizeTask, repackTask, type Task } from './task.js';
+
+/** Options of {@link convertCheckpoint}. */
+export interface ConvertCheckpointOptions extends Omit<LayerSpec, 'format'>, RunOptions {
+  /** The format to write; `'float'` dequantizes. */
+  readonly to: CheckpointFormat | 'float';
+  /** With `'float'`: the type of the weights. Default: that of the model. */
+  readonly floatDtype?: LargeFloatDtype;
+  /** Whether weights that the format can't hold exactly are quantized again. Default false: they are refused. */
+  readonly requantize?: boolean;
+}
+
+const OPTIONS: ReadonlySet<string> = new Set([...RUN_OPTIONS, ...LAYER_OPTIONS, 'to', 'floatDtype', 'requantize']);
+
+function isQuantized({ encoding }: Weight): boolean {
+  return encoding.format !== 'float' && encoding.format !== 'other';
+}
+
+/** The setting that comes nearest to what a weight is stored as, where nothing else was asked for. */
+function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions): LayerSpec {
+  const format = to as CheckpointFormat;
+  const { dtype, groupSize, traits } = weight.encoding;
+  const bits = /^u?int(\d)$/.exec(dtype)?.[1];
+  const own = bits === undefined ? dtype : `int${bits}`;
+  const known = FORMATS[format].dtypes.find((candidate) => candidate === own);
+  const isInteger = /^int\d$/.test(given.dtype ?? known ?? 'int4');
+  return {
+    format,
+    ...(known === undefined ? {} : { dtype: known }),
+    ...(isInteger ? { groupSize, scheme: traits.includes('asymmetric') ? 'asymmetric' : 'symmetric' } : {}),
+    ...(own === 'float8_e4m3fn' && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
+    ...(own === 'float8_e4m3fn' && groupSize === null && traits.some((trait) => trait.startsWith('blocks'))
+      ? { granularity: 'per-block' }
+      : {}),
+    ...Object.fromEntries(
+      LAYER_OPTIONS.flatMap((name) => (name in given ? [[name, given[name as keyof typeof given]]] : [])),
+    ),
+  };
+}
+
+/** Why a writer can't hold a weight's values, found by trying; null if it can. */
+async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
+  const refusal = writer.refusal(outlineOf(weight));
+  if (refusal !== null) return refusal;
+  const scratch = new Scratch();
+  const step = weight.rowStep * Math.max(1, Math.floor(2 ** 20 / Math.max(1, weight.columns * weight.rowStep)));
+  for (let begin = 0; begin < weight.rows; begin += step) {
+    signal?.throwIfAborted();
+    const block = await weight.read(begin, Math.min(weight.rows, begin + step), scratch);
+    if (block.kind !== 'quantized')
+      return `${weight.encoding.dtype} can't be taken apart into codes and scales of this format`;
+    if (block.order !== null) return 'its columns are in the order of act-order, for which the format is not asked';
+    try {
+      await fitted(block.tensor, writer.recipe);
+    } catch (error) {
+      if (error instanceof NoFit) return error.message;
+      throw error;
+    }
+  }
+  return null;
+}
+
+async function planConversion(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  options: ConvertCheckpointOptions,
+): Promise<Plan> {
+  const { path } = checkpoint;
+  const { to, floatDtype, requantize = false, signal } = options;
+  const config = { ...checkpoint.config };
+  delete config['quantization_config'];
+  if (to === 'float') {
+    const tasks = weights.map((weight) =>
+      isQuantized(weight) || (floatDtype !== undefined && weight.dtype !== null && weight.dtype !== floatDtype)
+        ? castTask(weight, floatDtype ?? weight.dtype ?? 'float32')
+        : copyTask(weight),
+    );
+    return planOf(safetensorsFiles(checkpoint, tasks), config, new Map(), decisionsOf(tasks));
+  }
+  if (to === 'gguf') {
+    const { dtype } = options;
+    return planGgufQuantization(checkpoint, weights, {
+      format: 'gguf',
+      ...(dtype === undefined ? {} : { dtype }),
+      requantize,
+    });
+  }
+  const groups = new Map<string, Group>();
+  const refusals: { weight: Weight; reason: string }[] = [];
+  const written = new Set<Weight>();
+  const tasks: Task[] = [];
+  for (const weight of weights) {
+    if (!isQuantized(weight)) {
+      tasks.push(copyTask(weight));
+      continue;
+    }
+    const spec = settingFor(weight, options);
+    const { writer, key } = writerOf(spec, weight.dtype ?? 'float32');
+    const reason = await misfit(weight, writer, signal);
+    if (reason !== null && (!requantize || writer.refusal(outlineOf(weight)) !== null)) {
+      refusals.push({ weight, reason });
+      continue;
+    }
+    const group = groups.get(key) ?? { spec, writer, layers: [] };
+    groups.set(key, group);
+    group.layers.push(layerOf(weight.name));
+    written.add(weight);
+    tasks.push(
+      reason === null
+        ? repackTask(weight, writer, (tensor) => fitted(tensor, writer.recipe))
+        : quantizeTask(weight, writer, 'minmax'),
+    );
+  }
+  if (written.size === 0 && refusals.length === 0) {
+    const message = `${path} has no quantized weights. Use "lowbit quantize" for float ones.`;
+    throw new CheckpointError('NOTHING_TO_QUANTIZE', message, { path });
+  }
+  refuse(
+    refusals,
+    refusals.length + written.size,
+    path,
+    'Pass requantize (--requantize) to quantize them again, or choose another format.',
+  );
+  const ignored = weights.filter((weight) => isLinear(weight) && !written.has(weight)).map(({ name }) => layerOf(name));
+  const quantizationConfig = configOf([...groups.values()], ignored, path);
+  const [first] = groups.values();
+  const texts = new Map(
+    [...otherConfigs(first?.spec ?? {}, quantizationConfig, ignored)].map(([name, json]) => [
+      name,
+      `${JSON.stringify(json, null, 2)}\n`,
+    ]),
+  );
+  const files = safetensorsFiles(checkpoint, tasks);
+  return planOf(files, { ...config, quantization_config: quantizationConfig }, texts, decisionsOf(tasks));
+}
+
+function decisionsOf(tasks: readonly Task[]): Json {
+  return { tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]) };
+}
+
+/** @internal Checks the options of {@link convertCheckpoint}. */
+export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions {
+  const given = validate.options<Record<string, unknown>>('options', optionsValue, OPTIONS) as Record<string, unknown>;
+  checkRunOptions(given);
+  const to = validate.oneOf('to', given['to'], ['float', ...(Object.keys(FORMATS) as CheckpointFormat[])]);
+  if (given['floatDtype'] !== undefined) {
+    validate.oneOf('floatDtype', given['floatDtype'], ['float32', 'float16', 'bfloat16']);
+    if (to !== 'float') throw new InvalidArgumentError('floatDtype', "Expected floatDtype with to: 'float' only.");
+  }
+  validate.boolean('requantize', given['requantize'], false);
+  if (to === 'float') {
+    for (const name of LAYER_OPTIONS) {
+      if (given[name] !== undefined) throw new InvalidArgumentError(name, `Expected no ${name} with to: 'float'.`);
+    }
+  } else {
+    checkLayer({ ...given, format: to }, '');
+  }
+  return given as unknown as ConvertCheckpointOptions;
+}
+
+/**
+ * Converts a quantized checkpoint into another format. Weights whose codes and scales the other format can hold keep their
+ * values, bit for bit (`kind: 'repacked'` in the report); others are refused, or quantized again with `requantize`
+ * (`kind: 'quantized'`). `to: 'float'` dequantizes.
+ *
+ * @param input - A quantized checkpoint: a folder, or a safetensors or GGUF file.
+ * @param options - At least `to` and `output`. Without `dtype`, `scheme` and `groupSize` those of the input are kept.
+ * @throws {@link CheckpointError} if the input can't be read, or `UNSUPPORTED_PLAN` with every weight that can't be held and
+ *   the reason; {@link OutputError}; {@link InvalidArgumentError}; the signal's reason when it aborts.
+ *
+ * @example
+ * ```ts
+ * await convertCheckpoint('model-AWQ', { to: 'compressed-tensors', output: 'model-ct' });
+ * ```
+ */
+export async function convertCheckpoint(input: string, options: ConvertCheckpointOptions): Promise<RunReport> {
+  if (typeof input !== 'string') throw new InvalidArgumentError('input', 'Expected input to be a path.');
+  const checked = checkConversion(options);
+  checked.signal?.throwIfAborted();
+  const checkpoint = await openCheckpoint(input);
+  try {
+    const plan = await planConversion(checkpoint, await weightsOf(checkpoint), checked);
+    return await carryOut(input, checkpoint, plan, checked);
+  } finally {
+    await checkpoint.close();
+  }
+}

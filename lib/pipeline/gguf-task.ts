@@ -1,0 +1,118 @@
+/**
+ * What becomes of a weight in a GGUF file: blocks, or floats of another type.
+ *
+ * @module
+ */
+import { floatsOf } from '../checkpoint/floats.js';
+import { pairRows } from '../checkpoint/gguf/architecture.js';
+import { ggufTensorBytes } from '../checkpoint/gguf/gguf-writer.js';
+import type { Scratch } from '../checkpoint/scratch.js';
+import { storedBytes, type Weight } from '../checkpoint/weight.js';
+import type { LargeFloatDtype } from '../dtype.js';
+import { dequantizeBlocksAsync, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
+import { castTensorAsync } from '../tensor/cast.js';
+import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
+import { leastCommonMultiple, type Task } from './task.js';
+
+/** How a weight is stored in GGUF. */
+export interface GgufPlace {
+  /** `blk.0.attn_q.weight` */
+  readonly name: string;
+  readonly type: GgufType | 'f32' | 'f16' | 'bf16';
+  /** Rows of a head of query or key, which are stored in pairs; 1 for all others. */
+  readonly headRows: number;
+}
+
+const FLOATS: Readonly<Record<string, LargeFloatDtype>> = { f32: 'float32', f16: 'float16', bf16: 'bfloat16' };
+
+interface Encoded {
+  readonly data: Uint8Array;
+  readonly sums: ComparisonSums | null;
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+async function asFloats(
+  floats: Float32Array,
+  to: LargeFloatDtype,
+  scratch: Scratch,
+  signal: AbortSignal,
+): Promise<Encoded> {
+  if (to === 'float32') return { data: bytesOf(floats), sums: null };
+  const out = await castTensorAsync(floats, {
+    from: 'float32',
+    to,
+    out: scratch.halves('cast', floats.length),
+    signal,
+  });
+  const back = scratch.floats('back', floats.length);
+  await castTensorAsync(out, { from: to, to: 'float32', out: back, signal });
+  return { data: bytesOf(out), sums: await compareSumsAsync(floats, back, signal) };
+}
+
+async function asBlocks(
+  floats: Float32Array,
+  type: GgufType,
+  rowLength: number,
+  importance: Float32Array | undefined,
+  scratch: Scratch,
+  signal: AbortSignal,
+): Promise<Encoded> {
+  const data = await quantizeBlocksAsync(floats, {
+    type,
+    rowLength,
+    ...(importance === undefined ? {} : { importance }),
+    signal,
+  });
+  const out = scratch.floats('back', floats.length);
+  const back = await dequantizeBlocksAsync(data, { type, rowLength, out, signal });
+  return { data, sums: await compareSumsAsync(floats, back, signal) };
+}
+
+/**
+ * A weight as a tensor of a GGUF file. Blocks of the same type are taken over as they are.
+ *
+ * @param importance - How much errors count, for each column.
+ */
+export function ggufTask(weight: Weight, { name, type, headRows }: GgufPlace, importance?: Float32Array): Task {
+  const { rows, columns, shape } = weight;
+  const isVector = shape.length < 2;
+  const float = FLOATS[type];
+  const spec = { name, dtype: type, shape };
+  const bytes = ggufTensorBytes(spec);
+  const rowBytes = rows === 0 ? 0 : bytes / rows;
+  const isSame = weight.encoding.format === 'gguf' && weight.encoding.dtype === type;
+  return {
+    weight,
+    kind: isSame ? 'repacked' : float === undefined ? 'quantized' : 'cast',
+    as: type,
+    outputs: [{ ...spec, bytes }],
+    length: rows,
+    step: leastCommonMultiple(isVector ? 1 : headRows, weight.rowStep),
+    width: columns,
+    async block(begin, end, scratch, signal) {
+      const count = (end - begin) * columns;
+      const bytesRead = rows === 0 ? 0 : (storedBytes(weight) * (end - begin)) / rows;
+      const read = await weight.read(begin, end, scratch);
+      let encoded: Encoded;
+      if (read.kind === 'blocks' && read.type === type) {
+        encoded = { data: read.data, sums: null };
+      } else {
+        const floats = await floatsOf(read, count, columns, scratch, signal);
+        encoded =
+          float === undefined
+            ? await asBlocks(floats, type as GgufType, columns, importance, scratch, signal)
+            : await asFloats(floats, float, scratch, signal);
+      }
+      let { data } = encoded;
+      if (headRows > 1) {
+        const paired = scratch.bytes('paired', data.length);
+        pairRows(data, paired, isVector ? rowBytes / columns : rowBytes, headRows);
+        data = paired;
+      }
+      return { pieces: [{ tensor: name, begin: begin * rowBytes, data }], sums: encoded.sums, bytesRead };
+    },
+  };
+}

@@ -1,0 +1,293 @@
+/**
+ * How a checkpoint is to be quantized: what people say, and the layout that writes it.
+ *
+ * @module
+ */
+
+import type { Json } from '../checkpoint/checkpoint.js';
+import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
+import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
+import type { CompressedTensorsSettings } from '../checkpoint/layouts/compressed-tensors/writer.js';
+import { compressedTensorsWriter } from '../checkpoint/layouts/compressed-tensors/writer.js';
+import { gptqWriter } from '../checkpoint/layouts/gptq-writer.js';
+import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
+import type { Sharing } from '../checkpoint/layouts/scaled-weight.js';
+import type { LargeFloatDtype } from '../dtype.js';
+import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { capabilities } from '../runtime.js';
+import type { Granularity, Scheme } from '../tensor/quantized-tensor.js';
+import * as validate from '../validate.js';
+import type { Selection } from './selection.js';
+import type { RangeMethod } from './task.js';
+
+/**
+ * Formats of checkpoints that {@link quantizeCheckpoint} writes.
+ *
+ * | format | for | dtypes |
+ * | --- | --- | --- |
+ * | `compressed-tensors` | vLLM, transformers | `int4` (default), `int2`, `int3`, `int8`, `float8_e4m3fn`, `nvfp4`, `mxfp4`, `mxfp8_e4m3` |
+ * | `gptq` | vLLM, transformers, GPTQModel: version 1, which every reader takes | `int4` (default), `int2`, `int3`, `int8` |
+ * | `gptq_v2` | the same with zero points as they are; for asymmetric weights | the same |
+ * | `awq` | vLLM, transformers, AutoAWQ ("gemm") | `int4` |
+ * | `gguf` | llama.cpp | a block type or a mixture of llama-quantize's: `q4_k_m` (default), `q8_0`, … |
+ */
+export type CheckpointFormat = 'compressed-tensors' | 'gptq' | 'gptq_v2' | 'awq' | 'gguf';
+
+/** Code types of weights, or for `gguf` the mixture of block types. */
+export type CheckpointDtype =
+  | 'int2'
+  | 'int3'
+  | 'int4'
+  | 'int8'
+  | 'float8_e4m3fn'
+  | 'nvfp4'
+  | 'mxfp4'
+  | 'mxfp8_e4m3'
+  | GgufRecipe;
+
+/** How the weights of a layer are quantized. */
+export interface LayerSpec {
+  /** Default `'compressed-tensors'`. */
+  readonly format?: CheckpointFormat;
+  /** The code type of the weights. The default depends on the format, see {@link CheckpointFormat}. */
+  readonly dtype?: CheckpointDtype;
+  /** Default `'symmetric'`; of `awq` `'asymmetric'`. Not for `gguf`. */
+  readonly scheme?: Scheme;
+  /**
+   * What shares a scale. Default `'per-group'` for integers; `'per-channel'` for `float8_e4m3fn`, which can also be
+   * `'per-tensor'` and, in blocks of 128 × 128, `'per-block'`. Not for `gguf` and formats of fixed blocks.
+   */
+  readonly granularity?: Granularity;
+  /**
+   * Elements along the input dimension that share a scale, or `null` for one scale per output channel. Default 128, for
+   * integers.
+   */
+  readonly groupSize?: number | null;
+}
+
+/** Layers that are treated otherwise than the rest. */
+export interface LayerOverride {
+  /** Matches the names of their weights. */
+  readonly match: RegExp;
+  /** How they are quantized; `'float'`: not at all. */
+  readonly spec: LayerSpec | 'float';
+}
+
+/** How {@link quantizeCheckpoint} quantizes the linear layers. */
+export interface QuantizationSpec extends LayerSpec, Selection {
+  /** How the range is chosen; see {@link quantizeTensor}. Default `'minmax'`. Not for `gguf`. */
+  readonly range?: RangeMethod;
+  /** Layers that are treated otherwise; of several that match, the last one counts. */
+  readonly layers?: readonly LayerOverride[];
+  /** Whether weights that are quantized already may be quantized once more. Default false. */
+  readonly requantize?: boolean;
+}
+
+interface Format {
+  readonly dtypes: readonly CheckpointDtype[];
+  readonly scheme: Scheme;
+}
+
+/** What each format takes; the first dtype is its default. */
+export const FORMATS: Readonly<Record<CheckpointFormat, Format>> = {
+  'compressed-tensors': {
+    dtypes: ['int4', 'int2', 'int3', 'int8', 'float8_e4m3fn', 'nvfp4', 'mxfp4', 'mxfp8_e4m3'],
+    scheme: 'symmetric',
+  },
+  gptq: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
+  gptq_v2: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
+  awq: { dtypes: ['int4'], scheme: 'asymmetric' },
+  gguf: { dtypes: ['q4_k_m', ...GGUF_RECIPES.filter((recipe) => recipe !== 'q4_k_m')], scheme: 'symmetric' },
+};
+
+/** A setting with everything said. */
+export interface Setting {
+  readonly format: CheckpointFormat;
+  readonly dtype: CheckpointDtype;
+  readonly scheme: Scheme;
+  readonly granularity: Granularity;
+  /** Null unless the granularity is `'per-group'`. */
+  readonly groupSize: number | null;
+}
+
+/** What is not said, by the defaults. */
+export function completed(spec: LayerSpec): Setting {
+  const { format = 'compressed-tensors', groupSize } = spec;
+  const { dtypes, scheme } = FORMATS[format];
+  const dtype = spec.dtype ?? (dtypes[0] as CheckpointDtype);
+  const isInteger = /^int\d$/.test(dtype);
+  const fallback = groupSize === null || !isInteger ? 'per-channel' : 'per-group';
+  const granularity = spec.granularity ?? fallback;
+  return {
+    format,
+    dtype,
+    scheme: spec.scheme ?? (isInteger ? scheme : 'symmetric'),
+    granularity,
+    groupSize: granularity === 'per-group' ? (groupSize ?? 128) : null,
+  };
+}
+
+/** compressed-tensors has a format for each kind of codes. */
+function compressedTensorsFormat({
+  dtype,
+  granularity,
+  groupSize,
+}: Setting): Omit<CompressedTensorsSettings, 'scaleDtype'> {
+  switch (dtype) {
+    case 'nvfp4':
+      return { format: 'nvfp4-pack-quantized' };
+    case 'mxfp4':
+      return { format: 'mxfp4-pack-quantized' };
+    case 'mxfp8_e4m3':
+      return { format: 'mxfp8-quantized' };
+    case 'float8_e4m3fn':
+      return { format: 'float-quantized', sharing: sharingOf(granularity, groupSize) };
+    default:
+      return { format: 'pack-quantized', dtype: dtype as 'int4', sharing: sharingOf(granularity, groupSize) };
+  }
+}
+
+function sharingOf(granularity: Granularity, groupSize: number | null): Sharing {
+  switch (granularity) {
+    case 'per-group':
+      return { granularity, groupSize: groupSize ?? 128 };
+    case 'per-block':
+      return { granularity, blockShape: [128, 128] };
+    default:
+      return { granularity };
+  }
+}
+
+/** Files besides config.json in which tools look for how weights are quantized, by name. */
+export function otherConfigs(spec: LayerSpec, config: Json, ignored: readonly string[]): Map<string, Json> {
+  const { format, scheme, groupSize } = completed(spec);
+  if (format === 'gptq' || format === 'gptq_v2') return new Map([['quantize_config.json', config]]);
+  if (format === 'awq') return new Map([['quant_config.json', awqQuantConfig({ scheme, groupSize }, ignored)]]);
+  return new Map();
+}
+
+/** The layout's writer for a setting, and a key that is equal for equal settings. */
+export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer: LayoutWriter; key: string } {
+  const setting = completed(spec);
+  const { format, dtype, scheme, groupSize } = setting;
+  return { writer: makeWriter(), key: JSON.stringify(setting) };
+
+  function makeWriter(): LayoutWriter {
+    const bits = Number(dtype.slice(3)) as 2 | 3 | 4 | 8;
+    switch (format) {
+      case 'gptq':
+      case 'gptq_v2': {
+        const tools = [`lowbit:${capabilities().version}`];
+        return gptqWriter({ bits, scheme, groupSize, version: format === 'gptq' ? 1 : 2, tools });
+      }
+      case 'awq':
+        return awqWriter({ scheme, groupSize });
+      case 'compressed-tensors':
+        return compressedTensorsWriter({ ...compressedTensorsFormat(setting), scheme, scaleDtype: modelDtype });
+      case 'gguf':
+        throw new RangeError('GGUF has no layout of its own');
+    }
+  }
+}
+
+export const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'granularity', 'groupSize'] as const;
+
+/** @internal */
+export const SPEC_OPTIONS = [...LAYER_OPTIONS, 'range', 'include', 'exclude', 'layers', 'requantize'] as const;
+
+/** @internal Checks the setting of a layer; returns its format. */
+export function checkLayer(
+  given: Record<string, unknown>,
+  prefix: string,
+  inherited?: CheckpointFormat,
+): CheckpointFormat {
+  const name = (option: string) => `${prefix}${option}`;
+  const format =
+    given['format'] === undefined
+      ? (inherited ?? 'compressed-tensors')
+      : validate.oneOf(name('format'), given['format'], Object.keys(FORMATS) as CheckpointFormat[]);
+  if (inherited !== undefined && format !== inherited) {
+    throw invalidArgument(name('format'), `the format of the whole, ${inherited},`, format);
+  }
+  const { dtypes } = FORMATS[format];
+  if (given['dtype'] !== undefined) validate.oneOf(name('dtype'), given['dtype'], dtypes);
+  if (format === 'gguf') {
+    for (const option of ['scheme', 'groupSize', 'range']) {
+      if (given[option] !== undefined) {
+        throw new InvalidArgumentError(
+          name(option),
+          `Expected no ${name(option)} for gguf: its block types have their own.`,
+        );
+      }
+    }
+  }
+  checkGranularity(given, name, format, (given['dtype'] ?? dtypes[0]) as CheckpointDtype);
+  if (given['scheme'] !== undefined) validate.oneOf(name('scheme'), given['scheme'], ['symmetric', 'asymmetric']);
+  if (given['groupSize'] !== undefined && given['groupSize'] !== null)
+    validate.integer(name('groupSize'), given['groupSize'], 1);
+  return format;
+}
+
+/** What shares a scale must be what the format and the dtype can hold. */
+function checkGranularity(
+  given: Record<string, unknown>,
+  name: (option: string) => string,
+  format: CheckpointFormat,
+  dtype: CheckpointDtype,
+): void {
+  const isInteger = /^int\d$/.test(dtype);
+  const choices: readonly Granularity[] = isInteger
+    ? ['per-group', 'per-channel']
+    : dtype === 'float8_e4m3fn'
+      ? ['per-tensor', 'per-channel', 'per-block']
+      : [];
+  const { granularity, groupSize, scheme } = given;
+  if (granularity !== undefined) {
+    if (choices.length === 0) {
+      const what = format === 'gguf' ? 'gguf' : dtype;
+      throw new InvalidArgumentError(
+        name('granularity'),
+        `Expected no ${name('granularity')}: ${what} has blocks of its own.`,
+      );
+    }
+    validate.oneOf(name('granularity'), granularity, choices);
+    if (typeof groupSize === 'number' && granularity !== 'per-group') {
+      throw new InvalidArgumentError(
+        name('groupSize'),
+        `Expected ${name('granularity')} 'per-group' together with groupSize.`,
+      );
+    }
+  }
+  if (isInteger || format === 'gguf') return;
+  if (typeof groupSize === 'number') {
+    throw new InvalidArgumentError(name('groupSize'), `Expected no ${name('groupSize')} for ${dtype}.`);
+  }
+  if (scheme === 'asymmetric') throw invalidArgument(name('scheme'), `'symmetric' for ${dtype}`, scheme);
+}
+
+function checkPattern(name: string, pattern: unknown): void {
+  if (!(pattern instanceof RegExp) || pattern.global || pattern.sticky) {
+    throw new InvalidArgumentError(name, `Expected ${name} to be a RegExp without the flags g and y.`);
+  }
+}
+
+/** @internal Checks what is said about quantizing. */
+export function checkSpec(given: Record<string, unknown>): void {
+  const format = checkLayer(given, '');
+  validate.boolean('requantize', given['requantize'], false);
+  for (const name of ['include', 'exclude'] as const) if (given[name] !== undefined) checkPattern(name, given[name]);
+  const { layers } = given;
+  if (layers === undefined) return;
+  if (!Array.isArray(layers)) throw invalidArgument('layers', 'an array', layers);
+  layers.forEach((layer: unknown, i) => {
+    const { match, spec } = validate.options<{ match: unknown; spec: unknown }>(
+      `layers[${i}]`,
+      layer,
+      new Set(['match', 'spec']),
+    );
+    checkPattern(`layers[${i}].match`, match);
+    if (spec === 'float') return;
+    const options = validate.options<Record<string, unknown>>(`layers[${i}].spec`, spec, new Set(LAYER_OPTIONS));
+    checkLayer(options, `layers[${i}].spec.`, format);
+  });
+}

@@ -1,0 +1,281 @@
+/**
+ * Units of work: what becomes of one weight. Each is independent of all others and gives the same bytes whenever it is done
+ * again, in blocks of any size.
+ *
+ * @module
+ */
+import { floatsOf } from '../checkpoint/floats.js';
+import type { LayoutWriter, Outline, Piece } from '../checkpoint/layouts/layout.js';
+import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
+import { type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
+import type { Scratch } from '../checkpoint/scratch.js';
+import { storedBytes, type Weight } from '../checkpoint/weight.js';
+import type { LargeFloatDtype } from '../dtype.js';
+import { castTensorAsync } from '../tensor/cast.js';
+import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
+import { dequantizeTensorAsync } from '../tensor/dequantize.js';
+import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+
+/**
+ * What happens to a weight: `copied` as it is stored, `cast` to another float type, `quantized`, or `repacked`: the same codes
+ * and scales in another layout.
+ */
+export type TaskKind = 'copied' | 'cast' | 'quantized' | 'repacked';
+
+/** A tensor that is to be written. */
+export interface OutputTensor {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+/** What a block of work leaves. */
+export interface BlockResult {
+  readonly pieces: readonly Piece[];
+  /** How far the result is from the input; null if it is the same. */
+  readonly sums: ComparisonSums | null;
+  /** Bytes of input that it took. */
+  readonly bytesRead: number;
+}
+
+/** A unit of work. */
+export interface Task {
+  readonly weight: Weight;
+  readonly kind: TaskKind;
+  /** What the weight becomes, in words. */
+  readonly as: string;
+  readonly outputs: readonly OutputTensor[];
+  /** Rows (`copied`: bytes) in all; blocks begin at multiples of `step`. */
+  readonly length: number;
+  readonly step: number;
+  /** Elements (bytes) of one row of work: with the block's rows, what decides the memory that it takes. */
+  readonly width: number;
+  /** What must be known of the whole weight before the first block. */
+  prepare?(blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<void>;
+  block(begin: number, end: number, scratch: Scratch, signal: AbortSignal): Promise<BlockResult>;
+}
+
+/** A stored tensor of a safetensors file, with its size. */
+export function sized(spec: TensorSpec): OutputTensor {
+  return { ...spec, bytes: tensorBytes(spec) };
+}
+
+/** What a layout's writer needs to know about a weight. */
+export function outlineOf(weight: Weight): Outline {
+  const { name, rows, columns } = weight;
+  return { name, rows, columns, dtype: weight.dtype ?? 'float32' };
+}
+
+/** The bytes of a weight, whatever it is stored as. */
+export function copyTask(weight: Weight): Task {
+  const { parts } = weight;
+  return {
+    weight,
+    kind: 'copied',
+    as: weight.encoding.dtype,
+    outputs: parts.map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, bytes })),
+    length: storedBytes(weight),
+    step: 1,
+    width: 1,
+    async block(begin, end, scratch) {
+      const data = scratch.bytes('input', end - begin);
+      const pieces: Piece[] = [];
+      let first = 0;
+      for (const part of parts) {
+        const from = Math.max(begin, first);
+        const to = Math.min(end, first + part.bytes);
+        if (from < to) {
+          const own = data.subarray(from - begin, to - begin);
+          await part.read(from - first, own);
+          pieces.push({ tensor: part.name, begin: from - first, data: own });
+        }
+        first += part.bytes;
+      }
+      return { pieces, sums: null, bytesRead: end - begin };
+    },
+  };
+}
+
+const STORED: Readonly<Record<LargeFloatDtype, SafetensorsDtype>> = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+};
+
+function bytesOf(array: ArrayBufferView): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+/** Bytes of input behind some rows. */
+function bytesBehind(weight: Weight, rows: number): number {
+  return weight.rows === 0 ? 0 : (storedBytes(weight) * rows) / weight.rows;
+}
+
+/** A weight's values in a float type; its own by default. */
+export function castTask(weight: Weight, dtype: LargeFloatDtype = weight.dtype ?? 'float32'): Task {
+  const elementBytes = dtype === 'float32' ? 4 : 2;
+  const { rows, columns, name, shape } = weight;
+  return {
+    weight,
+    kind: 'cast',
+    as: dtype,
+    outputs: [sized({ name, dtype: STORED[dtype], shape })],
+    length: rows,
+    step: weight.rowStep,
+    width: columns,
+    async block(begin, end, scratch, signal) {
+      const count = (end - begin) * columns;
+      const floats = await floatsOf(await weight.read(begin, end, scratch), count, columns, scratch, signal);
+      const begins = begin * columns * elementBytes;
+      const result = { bytesRead: bytesBehind(weight, end - begin) };
+      if (dtype === 'float32') {
+        return { ...result, pieces: [{ tensor: name, begin: begins, data: bytesOf(floats) }], sums: null };
+      }
+      const out = scratch.halves('cast', count);
+      await castTensorAsync(floats, { from: 'float32', to: dtype, out, signal });
+      const back = scratch.floats('back', count);
+      await castTensorAsync(out, { from: dtype, to: 'float32', out: back, signal });
+      const sums = await compareSumsAsync(floats, back, signal);
+      return { ...result, pieces: [{ tensor: name, begin: begins, data: bytesOf(out) }], sums };
+    },
+  };
+}
+
+/** How ranges are chosen; see `quantizeTensor`. */
+export type RangeMethod = 'minmax' | 'mse' | { readonly percentile: number };
+
+/** The buffers of a quantized block, out of scratch memory. */
+function resultIn(scratch: Scratch, writer: LayoutWriter, rows: number, columns: number): QuantizedTensor | null {
+  const { dtype, scheme, granularity, axis, groupSize } = writer.recipe;
+  const bits = /^(u?int|nf|fp)(\d)$/.exec(dtype)?.[2];
+  if (bits === undefined || (granularity !== 'per-group' && granularity !== 'per-channel')) return null;
+  const groups = groupSize === undefined ? 1 : Math.ceil(columns / groupSize);
+  const needsZeroPoints = scheme === 'asymmetric' || dtype.startsWith('u');
+  return {
+    dtype,
+    shape: [rows, columns],
+    scheme,
+    granularity,
+    ...(granularity === 'per-group' ? { groupSize: groupSize as number } : { axis: axis ?? 0 }),
+    data: scratch.bytes('codes', rows * Math.ceil((columns * Number(bits)) / 8)),
+    scales: scratch.floats('scales', rows * groups),
+    zeroPoints: needsZeroPoints ? scratch.integers('zeroPoints', rows * groups) : null,
+  };
+}
+
+/** max|x| of a whole weight. */
+async function largestOf(weight: Weight, blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<number> {
+  let largest = 0;
+  for (let begin = 0; begin < weight.rows; begin += blockRows) {
+    signal.throwIfAborted();
+    const end = Math.min(weight.rows, begin + blockRows);
+    const block = await weight.read(begin, end, scratch);
+    const floats = await floatsOf(block, (end - begin) * weight.columns, weight.columns, scratch, signal);
+    for (const value of floats) {
+      const magnitude = Math.abs(value);
+      if (magnitude > largest) largest = magnitude; // a NaN is found when it is quantized
+    }
+  }
+  return largest;
+}
+
+/** Rounds a weight to the nearest codes of a layout. */
+export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeMethod): Task {
+  const outline = outlineOf(weight);
+  const { rows, columns } = weight;
+  const { recipe } = writer;
+  const { needsLargest, ...how } = recipe;
+  const { dtype } = recipe;
+  // Those of the whole tensor are given, since a block of rows does not know the rest.
+  let whole: object = {};
+  const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
+  const common = {
+    dtype,
+    granularity: recipe.granularity,
+    ...(how.axis === undefined ? {} : { axis: how.axis }),
+    ...(how.groupSize === undefined ? {} : { groupSize: how.groupSize }),
+    ...(how.blockShape === undefined ? {} : { blockShape: how.blockShape }),
+    ...(isCodebook ? {} : { scheme: recipe.scheme }),
+    ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype: recipe.scaleDtype }),
+  };
+  return {
+    weight,
+    kind: 'quantized',
+    as: dtype,
+    outputs: writer.outputs(outline).map(sized),
+    length: rows,
+    step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
+    width: columns,
+    ...(needsLargest
+      ? {
+          async prepare(blockRows, scratch, signal) {
+            whole = parametersOfAll(recipe, await largestOf(weight, blockRows, scratch, signal));
+          },
+        }
+      : {}),
+    async block(begin, end, scratch, signal) {
+      const count = (end - begin) * columns;
+      const read = await weight.read(begin, end, scratch);
+      const input = read.kind === 'float' ? read.data : await floatsOf(read, count, columns, scratch, signal);
+      const inputDtype = read.kind === 'float' ? read.dtype : 'float32';
+      const out = resultIn(scratch, writer, end - begin, columns);
+      const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
+      const q = (await quantizeTensorAsync(input, {
+        ...common,
+        ...searched,
+        ...whole,
+        shape: [end - begin, columns],
+        inputDtype,
+        ...(out === null ? {} : { out }),
+        signal,
+        // The combination is checked at run time: TypeScript can't follow it through the spread.
+      } as never)) as QuantizedTensor;
+      const back = await dequantizeTensorAsync(q, { out: scratch.floats('back', count), signal });
+      const reference =
+        read.kind === 'float' ? await floatsOf(read, count, columns, scratch, signal) : (input as Float32Array);
+      const sums = await compareSumsAsync(reference, back, signal);
+      const pieces = await writer.encode(outline, begin, q, null);
+      return { pieces, sums, bytesRead: bytesBehind(weight, end - begin) };
+    },
+  };
+}
+
+/** What follows from the largest magnitude of a tensor: one scale for all, or the scale of scales. */
+function parametersOfAll({ dtype, scaleDtype }: LayoutWriter['recipe'], largest: number): object {
+  if (!Number.isFinite(largest)) return {}; // quantizing will name the element
+  const input = Float32Array.of(largest);
+  if (dtype === 'nvfp4') return { globalScale: quantizeTensor(input, { dtype }).globalScale };
+  return { scales: quantizeTensor(input, { dtype, scaleDtype } as never).scales };
+}
+
+/** A weight's own codes and scales in another layout, which has room for them. */
+export function repackTask(
+  weight: Weight,
+  writer: LayoutWriter,
+  refit: (tensor: QuantizedTensor) => Promise<QuantizedTensor>,
+): Task {
+  const outline = outlineOf(weight);
+  return {
+    weight,
+    kind: 'repacked',
+    as: writer.recipe.dtype,
+    outputs: writer.outputs(outline).map(sized),
+    length: weight.rows,
+    step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
+    width: weight.columns,
+    async block(begin, end, scratch) {
+      const read = await weight.read(begin, end, scratch);
+      if (read.kind !== 'quantized') throw new RangeError(`${weight.name} has no codes of its own`);
+      const pieces = await writer.encode(outline, begin, await refit(read.tensor), read.order);
+      return { pieces, sums: null, bytesRead: bytesBehind(weight, end - begin) };
+    },
+  };
+}
+
+export function leastCommonMultiple(a: number, b: number): number {
+  let [x, y] = [a, b];
+  while (y !== 0) [x, y] = [y, x % y];
+  return (a / x) * b;
+}

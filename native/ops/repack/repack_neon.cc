@@ -1,0 +1,2 @@
+#include "core/simd/neon.h"
+#include "ops/repack/repack_vector.h"

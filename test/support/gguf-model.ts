@@ -1,0 +1,59 @@
+/** A Hugging Face model as a GGUF file, with the pieces of lib/checkpoint/gguf and nothing else. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
+import { floatsOf } from '../../lib/checkpoint/floats.js';
+import { pairRows } from '../../lib/checkpoint/gguf/architecture.js';
+import { GgufWriter } from '../../lib/checkpoint/gguf/gguf-writer.js';
+import { describeModel } from '../../lib/checkpoint/gguf/metadata-of-model.js';
+import { planGguf } from '../../lib/checkpoint/gguf/model-plan.js';
+import type { GgufRecipe } from '../../lib/checkpoint/gguf/recipes.js';
+import { tokenizerMetadata } from '../../lib/checkpoint/gguf/tokenizer.js';
+import { Scratch } from '../../lib/checkpoint/scratch.js';
+import { weightsOf } from '../../lib/checkpoint/weights.js';
+import { castTensor, type GgufType, quantizeBlocks } from '../../lib/index.js';
+
+function encoded(dtype: string, values: Float32Array, rowLength: number): ArrayBufferView {
+  if (dtype === 'f32') return values;
+  if (dtype === 'f16') return castTensor(values, { from: 'float32', to: 'float16' });
+  if (dtype === 'bf16') return castTensor(values, { from: 'float32', to: 'bfloat16' });
+  return quantizeBlocks(values, { type: dtype as GgufType, rowLength });
+}
+
+/** Writes the model of a folder to `path`; `configName` is what config.json is called there. */
+export async function writeModel(
+  folder: string,
+  path: string,
+  recipe: GgufRecipe,
+  configName = 'config.json',
+): Promise<void> {
+  const config = JSON.parse(readFileSync(join(folder, configName), 'utf8')) as Record<string, unknown>;
+  const checkpoint = await openCheckpoint(folder);
+  const weights = await weightsOf(checkpoint);
+  const description = describeModel(config, folder);
+  const tokenizer = await tokenizerMetadata(folder, description.vocabularySize, config);
+  const { metadata, tensors } = planGguf(description, tokenizer, weights, { recipe, path: folder, name: 'test' });
+  const writer = await GgufWriter.create(path, tensors, metadata);
+  const scratch = new Scratch();
+  for (const { name, dtype, source, headRows, data } of tensors) {
+    let values = data;
+    let rowLength = data?.length ?? 0;
+    const weight = weights.find((candidate) => candidate.name === source);
+    if (weight !== undefined) {
+      const { rows, columns } = weight;
+      values = (await floatsOf(await weight.read(0, rows, scratch), rows * columns, columns, scratch)).slice();
+      rowLength = columns;
+    }
+    const result = encoded(dtype, values as Float32Array, rowLength);
+    let bytes = new Uint8Array(result.buffer, result.byteOffset, result.byteLength);
+    if (headRows > 1) {
+      const paired = new Uint8Array(bytes.length);
+      const units = weight?.shape.length === 1 ? weight.columns : (weight?.rows ?? 1);
+      pairRows(bytes, paired, bytes.length / units, headRows);
+      bytes = paired;
+    }
+    await writer.write(name, 0, bytes);
+  }
+  await writer.finish();
+  await checkpoint.close();
+}
