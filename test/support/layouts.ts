@@ -211,6 +211,8 @@ export function memoryCheckpoint(tensors: Tensors, config: object | null): Check
   return {
     path: 'memory',
     folder: 'memory',
+    container: 'safetensors',
+    gguf: null,
     files: [],
     tensors: new Map(stored.map((tensor) => [tensor.name, tensor])),
     config: config as Checkpoint['config'],
