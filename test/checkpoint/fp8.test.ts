@@ -2,9 +2,12 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { compressedTensorsWriter } from '../../lib/checkpoint/layouts/compressed-tensors/writer.js';
 import { fp8Writer } from '../../lib/checkpoint/layouts/fp8-writer.js';
 import type { Outline } from '../../lib/checkpoint/layouts/layout.js';
+import { Scratch } from '../../lib/checkpoint/scratch.js';
 import { quantizeTensor } from '../../lib/index.js';
+import { sameBytes } from '../support/bytes.js';
 import { temporaryFolder } from '../support/files.js';
 import {
   checkpointFolder,
@@ -66,7 +69,38 @@ describe('weights equal what PyTorch computes', () => {
     await withWeights(checkpointFolder(root, tensors, configOf(c.config), 3), async (weights) => {
       expect([...weights.keys()].sort()).toEqual(['a.weight', 'b.weight', 'norm.weight']);
       expect(weights.get('norm.weight')?.encoding.format).toBe('float');
-      expect(weights.get('b.weight')?.encoding).toMatchObject({ dtype: 'float8_e4m3fn', groupSize: 128 });
+      expect(weights.get('b.weight')?.encoding).toMatchObject({
+        dtype: 'float8_e4m3fn',
+        groupSize: null,
+        traits: ['blocks of 128×128', 'input dynamic'],
+      });
+    });
+  });
+
+  it('NVFP4 of ModelOpt becomes compressed-tensors without a change of codes and scales', async () => {
+    const c = cases.find(({ name }) => name.startsWith('NVFP4')) as Case;
+    await withWeights(checkpointFolder(root, layer(c, 'a'), configOf(c.config)), async (weights) => {
+      const weight = weights.get('a.weight');
+      if (weight === undefined) throw new Error('no weight');
+      const { rows, columns } = weight;
+      const block = await weight.read(0, rows, new Scratch());
+      if (block.kind !== 'quantized') throw new Error(block.kind);
+      const writer = compressedTensorsWriter({ format: 'nvfp4-pack-quantized', scaleDtype: 'bfloat16' });
+      const { tensor } = block;
+      const outline: Outline = { name: 'a.weight', rows, columns, dtype: 'bfloat16' };
+      const got = await written(
+        writer,
+        outline,
+        (begin, end) => ({ tensor: cutRows(tensor, begin, end), order: null }),
+        4,
+      );
+      const stored = layer(c, 'a');
+      for (const [to, from] of [
+        ['a.weight_packed', 'a.weight'],
+        ['a.weight_scale', 'a.weight_scale'],
+      ] as const) {
+        expect(sameBytes(got[to]?.data as Uint8Array, stored[from]?.data as Uint8Array), to).toBe(true);
+      }
     });
   });
 

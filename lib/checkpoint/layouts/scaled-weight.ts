@@ -157,6 +157,7 @@ export function sharingTraits(sharing: Sharing): { groupSize: number | null; tra
     case 'per-group':
       return { groupSize: sharing.groupSize, traits: [] };
     case 'per-block':
-      return { groupSize: sharing.blockShape[1], traits: [`block ${sharing.blockShape.join('×')}`] };
+      // A number alone would look like groups of one row.
+      return { groupSize: null, traits: [`blocks of ${sharing.blockShape.join('×')}`] };
   }
 }
