@@ -5,6 +5,7 @@
  */
 
 export type { WeightFormat } from './checkpoint/weight.js';
+export type { ReadingOptions } from './checkpoint/weights.js';
 export type {
   CodebookDtype,
   Float16ArrayLike,

@@ -3,13 +3,14 @@
  *
  * @module
  */
+import { invalidArgument } from '../errors.js';
 import type { Checkpoint } from './checkpoint.js';
-import { AWQ } from './layouts/awq.js';
+import { awqReader } from './layouts/awq.js';
 import { bitsandbytesReader } from './layouts/bitsandbytes/reader.js';
 import { compressedTensorsReader } from './layouts/compressed-tensors/reader.js';
 import { plainWeight } from './layouts/float.js';
 import { fp8Reader } from './layouts/fp8.js';
-import { ggufLayout } from './layouts/gguf.js';
+import { ggufReader } from './layouts/gguf.js';
 import { type GptqReaderOptions, gptqReader } from './layouts/gptq.js';
 import type { LayoutReader } from './layouts/layout.js';
 import type { Weight } from './weight.js';
@@ -17,9 +18,19 @@ import type { Weight } from './weight.js';
 /** What decides where files leave it open. */
 export type ReadingOptions = GptqReaderOptions;
 
+/** @internal */
+export const READING_OPTIONS = ['gptqVersion'] as const;
+
+/** @internal Checks what is said about reading. */
+export function checkReadingOptions({ gptqVersion }: { gptqVersion?: unknown }): ReadingOptions {
+  if (gptqVersion === undefined) return {};
+  if (gptqVersion !== 1 && gptqVersion !== 2) throw invalidArgument('gptqVersion', '1 or 2', gptqVersion);
+  return { gptqVersion };
+}
+
 /** Asked in this order; what none claims is a tensor of its own. */
 function layoutsOf(options: ReadingOptions): readonly LayoutReader[] {
-  return [ggufLayout, gptqReader(options), AWQ, compressedTensorsReader, bitsandbytesReader, fp8Reader];
+  return [ggufReader, gptqReader(options), awqReader, compressedTensorsReader, bitsandbytesReader, fp8Reader];
 }
 
 /**

@@ -6,7 +6,14 @@
 import { Command } from 'commander';
 import { type InspectedWeight, type Inspection, inspectCheckpoint } from '../pipeline/inspect.js';
 import { bytes } from './format.js';
-import { applyCommonOptions, type CommonFlags, interruptible, toJson, withCommonOptions } from './options.js';
+import {
+  applyCommonOptions,
+  type CommonFlags,
+  interruptible,
+  readingOf,
+  toJson,
+  withCommonOptions,
+} from './options.js';
 import { table } from './table.js';
 
 interface Flags extends CommonFlags {
@@ -75,7 +82,7 @@ function inspectionTable(inspection: Inspection, all: boolean): string {
 async function run(path: string, flags: Flags): Promise<void> {
   applyCommonOptions(flags);
   const inspection = await interruptible((signal) =>
-    inspectCheckpoint(path, { statistics: flags.statistics === true, signal }),
+    inspectCheckpoint(path, { ...readingOf(flags), statistics: flags.statistics === true, signal }),
   );
   if (flags.quiet === true) return;
   console.log(flags.json === true ? toJson(inspection) : inspectionTable(inspection, flags.all === true));

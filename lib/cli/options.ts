@@ -9,6 +9,7 @@ import { setNumThreads } from '../runtime.js';
 /** What every command has. */
 export interface CommonFlags {
   threads?: number;
+  gptqVersion?: 1 | 2;
   json?: boolean;
   quiet?: boolean;
 }
@@ -55,10 +56,21 @@ export function byteCount(text: string): number {
   return bytes;
 }
 
+function gptqVersion(text: string): 1 | 2 {
+  if (text !== '1' && text !== '2') throw new InvalidOption('Expected 1 or 2.');
+  return text === '1' ? 1 : 2;
+}
+
+/** What the options say about reading checkpoints. */
+export function readingOf({ gptqVersion }: CommonFlags): { gptqVersion?: 1 | 2 } {
+  return gptqVersion === undefined ? {} : { gptqVersion };
+}
+
 /** Adds what every command has. */
 export function withCommonOptions(command: Command): Command {
   return command
     .option('--threads <n>', 'threads to use (default: all processors)', positiveInteger)
+    .option('--gptq-version <1|2>', 'version of a GPTQ checkpoint whose config and data leave it open', gptqVersion)
     .option('--json', 'print the result as JSON, and no progress')
     .option('-q, --quiet', 'print nothing but errors');
 }

@@ -6,7 +6,7 @@
 import type { Command } from 'commander';
 import type { RunOptions, RunReport, RunStart } from '../pipeline/carry-out.js';
 import { bytes } from './format.js';
-import { byteCount, type CommonFlags, interruptible, toJson } from './options.js';
+import { byteCount, type CommonFlags, interruptible, readingOf, toJson } from './options.js';
 import { progressDisplay } from './progress.js';
 import { reportTable } from './table.js';
 
@@ -49,6 +49,7 @@ export async function runAndReport(
   const display = isTalking ? progressDisplay(process.stderr) : null;
   const report = await interruptible((signal) =>
     work({
+      ...readingOf(flags),
       output,
       overwrite: flags.overwrite === true,
       restart: flags.restart === true,

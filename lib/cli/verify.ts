@@ -13,6 +13,7 @@ import {
   interruptible,
   number,
   positiveInteger,
+  readingOf,
   toJson,
   withCommonOptions,
 } from './options.js';
@@ -87,6 +88,7 @@ async function run(original: string, quantized: string, flags: Flags): Promise<v
   const display = flags.quiet === true || flags.json === true ? null : progressDisplay(process.stderr);
   const report = await interruptible((signal) =>
     verifyCheckpoint(original, quantized, {
+      ...readingOf(flags),
       worstRows: flags.worstRows,
       signal,
       onProgress: (progress) => display?.update(progress),

@@ -8,6 +8,7 @@ import { basename, resolve, sep } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
 import { Output } from '../checkpoint/output.js';
+import { checkReadingOptions, READING_OPTIONS, type ReadingOptions } from '../checkpoint/weights.js';
 import { CheckpointError, InvalidArgumentError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
 import { capabilities } from '../runtime.js';
 import * as validate from '../validate.js';
@@ -30,7 +31,7 @@ export interface RunStart {
 }
 
 /** How a plan is carried out. */
-export interface RunOptions {
+export interface RunOptions extends ReadingOptions {
   /** The folder to create; for `gguf` the file, whose name ends in `.gguf`. */
   readonly output: string;
   /** Whether to replace `output` if it exists. Default false. */
@@ -71,6 +72,7 @@ export interface RunReport {
 
 /** @internal */
 export const RUN_OPTIONS = [
+  ...READING_OPTIONS,
   'output',
   'overwrite',
   'restart',
@@ -94,6 +96,7 @@ export function checkRunOptions(given: Record<string, unknown>): void {
     }
   }
   validate.abortSignal('signal', given['signal']);
+  checkReadingOptions(given);
 }
 
 async function identityOf(path: string): Promise<InputIdentity> {

@@ -7,7 +7,7 @@ import { type Checkpoint, type Json, openCheckpoint } from '../checkpoint/checkp
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
-import { weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { CheckpointError, InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
@@ -207,7 +207,7 @@ export async function convertCheckpoint(input: string, options: ConvertCheckpoin
   checked.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = await planConversion(checkpoint, await weightsOf(checkpoint), checked);
+    const plan = await planConversion(checkpoint, await weightsOf(checkpoint, checkReadingOptions(checked)), checked);
     return await carryOut(input, checkpoint, plan, checked);
   } finally {
     await checkpoint.close();

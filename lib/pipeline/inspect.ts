@@ -7,12 +7,12 @@ import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { floatsOf } from '../checkpoint/floats.js';
 import { Scratch } from '../checkpoint/scratch.js';
 import { storedBytes, type Weight, type WeightFormat } from '../checkpoint/weight.js';
-import { weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, READING_OPTIONS, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 
 /** Options of {@link inspectCheckpoint}. */
-export interface InspectOptions {
+export interface InspectOptions extends ReadingOptions {
   /** Whether the weights are read for {@link WeightStatistics}. Default false: only headers are read. */
   readonly statistics?: boolean;
   readonly signal?: AbortSignal;
@@ -133,14 +133,19 @@ async function statisticsOf(weight: Weight, signal: AbortSignal | undefined): Pr
  */
 export async function inspectCheckpoint(path: string, options: InspectOptions = {}): Promise<Inspection> {
   if (typeof path !== 'string') throw new InvalidArgumentError('path', 'Expected path to be a path.');
-  const given = validate.options<InspectOptions>('options', options, new Set(['statistics', 'signal']));
+  const given = validate.options<InspectOptions>(
+    'options',
+    options,
+    new Set([...READING_OPTIONS, 'statistics', 'signal']),
+  );
   const withStatistics = validate.boolean('statistics', given.statistics, false);
   const signal = validate.abortSignal('signal', given.signal);
+  const reading = checkReadingOptions(given);
   const checkpoint = await openCheckpoint(path);
   try {
     const weights: InspectedWeight[] = [];
     const encodings = new Map<string, { weights: number; bytes: number }>();
-    for (const weight of await weightsOf(checkpoint)) {
+    for (const weight of await weightsOf(checkpoint, reading)) {
       signal?.throwIfAborted();
       const { format, dtype, groupSize, traits } = weight.encoding;
       const bytes = storedBytes(weight);

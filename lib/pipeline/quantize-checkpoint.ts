@@ -5,7 +5,7 @@
  */
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { Weight } from '../checkpoint/weight.js';
-import { weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
@@ -70,7 +70,7 @@ export async function quantizeCheckpoint(
   checked.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), checked);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint, checkReadingOptions(checked)), checked);
     return await carryOut(input, checkpoint, plan, checked);
   } finally {
     await checkpoint.close();

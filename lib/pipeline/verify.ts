@@ -8,7 +8,7 @@ import { floatsOf } from '../checkpoint/floats.js';
 import { Scratch } from '../checkpoint/scratch.js';
 import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
-import { weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, READING_OPTIONS, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import {
   addSums,
@@ -23,7 +23,7 @@ import type { Progress } from './run.js';
 import { leastCommonMultiple } from './task.js';
 
 /** Options of {@link verifyCheckpoint}. */
-export interface VerifyOptions {
+export interface VerifyOptions extends ReadingOptions {
   /** Rows listed for each tensor, those with the lowest SQNR first. Default 3. */
   readonly worstRows?: number;
   /** Called after each block of rows. */
@@ -80,7 +80,7 @@ export interface VerificationReport {
   readonly seconds: number;
 }
 
-const OPTIONS: ReadonlySet<string> = new Set(['worstRows', 'onProgress', 'signal']);
+const OPTIONS: ReadonlySet<string> = new Set([...READING_OPTIONS, 'worstRows', 'onProgress', 'signal']);
 
 /** Elements of a block. */
 const BLOCK_ELEMENTS = 2 ** 20;
@@ -249,6 +249,7 @@ export async function verifyCheckpoint(
   }
   const worstRows = given.worstRows === undefined ? 3 : validate.integer('worstRows', given.worstRows, 0);
   const signal = validate.abortSignal('signal', given.signal);
+  const reading = checkReadingOptions(given);
   const start = performance.now();
   signal?.throwIfAborted();
   const a = await openCheckpoint(original);
@@ -257,7 +258,7 @@ export async function verifyCheckpoint(
     throw error;
   });
   try {
-    const [ours, theirs] = [await weightsOf(a), await weightsOf(b)];
+    const [ours, theirs] = [await weightsOf(a, reading), await weightsOf(b, reading)];
     const byName = new Map(theirs.map((weight) => [weight.name, weight]));
     const names = new Set(ours.map(({ name }) => name));
     const pairs = ours.flatMap((weight) => {

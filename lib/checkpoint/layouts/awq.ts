@@ -156,7 +156,7 @@ function checkConfig(config: IntegerConfig): void {
  * @throws CheckpointError from `claim`: `LAYOUT_INVALID`; `LAYOUT_UNSUPPORTED` for the versions gemv, gemv_fast and marlin;
  *   `CONFIG_INVALID`.
  */
-export const AWQ: LayoutReader = {
+export const awqReader: LayoutReader = {
   format: 'awq',
   async claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]> {
     const config = await integerConfigOf(checkpoint);

@@ -161,7 +161,7 @@ function outerScaleFor(tensor: StoredTensor, checkpoint: Checkpoint): StoredTens
  * Everything in a GGUF file. Names and rows of architectures that lowbit knows (`llama`, which Mistral is too, `qwen2`,
  * `qwen3`) are those of Hugging Face; other names stay as they are, `rope_freqs.weight` among them.
  */
-export const ggufLayout: LayoutReader = {
+export const ggufReader: LayoutReader = {
   format: 'gguf',
   async claim(checkpoint, left) {
     const { gguf: metadata, path } = checkpoint;
