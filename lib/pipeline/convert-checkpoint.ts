@@ -88,6 +88,21 @@ async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal 
   return null;
 }
 
+/** The writer of a setting; with float32 scales if those of the model's type can't hold the weight's. */
+async function writerFor(
+  weight: Weight,
+  spec: LayerSpec,
+  signal: AbortSignal | undefined,
+): Promise<{ writer: LayoutWriter; key: string; reason: string | null }> {
+  const usual = writerOf(spec, weight.dtype ?? 'float32');
+  const reason = await misfit(weight, usual.writer, signal);
+  if (reason === null || usual.writer.recipe.scaleDtype === 'float32') return { ...usual, reason };
+  const wide = writerOf(spec, 'float32');
+  if (wide.writer.recipe.scaleDtype !== 'float32') return { ...usual, reason };
+  const rest = await misfit(weight, wide.writer, signal);
+  return rest === null ? { writer: wide.writer, key: `${wide.key} float32`, reason: null } : { ...usual, reason };
+}
+
 async function planConversion(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
@@ -123,8 +138,7 @@ async function planConversion(
       continue;
     }
     const spec = settingFor(weight, options);
-    const { writer, key } = writerOf(spec, weight.dtype ?? 'float32');
-    const reason = await misfit(weight, writer, signal);
+    const { writer, key, reason } = await writerFor(weight, spec, signal);
     if (reason !== null && (!requantize || writer.refusal(outlineOf(weight)) !== null)) {
       refusals.push({ weight, reason });
       continue;
