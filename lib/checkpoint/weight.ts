@@ -63,7 +63,8 @@ export interface Weight {
   /**
    * Reads rows `begin` … `end`. The arrays belong to `scratch`, and are valid until the next call with it.
    *
-   * @throws CheckpointError, {@link StoredTensor.read}'s, and `LAYOUT_INVALID` where the data contradict the layout.
+   * @throws CheckpointError, {@link StoredTensor.read}'s, and `LAYOUT_INVALID` or `LAYOUT_SCALE` where the data contradict
+   *   the layout.
    */
   read(begin: number, end: number, scratch: Scratch): Promise<RowBlock>;
 }

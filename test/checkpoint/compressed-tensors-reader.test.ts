@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { temporaryFolder } from '../support/files.js';
 import { checkpointFolder, floatBytes, rawTensor, type Tensors, withWeights } from '../support/layouts.js';
@@ -107,7 +108,7 @@ describe('config groups', () => {
   });
 
   it('an expression made to run for ever is stopped', async () => {
-    const config = groups({ g: { targets: ['re:(a+)+$'], weights: four.weights } });
+    const config = groups({ g: { targets: Array(50).fill('re:(a+)+$'), weights: four.weights } });
     const path = checkpointFolder(root, layer(`${'a'.repeat(50)}!`, four.tensors), config);
     await expect(withWeights(path, async () => 0)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
@@ -165,12 +166,18 @@ describe('config groups', () => {
 describe('without config.json', () => {
   // Blocks need a config; 4-bit codes in bytes look like 8-bit ones; without a version words of 3 bits can be undecided.
   const alone = cases.filter(({ name, format, weights }) => {
-    if (name === 'float block' || format === 'float-quantized') return false;
+    if (name === 'float block' || name === 'float channel') return false;
     return format !== 'pack-quantized' || [1, 2, 4, 8].includes(weights['num_bits'] as number);
   });
   it.each(alone.map((c) => [c.version, c.name, c] as const))('%s: %s', async (_, __, c) => {
     const path = checkpointFolder(root, layer('a', c.tensors));
     await expectWeights(path, { 'a.weight': c });
+  });
+
+  it('a single file', async () => {
+    const c = named('pack 4 bits group asym f32');
+    const file = join(checkpointFolder(root, layer('a', c.tensors), { unread: true }), 'model.safetensors');
+    await expectWeights(file, { 'a.weight': c });
   });
 
   it('a group size that the shape does not tell is asked for', async () => {

@@ -16,8 +16,9 @@ export interface LayoutReader {
   /**
    * Takes the tensors of the weights that are stored in this layout out of `left`, and returns those weights.
    *
-   * @throws CheckpointError `LAYOUT_INVALID` if parts are missing or contradict each other, `LAYOUT_AMBIGUOUS` if two
-   *   readings are possible and neither config nor data decide.
+   * @throws CheckpointError `LAYOUT_MISSING_PART`, `LAYOUT_DTYPE`, `LAYOUT_SHAPE`, `LAYOUT_SCALE` (a number that can't be a
+   *   scale), `LAYOUT_INVALID` where parts contradict each other otherwise, `LAYOUT_UNSUPPORTED` for a layout that is known
+   *   but not read, `LAYOUT_AMBIGUOUS` if two readings are possible and neither config nor data decide.
    */
   claim(checkpoint: Checkpoint, left: Map<string, StoredTensor>): Promise<Weight[]>;
 }

@@ -13,7 +13,6 @@ import { floatDtypeOf } from '../float.js';
 import {
   activationParts,
   checkDtype,
-  checkShape,
   elementCount,
   layoutError,
   matrixShape,
@@ -34,15 +33,8 @@ import {
 } from '../scaled-weight.js';
 import type { ConfigGroup, WeightArguments } from './config.js';
 import { columnOrder } from './group-index.js';
-import {
-  packingOfVersion,
-  packingsOf,
-  possibleReadings,
-  type Reading,
-  readShape,
-  unpackZeroPoints,
-  wordsFor,
-} from './packing.js';
+import { packingOfVersion, packingsOf, possibleReadings, type Reading, readShape, wordsFor } from './packing.js';
+import { checkZeros, zeroPointsOf } from './zero-points.js';
 
 /** How codes are stored, as far as types and names tell. */
 type Kind = 'packed-int' | 'int' | 'float' | 'nvfp4' | 'mxfp4' | 'mxfp8';
@@ -232,83 +224,12 @@ function packedCodes(
   return { codes: read, unsigned, codeBits: unsigned ? bits : 8 };
 }
 
-/** Zero points that are stored one to a byte, in the shape of the scales. */
-function byteZeroPoints(
-  tensor: StoredTensor,
-  [rows, columns]: readonly [number, number],
-  sharing: Sharing,
-  { lowest, highest, offset }: { lowest: number; highest: number; offset: number },
-): NonNullable<ScaledWeightSpec['zeroPoints']> {
-  const { groups, rowsPerScale } = scaleGrid(rows, columns, sharing);
-  return async (begin, end, scratch) => {
-    const first = Math.floor(begin / rowsPerScale) * groups;
-    const count = Math.ceil(end / rowsPerScale) * groups - first;
-    const stored = scratch.bytes('zero points stored', count);
-    await tensor.read(first, stored);
-    const signed = new Int8Array(stored.buffer, 0, count);
-    const out = scratch.integers('zero points', count);
-    for (let i = 0; i < count; i++) {
-      const value = signed[i] as number;
-      if (value < lowest || value > highest) {
-        const message = `expected zero points from ${lowest} to ${highest}, but element ${first + i} is ${value}`;
-        throw layoutError('LAYOUT_INVALID', tensor, message);
-      }
-      out[i] = value + offset;
-    }
-    return out;
-  };
-}
-
-function zeroPointsOf(
-  layer: StoredLayer,
-  sharing: Sharing,
-  reading: Reading | null,
-  bits: number,
-  unsigned: boolean,
-): ScaledWeightSpec['zeroPoints'] {
-  const { zeroPoint, shape } = layer;
-  if (zeroPoint === undefined) return null;
-  const grid = scaleGrid(shape[0], shape[1], sharing);
-  const half = 2 ** (bits - 1);
-  checkDtype(zeroPoint, reading === null ? ['I8'] : ['I32', 'I8']);
-  if (zeroPoint.dtype === 'I8') {
-    checkScaleShape(zeroPoint, grid);
-    return byteZeroPoints(zeroPoint, shape, sharing, { lowest: -half, highest: half - 1, offset: unsigned ? half : 0 });
-  }
-  const stored = reading as Reading;
-  if (sharing.granularity === 'per-tensor' || sharing.granularity === 'per-block') {
-    throw layoutError(
-      'LAYOUT_DTYPE',
-      zeroPoint,
-      `expected I8, because zero points ${sharing.granularity} are not packed`,
-    );
-  }
-  checkShape(zeroPoint, [wordsFor(shape[0], bits, stored.packing), grid.groups]);
-  return async (begin, end, scratch) => {
-    const fields = await unpackZeroPoints(zeroPoint, stored, begin, end, scratch);
-    if (!unsigned) for (let i = 0; i < fields.length; i++) fields[i] = (fields[i] as number) - half;
-    return fields;
-  };
-}
-
 /** Types of floats that formats of fixed blocks hold. */
 const FIXED = {
   nvfp4: { dtype: 'nvfp4', shown: 'nvfp4', scales: ['F8_E4M3'] },
   mxfp4: { dtype: 'mxfp4', shown: 'mxfp4', scales: ['U8', 'F8_E8M0'] },
   mxfp8: { dtype: 'mxfp8_e4m3', shown: 'mxfp8_e4m3', scales: ['U8', 'F8_E8M0'] },
 } as const;
-
-/** Zero points of floats mean nothing; older writers stored zeros. */
-async function checkZeros(tensor: StoredTensor): Promise<void> {
-  const step = 1 << 20;
-  for (let begin = 0; begin < tensor.bytes; begin += step) {
-    const bytes = new Uint8Array(Math.min(step, tensor.bytes - begin));
-    await tensor.read(begin, bytes);
-    if (bytes.some((byte) => byte !== 0 && byte !== 0x80)) {
-      throw layoutError('LAYOUT_UNSUPPORTED', tensor, 'expected zeros: zero points of float codes are not read');
-    }
-  }
-}
 
 async function orderOf(layer: StoredLayer, args: WeightArguments | null, sharing: Sharing): Promise<Int32Array | null> {
   const { groupIndex, codes, shape } = layer;
@@ -371,7 +292,7 @@ export async function layerWeight(
       reading === null
         ? { codes: storedCodes(codes, 'int8', shape[1]), unsigned: false, codeBits: 8 }
         : packedCodes(layer, reading);
-    const zeroPoints = zeroPointsOf(layer, sharing, reading, bits, read.unsigned);
+    const zeroPoints = zeroPointsOf(layer.zeroPoint, shape, sharing, reading, bits, read.unsigned);
     const words = reading?.packing === 'padded' ? ['padded words'] : [];
     return scaledWeight({
       ...common,

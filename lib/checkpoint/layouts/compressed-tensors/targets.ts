@@ -9,12 +9,12 @@ import { createContext, Script } from 'node:vm';
 import { CheckpointError } from '../../../errors.js';
 import type { CompressedConfig, ConfigGroup } from './config.js';
 
-/** An expression that takes longer than this over all names was made to. */
+/** Expressions that together take longer than this over all names were made to. */
 const TIMEOUT_MS = 2000;
 const LONGEST_PATTERN = 10_000;
 
 /** Those of `names` whose beginning a Python expression matches. It comes from a file: it must not run for ever. */
-function matching(pattern: string, names: readonly string[], path: string): Set<string> {
+function matching(pattern: string, names: readonly string[], path: string, deadline: number): Set<string> {
   const fail = (why: string, cause?: unknown): never => {
     const message = `The target ${JSON.stringify(`re:${pattern.slice(0, 200)}`)} in ${path} ${why}.`;
     throw new CheckpointError('CONFIG_INVALID', message, { path, cause });
@@ -33,11 +33,11 @@ function matching(pattern: string, names: readonly string[], path: string): Set<
   const context = createContext({ expression, names });
   try {
     const found = new Script('names.filter((name) => expression.test(name))').runInContext(context, {
-      timeout: TIMEOUT_MS,
+      timeout: Math.max(1, Math.ceil(deadline - performance.now())),
     }) as string[];
     return new Set(found);
   } catch (cause) {
-    return fail(`takes longer than ${TIMEOUT_MS} ms to match the names of the layers`, cause);
+    return fail(`needs more than the ${TIMEOUT_MS} ms that matching the names of the layers may take`, cause);
   }
 }
 
@@ -47,12 +47,13 @@ export function groupsOfLayers(config: CompressedConfig, layers: readonly string
   const byExpression = new Map<string, ConfigGroup>();
   const byClass: ConfigGroup[] = [];
   const known = new Set(layers);
+  const deadline = performance.now() + TIMEOUT_MS;
   for (const group of config.groups) {
     if (group.weights === null) continue;
     let isClass = false;
     for (const target of group.targets) {
       if (target.startsWith('re:')) {
-        for (const layer of matching(target.slice(3), layers, config.path)) {
+        for (const layer of matching(target.slice(3), layers, config.path, deadline)) {
           if (!byExpression.has(layer)) byExpression.set(layer, group);
         }
       } else if (known.has(target)) {
