@@ -7,7 +7,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.js';
-import { readError } from './file.js';
+import { openForReading, readError } from './file.js';
 import type { GgufMetadata } from './gguf/metadata.js';
 import { openGgufModel, splitNameOf } from './gguf/split.js';
 import { SafetensorsFile } from './safetensors.js';
@@ -77,6 +77,21 @@ function weightMapOf(index: Json, path: string): Map<string, string> {
     result.set(tensor, file);
   }
   return result;
+}
+
+/** Whether a file is GGUF: by its name, or by its first letters where it has another one (as in Ollama's store). */
+async function isGgufFile(path: string): Promise<boolean> {
+  if (isGguf(path)) return true;
+  if (path.endsWith('.safetensors')) return false;
+  const handle = await openForReading(path);
+  try {
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(4), 0, 4, 0);
+    return bytesRead === 4 && buffer.toString('latin1') === 'GGUF';
+  } catch (cause) {
+    throw readError(path, cause);
+  } finally {
+    await handle.close();
+  }
 }
 
 interface FileNames {
@@ -180,7 +195,7 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const folder = isFolder ? path : dirname(path);
   const found: FileNames = isFolder
     ? await fileNamesOf(path)
-    : { container: isGguf(path) ? 'gguf' : 'safetensors', names: [basename(path)], weightMap: null };
+    : { container: (await isGgufFile(path)) ? 'gguf' : 'safetensors', names: [basename(path)], weightMap: null };
   const { container, names, weightMap } = found;
   if (container === 'gguf') return openGguf(path, isFolder ? path : null, join(folder, names[0] as string));
   const files: SafetensorsFile[] = [];

@@ -339,6 +339,12 @@ describe('openCheckpoint', () => {
     }
   });
 
+  it('knows a file by its first letters where its name says nothing', async () => {
+    const checkpoint = await openCheckpoint(split({ 'sha256-0123': model }));
+    expect(checkpoint).toMatchObject({ container: 'gguf', folder: null });
+    await checkpoint.close();
+  });
+
   it('prefers safetensors in a folder that has both', async () => {
     const data = safetensors({ a: { dtype: 'F32', shape: [1], data: new Float32Array(1) } });
     const checkpoint = await openCheckpoint(saveFolder({ 'model.safetensors': data, 'model.gguf': model }));

@@ -167,10 +167,18 @@ describe('names and rows', () => {
 });
 
 describe('plans', () => {
-  const description = describeModel(llama, 'm');
+  const description = describeModel({ ...llama, num_hidden_layers: 1 }, 'm');
+  const inLayer = ['input_layernorm', 'post_attention_layernorm', 'self_attn.o_proj', 'mlp.up_proj', 'mlp.down_proj'];
   const weights: ModelWeight[] = [
     { name: 'model.embed_tokens.weight', shape: [300, 64] },
     { name: 'model.layers.0.self_attn.q_proj.weight', shape: [64, 64] },
+    { name: 'model.layers.0.self_attn.k_proj.weight', shape: [32, 64] },
+    { name: 'model.layers.0.self_attn.v_proj.weight', shape: [32, 64] },
+    { name: 'model.layers.0.mlp.gate_proj.weight', shape: [96, 64] },
+    ...inLayer.map((name) => ({
+      name: `model.layers.0.${name}.weight`,
+      shape: name.endsWith('norm') ? [64] : [64, 64],
+    })),
     { name: 'model.layers.0.self_attn.k_proj.bias', shape: [32] },
     { name: 'model.layers.0.self_attn.rotary_emb.inv_freq', shape: [8] },
     { name: 'model.norm.weight', shape: [64] },
@@ -184,6 +192,14 @@ describe('plans', () => {
     expect(tensors.map(({ name, dtype, headRows }) => [name, dtype, headRows])).toEqual([
       ['token_embd.weight', 'q4_0', 1],
       ['blk.0.attn_q.weight', 'q4_0', 16],
+      ['blk.0.attn_k.weight', 'q4_0', 16],
+      ['blk.0.attn_v.weight', 'q4_0', 1],
+      ['blk.0.ffn_gate.weight', 'q4_0', 1],
+      ['blk.0.attn_norm.weight', 'f32', 1],
+      ['blk.0.ffn_norm.weight', 'f32', 1],
+      ['blk.0.attn_output.weight', 'q4_0', 1],
+      ['blk.0.ffn_up.weight', 'q4_0', 1],
+      ['blk.0.ffn_down.weight', 'q4_0', 1],
       ['blk.0.attn_k.bias', 'f32', 16],
       ['output_norm.weight', 'f32', 1],
       // 64 columns are no block of q6_k.
@@ -196,6 +212,7 @@ describe('plans', () => {
     const tied = describeModel(
       {
         ...llama,
+        num_hidden_layers: 1,
         tie_word_embeddings: true,
         rope_scaling: { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 },
       },
@@ -212,6 +229,17 @@ describe('plans', () => {
     ['CONFIG_INVALID', { name: 'model.embed_tokens.weight', shape: [299, 64] }],
   ])('%s names the weight', (code, weight) => {
     expect(() => plan([...weights, weight])).toThrow(expect.objectContaining({ code, tensor: weight.name }));
+  });
+
+  it('a layer too many, or a weight of a layer missing, is named', () => {
+    const more = { name: 'model.layers.1.mlp.up_proj.weight', shape: [64, 64] };
+    expect(() => plan([...weights, more])).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', tensor: more.name }),
+    );
+    for (const name of ['model.layers.0.self_attn.v_proj.weight', 'model.norm.weight']) {
+      const fewer = weights.filter((weight) => weight.name !== name);
+      expect(() => plan(fewer)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID', tensor: name }));
+    }
   });
 
   it('a head that is missing, though nothing says that it is tied', () => {

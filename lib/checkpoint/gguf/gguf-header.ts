@@ -254,8 +254,7 @@ export class GgufHeaderParser {
 
   /** A 64-bit count or size; those past 2^53 come out as a number that no limit admits. */
   private uint64(): number {
-    const at = this.take(8);
-    return this.view.getUint32(at + 4, true) * 2 ** 32 + this.view.getUint32(at, true);
+    return uint64At(this.view, this.take(8));
   }
 
   private readHead(): void {
@@ -418,18 +417,21 @@ export class GgufHeaderParser {
     if (axes > LIMITS.axes) {
       this.refuse('GGUF_DIMENSIONS', `a tensor claims ${axes} dimensions; the limit is ${LIMITS.axes}`, name);
     }
-    const shape = new Array<number>(axes).fill(1);
+    const { view } = this;
+    const dims = this.take(8 * axes + 12);
+    const shape: number[] = [];
     let elements = 1;
     for (let axis = 0; axis < axes; axis++) {
-      const dim = this.uint64();
+      const dim = uint64At(view, dims + 8 * axis);
       // Axes are multiplied one after the other, so that a 0 behind them does not hide that the others are too large.
-      if (!Number.isSafeInteger(dim) || !Number.isSafeInteger(elements * dim)) {
+      elements *= dim;
+      if (dim > Number.MAX_SAFE_INTEGER || elements > Number.MAX_SAFE_INTEGER) {
         this.refuse('GGUF_SIZE_OVERFLOW', 'the dimensions of a tensor are too large to be true, or negative', name);
       }
-      shape[axes - 1 - axis] = dim;
-      elements *= dim;
+      shape.push(dim);
     }
-    const id = this.uint32();
+    shape.reverse();
+    const id = view.getUint32(dims + 8 * axes, true);
     const type = tensorTypeOf(id);
     if (type === undefined) {
       const removed = removedTypeName(id);
@@ -445,7 +447,7 @@ export class GgufHeaderParser {
       );
     }
     const bytes = (elements / type.blockLength) * type.blockBytes;
-    const offset = this.uint64();
+    const offset = uint64At(view, dims + 8 * axes + 4);
     if (offset !== this.dataEnd) {
       this.refuse('GGUF_OFFSET', `the data of a tensor begin at ${offset} instead of ${this.dataEnd}`, name);
     }
@@ -468,6 +470,10 @@ export class GgufHeaderParser {
     this.tensors.set(name, new GgufTensor(name, type.name, shape, bytes, offset, this.home));
     if (this.tensors.size === size) this.refuse('GGUF_DUPLICATE_TENSOR', 'a tensor comes twice', name);
   }
+}
+
+function uint64At(view: DataView, at: number): number {
+  return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
 }
 
 /** Little-endian bytes as numbers; the bytes may lie anywhere. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { CheckpointError } from '../../errors.js';
-import { ggufNameOf, isDerived, queryOrKey } from './architecture.js';
+import { type Architecture, ggufNameOf, hfNameOf, isDerived, queryOrKey } from './architecture.js';
 import type { GgufTensorSpec } from './gguf-writer.js';
 import { type GgufValue, ggufValue } from './metadata.js';
 import type { GgufDescription } from './metadata-of-model.js';
@@ -41,6 +41,34 @@ export interface GgufPlanOptions {
   readonly hasImportance?: boolean;
   /** The model's folder, for messages. */
   readonly path: string;
+}
+
+/** What every layer has. */
+const LAYER = ['attn_norm', 'attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_norm', 'ffn_gate', 'ffn_up', 'ffn_down'];
+
+/** Every layer must be there, and no other one: llama.cpp would refuse the file. */
+function checkLayers(tensors: readonly PlannedTensor[], layers: number, { name }: Architecture, path: string): void {
+  const invalid = (message: string, tensor?: string): never => {
+    throw new CheckpointError('CONFIG_INVALID', message, { path, tensor });
+  };
+  for (const { name: ggufName, source } of tensors) {
+    const layer = /^blk\.(\d+)\./.exec(ggufName)?.[1];
+    if (layer !== undefined && Number(layer) >= layers) {
+      invalid(
+        `config.json of ${path} says ${layers} layers, but there is ${JSON.stringify(source)}.`,
+        source ?? undefined,
+      );
+    }
+  }
+  const names = new Set(tensors.map((tensor) => tensor.name));
+  const kinds = name === 'qwen3' ? [...LAYER, 'attn_q_norm', 'attn_k_norm'] : LAYER;
+  const needed = Array.from({ length: layers }, (_, i) => kinds.map((kind) => `blk.${i}.${kind}.weight`)).flat();
+  for (const ggufName of ['output_norm.weight', ...needed]) {
+    if (!names.has(ggufName)) {
+      const source = hfNameOf({ name, pairsRows: false }, ggufName) ?? ggufName;
+      invalid(`${path} has ${layers} layers, says its config.json, but no weight ${JSON.stringify(source)}.`, source);
+    }
+  }
 }
 
 /**
@@ -87,11 +115,12 @@ export function planGguf(
       throw new CheckpointError('CONFIG_INVALID', message, { path });
     }
   }
+  const layers = Number(description.metadata.get(`${architecture.name}.block_count`)?.value);
+  checkLayers(tensors, layers, architecture, path);
   if (ropeFactors !== null) {
     const shape = [ropeFactors.length];
     tensors.push({ name: 'rope_freqs.weight', dtype: 'f32', shape, source: null, headRows: 1, data: ropeFactors });
   }
-  const layers = Number(description.metadata.get(`${architecture.name}.block_count`)?.value);
   const types = typesByRecipe(recipe, tensors, {
     architecture: architecture.name,
     layers,

@@ -58,7 +58,8 @@ const TYPES: readonly GgufTensorType[] = (
   ] as const
 ).map(([id, name, blockLength, blockBytes]) => ({ id, name, blockLength, blockBytes }));
 
-const BY_ID: ReadonlyMap<number, GgufTensorType> = new Map(TYPES.map((type) => [type.id, type]));
+const BY_ID: (GgufTensorType | undefined)[] = [];
+for (const type of TYPES) BY_ID[type.id] = type;
 const BY_NAME: ReadonlyMap<string, GgufTensorType> = new Map(TYPES.map((type) => [type.name, type]));
 
 /** Types that files had once; their numbers are not given away again. */
@@ -75,7 +76,7 @@ const REMOVED: ReadonlyMap<number, string> = new Map([
 
 /** The type with this number, or undefined. */
 export function tensorTypeOf(id: number): GgufTensorType | undefined {
-  return BY_ID.get(id);
+  return BY_ID[id];
 }
 
 /** The type with this name, or undefined. */
