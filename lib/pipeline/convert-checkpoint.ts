@@ -14,7 +14,7 @@ import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
-import { configOf, type Group, type Plan, planOf, refuse } from './plan.js';
+import { configOf, type Group, modelConfigOf, type Plan, planOf, refuse } from './plan.js';
 import { planGgufQuantization } from './plan-gguf.js';
 import { isLinear, layerOf } from './selection.js';
 import {
@@ -26,7 +26,7 @@ import {
   otherConfigs,
   writerOf,
 } from './spec.js';
-import { castTask, copyTask, outlineOf, quantizeTask, repackTask, type Task } from './task.js';
+import { castTask, keepTask, outlineOf, quantizeTask, repackTask, type Task } from './task.js';
 
 /** Options of {@link convertCheckpoint}. */
 export interface ConvertCheckpointOptions extends Omit<LayerSpec, 'format'>, RunOptions {
@@ -110,13 +110,13 @@ async function planConversion(
 ): Promise<Plan> {
   const { path } = checkpoint;
   const { to, floatDtype, requantize = false, signal } = options;
-  const config = { ...checkpoint.config };
+  const config = { ...modelConfigOf(checkpoint, weights) };
   delete config['quantization_config'];
   if (to === 'float') {
     const tasks = weights.map((weight) =>
       isQuantized(weight) || (floatDtype !== undefined && weight.dtype !== null && weight.dtype !== floatDtype)
         ? castTask(weight, floatDtype ?? weight.dtype ?? 'float32')
-        : copyTask(weight),
+        : keepTask(weight),
     );
     return planOf(safetensorsFiles(checkpoint, tasks), config, new Map(), decisionsOf(tasks));
   }
@@ -134,7 +134,7 @@ async function planConversion(
   const tasks: Task[] = [];
   for (const weight of weights) {
     if (!isQuantized(weight)) {
-      tasks.push(copyTask(weight));
+      tasks.push(keepTask(weight));
       continue;
     }
     const spec = settingFor(weight, options);

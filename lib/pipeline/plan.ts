@@ -4,13 +4,14 @@
  * @module
  */
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
+import { configOfMetadata } from '../checkpoint/gguf/config-of-metadata.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
 import { isChosen, isLinear, layerOf } from './selection.js';
 import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
-import { copyTask, outlineOf, quantizeTask, type Task } from './task.js';
+import { keepTask, outlineOf, quantizeTask, type Task } from './task.js';
 
 /** Everything that will happen. */
 export interface Plan {
@@ -140,7 +141,7 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
-    return writer === undefined ? copyTask(weight) : quantizeTask(weight, writer, spec.range ?? 'minmax');
+    return writer === undefined ? keepTask(weight) : quantizeTask(weight, writer, spec.range ?? 'minmax');
   });
   const files = safetensorsFiles(checkpoint, tasks);
   const ignored = weights.filter((weight) => isLinear(weight) && !writers.has(weight)).map(({ name }) => layerOf(name));
@@ -151,10 +152,16 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
       `${JSON.stringify(json, null, 2)}\n`,
     ]),
   );
-  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
+  return planOf(files, { ...modelConfigOf(checkpoint, weights), quantization_config: quantizationConfig }, texts, {
     tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
     range: spec.range ?? 'minmax',
   });
+}
+
+/** config.json of a model, or what it would be of one that comes from GGUF. */
+export function modelConfigOf({ config, gguf, path }: Checkpoint, weights: readonly Weight[]): Json | null {
+  if (gguf === null) return config;
+  return configOfMetadata(gguf, new Map(weights.map(({ name, shape }) => [name, shape])), path);
 }
 
 /** A plan of safetensors files. */

@@ -6,7 +6,7 @@
  */
 import { floatsOf } from '../checkpoint/floats.js';
 import type { LayoutWriter, Outline, Piece } from '../checkpoint/layouts/layout.js';
-import type { SafetensorsDtype } from '../checkpoint/safetensors.js';
+import { SAFETENSORS_DTYPES, type SafetensorsDtype } from '../checkpoint/safetensors.js';
 import { type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import type { Scratch } from '../checkpoint/scratch.js';
 import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js';
@@ -142,6 +142,12 @@ export function castTask(weight: Weight, dtype: LargeFloatDtype = weight.dtype ?
       return { ...result, pieces: [{ tensor: name, begin: begins, data: bytesOf(out) }], sums };
     },
   };
+}
+
+/** A weight as it is, in a safetensors file: its bytes, or from another container its values. */
+export function keepTask(weight: Weight): Task {
+  const isStored = weight.parts.every(({ dtype }) => SAFETENSORS_DTYPES.includes(dtype as SafetensorsDtype));
+  return isStored || weight.dtype === null ? copyTask(weight) : castTask(weight);
 }
 
 /** How ranges are chosen; see `quantizeTensor`. */
