@@ -10,8 +10,8 @@
 import { isUtf8 } from 'node:buffer';
 import type { FileHandle } from 'node:fs/promises';
 import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
-import { readFully } from '../file.js';
 import type { StoredTensor } from '../stored-tensor.js';
+import { GgufTensor, type Home, Shapes, uint64At } from './gguf-tensor.js';
 import {
   DEFAULT_ALIGNMENT,
   type GgufNumbers,
@@ -37,39 +37,6 @@ export const LIMITS = {
   /** Including the NUL that ggml keeps after it. */
   nameBytes: 64,
 } as const;
-
-/** Where the tensors of a file lie and how they are read: one for all of them. */
-interface Home {
-  readonly path: string;
-  readonly handle: FileHandle | null;
-  dataPosition: number;
-}
-
-/** A tensor of a GGUF file. Headers may have millions, so that each is one small object. */
-class GgufTensor implements StoredTensor {
-  constructor(
-    readonly name: string,
-    readonly dtype: string,
-    readonly shape: readonly number[],
-    readonly bytes: number,
-    private readonly offset: number,
-    private readonly home: Home,
-  ) {}
-
-  get path(): string {
-    return this.home.path;
-  }
-
-  get position(): number {
-    return this.home.dataPosition + this.offset;
-  }
-
-  async read(begin: number, into: Uint8Array): Promise<void> {
-    const { path, handle } = this.home;
-    if (handle === null) throw new RangeError(`${path} is not open`);
-    await readFully(path, handle, this.position + begin, into, this.name);
-  }
-}
 
 /** A header that was read completely. */
 export interface GgufHeader {
@@ -122,6 +89,7 @@ export class GgufHeaderParser {
   private readonly metadata = new Map<string, GgufValue>();
   private readonly tensors = new Map<string, StoredTensor>();
   private readonly home: Home;
+  private readonly shapes = new Shapes();
   private alignment: number = DEFAULT_ALIGNMENT;
   /** The end of the last tensor, padded. */
   private dataEnd = 0;
@@ -419,7 +387,6 @@ export class GgufHeaderParser {
     }
     const { view } = this;
     const dims = this.take(8 * axes + 12);
-    const shape: number[] = [];
     let elements = 1;
     for (let axis = 0; axis < axes; axis++) {
       const dim = uint64At(view, dims + 8 * axis);
@@ -428,9 +395,8 @@ export class GgufHeaderParser {
       if (dim > Number.MAX_SAFE_INTEGER || elements > Number.MAX_SAFE_INTEGER) {
         this.refuse('GGUF_SIZE_OVERFLOW', 'the dimensions of a tensor are too large to be true, or negative', name);
       }
-      shape.push(dim);
     }
-    shape.reverse();
+    const shape = this.shapes.at(view, dims, axes);
     const id = view.getUint32(dims + 8 * axes, true);
     const type = tensorTypeOf(id);
     if (type === undefined) {
@@ -470,10 +436,6 @@ export class GgufHeaderParser {
     this.tensors.set(name, new GgufTensor(name, type.name, shape, bytes, offset, this.home));
     if (this.tensors.size === size) this.refuse('GGUF_DUPLICATE_TENSOR', 'a tensor comes twice', name);
   }
-}
-
-function uint64At(view: DataView, at: number): number {
-  return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
 }
 
 /** Little-endian bytes as numbers; the bytes may lie anywhere. */
