@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { floatsOf } from '../../lib/checkpoint/floats.js';
-import { type GgufTensorSpec, GgufWriter } from '../../lib/checkpoint/gguf/gguf-writer.js';
+import { type GgufTensorSpec, writeGguf } from '../../lib/checkpoint/gguf/gguf-writer.js';
 import { type GgufValue, ggufValue } from '../../lib/checkpoint/gguf/metadata.js';
 import { Scratch } from '../../lib/checkpoint/scratch.js';
 import type { Weight } from '../../lib/checkpoint/weight.js';
@@ -29,11 +29,11 @@ async function weightsFrom(
   tensors: Given[],
 ): Promise<{ weights: Map<string, Weight>; order: string[]; close: () => Promise<void> }> {
   const path = join(folder, `${count++}.gguf`);
-  const writer = await GgufWriter.create(path, tensors, new Map(metadata));
+  const writer = await writeGguf(path, tensors, new Map(metadata));
   for (const { name, data } of tensors) {
     await writer.write(name, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
-  await writer.finish();
+  await writer.close();
   const checkpoint = await openCheckpoint(path);
   try {
     const weights = await weightsOf(checkpoint);

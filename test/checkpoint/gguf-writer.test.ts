@@ -4,9 +4,9 @@ import { describe, expect, it } from 'vitest';
 import { GgufFile } from '../../lib/checkpoint/gguf/gguf-file.js';
 import {
   type GgufTensorSpec,
-  GgufWriter,
   ggufFileBytes,
   ggufTensorBytes,
+  writeGguf,
 } from '../../lib/checkpoint/gguf/gguf-writer.js';
 import { type GgufMetadata, ggufValue } from '../../lib/checkpoint/gguf/metadata.js';
 import { OutputError } from '../../lib/index.js';
@@ -27,7 +27,7 @@ describe('the bytes of the reference writers', () => {
     const tensors = [...file.tensors.values()];
     expect(ggufFileBytes(tensors, file.metadata)).toBe(expected.length);
     const copy = fresh();
-    const writer = await GgufWriter.create(copy, tensors, file.metadata);
+    const writer = await writeGguf(copy, tensors, file.metadata);
     // Backwards and in small pieces: the order of writing must not matter.
     for (const tensor of tensors.reverse()) {
       expect(ggufTensorBytes(tensor)).toBe(tensor.bytes);
@@ -37,7 +37,7 @@ describe('the bytes of the reference writers', () => {
         await writer.write(tensor.name, begin, piece);
       }
     }
-    await writer.finish();
+    await writer.close();
     expect(readFileSync(copy).equals(expected)).toBe(true);
     await file.close();
   });
@@ -58,11 +58,11 @@ describe('what is written is read again', () => {
     const next = random(3);
     const tensors = Array.from({ length: 20 }, (_, i) => f32(`t${i}`, 1 + Math.floor(9 * next()), 3));
     const path = fresh();
-    const writer = await GgufWriter.create(path, tensors, metadata);
+    const writer = await writeGguf(path, tensors, metadata);
     for (const tensor of tensors) {
       await writer.write(tensor.name, 0, new Uint8Array(ggufTensorBytes(tensor)).fill(Number(tensor.name.slice(1))));
     }
-    await writer.finish();
+    await writer.close();
     const file = await GgufFile.open(path);
     expect(file.alignment).toBe(8);
     expect([...file.metadata]).toEqual([...metadata]);
@@ -78,7 +78,7 @@ describe('what is written is read again', () => {
 
   it('a file without tensors', async () => {
     const path = fresh();
-    await (await GgufWriter.create(path, [], new Map([['a', ggufValue.bool(true)]]))).finish();
+    await (await writeGguf(path, [], new Map([['a', ggufValue.bool(true)]]))).close();
     const file = await GgufFile.open(path);
     expect(file.metadata.get('a')).toEqual({ type: 'bool', value: true });
     await file.close();
@@ -92,24 +92,22 @@ describe('what the format can not hold', () => {
     ['GGUF_DIMENSIONS', [f32('a', 1, 1, 1, 1, 1)]],
   ];
   it.each(cases)('%s', async (code, tensors) => {
-    await expect(GgufWriter.create(fresh(), tensors, new Map())).rejects.toMatchObject({ code });
+    await expect(writeGguf(fresh(), tensors, new Map())).rejects.toMatchObject({ code });
   });
 
   it('refuses blocks that are not whole, unknown types and wrong alignments', async () => {
     const create = (tensors: GgufTensorSpec[], metadata: GgufMetadata = new Map()) =>
-      GgufWriter.create(fresh(), tensors, metadata);
+      writeGguf(fresh(), tensors, metadata);
     await expect(create([{ name: 'a', dtype: 'q4_k', shape: [128] }])).rejects.toThrow('no whole blocks of q4_k');
     await expect(create([{ name: 'a', dtype: 'q9', shape: [128] }])).rejects.toThrow('q9');
     await expect(create([], new Map([['general.alignment', ggufValue.uint32(24)]]))).rejects.toThrow('power of two');
   });
 
-  it('refuses to overwrite a file, bytes outside a tensor, and to finish early', async () => {
-    const path = fresh();
-    const writer = await GgufWriter.create(path, [f32('a', 2)], new Map());
-    await expect(GgufWriter.create(path, [], new Map())).rejects.toBeInstanceOf(OutputError);
+  it('refuses bytes outside a tensor, and places that can not be written', async () => {
+    const writer = await writeGguf(fresh(), [f32('a', 2)], new Map());
+    await expect(writeGguf(join(folder, 'absent', 'a.gguf'), [], new Map())).rejects.toBeInstanceOf(OutputError);
     await expect(writer.write('b', 0, new Uint8Array(1))).rejects.toThrow('not announced');
     await expect(writer.write('a', 4, new Uint8Array(5))).rejects.toThrow('has 8 bytes');
-    await expect(writer.finish()).rejects.toThrow('8 bytes');
-    await writer.abandon();
+    await writer.close();
   });
 });

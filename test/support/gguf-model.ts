@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { floatsOf } from '../../lib/checkpoint/floats.js';
 import { pairRows } from '../../lib/checkpoint/gguf/architecture.js';
-import { GgufWriter } from '../../lib/checkpoint/gguf/gguf-writer.js';
+import { writeGguf } from '../../lib/checkpoint/gguf/gguf-writer.js';
 import { describeModel } from '../../lib/checkpoint/gguf/metadata-of-model.js';
 import { planGguf } from '../../lib/checkpoint/gguf/model-plan.js';
 import type { GgufRecipe } from '../../lib/checkpoint/gguf/recipes.js';
@@ -33,7 +33,7 @@ export async function writeModel(
   const description = describeModel(config, folder);
   const tokenizer = await tokenizerMetadata(folder, description.vocabularySize, config);
   const { metadata, tensors } = planGguf(description, tokenizer, weights, { recipe, path: folder, name: 'test' });
-  const writer = await GgufWriter.create(path, tensors, metadata);
+  const writer = await writeGguf(path, tensors, metadata);
   const scratch = new Scratch();
   for (const { name, dtype, source, headRows, data } of tensors) {
     let values = data;
@@ -54,6 +54,6 @@ export async function writeModel(
     }
     await writer.write(name, 0, bytes);
   }
-  await writer.finish();
+  await writer.close();
   await checkpoint.close();
 }

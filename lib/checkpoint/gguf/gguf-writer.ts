@@ -6,8 +6,7 @@
  *
  * @module
  */
-import { type FileHandle, open } from 'node:fs/promises';
-import { CheckpointError, outputError } from '../../errors.js';
+import { CheckpointError } from '../../errors.js';
 import { TensorFile } from '../tensor-file.js';
 import { LIMITS } from './gguf-header.js';
 import {
@@ -193,84 +192,15 @@ export function ggufFileBytes(tensors: readonly GgufTensorSpec[], metadata: Gguf
 /**
  * Begins a GGUF file, or opens one that was begun with the same tensors.
  *
- * @throws {@link CheckpointError} for what the format can't hold; {@link OutputError}.
+ * @param tensors - In the order that the file is to have.
+ * @param metadata - In that order too; `general.alignment` says how tensors are aligned (32 without it).
+ * @throws {@link CheckpointError} `GGUF_TENSOR_NAME`, `GGUF_DUPLICATE_TENSOR`, `GGUF_DIMENSIONS` for what the format can't
+ *   hold; {@link OutputError}.
  */
-export function writeGguf(
+export async function writeGguf(
   path: string,
   tensors: readonly GgufTensorSpec[],
   metadata: GgufMetadata,
 ): Promise<TensorFile> {
   return TensorFile.open(path, planOf(path, tensors, metadata));
-}
-
-/** A file being written. */
-export class GgufWriter {
-  private constructor(
-    readonly path: string,
-    private readonly handle: FileHandle,
-    private readonly places: Plan['places'],
-    private missingBytes: number,
-  ) {}
-
-  /**
-   * Creates the file, which must not exist, and writes its header.
-   *
-   * @param tensors - In the order that the file is to have.
-   * @param metadata - In that order too; `general.alignment` says how tensors are aligned (32 without it).
-   * @throws {@link CheckpointError} `GGUF_TENSOR_NAME`, `GGUF_DUPLICATE_TENSOR`, `GGUF_DIMENSIONS` for what the format can't
-   *   hold; {@link OutputError}.
-   */
-  static async create(path: string, tensors: readonly GgufTensorSpec[], metadata: GgufMetadata): Promise<GgufWriter> {
-    const { header, places, fileBytes } = planOf(path, tensors, metadata);
-    let missing = 0;
-    for (const { bytes } of places.values()) missing += bytes;
-    let handle: FileHandle | undefined;
-    try {
-      handle = await open(path, 'wx');
-      const writer = new GgufWriter(path, handle, places, missing);
-      // What lies between the tensors is zeros.
-      await handle.truncate(fileBytes);
-      await writer.writeAt(0, header);
-      return writer;
-    } catch (cause) {
-      await handle?.close();
-      throw outputError(path, cause);
-    }
-  }
-
-  /** Writes bytes `begin` … `begin + data.length` of a tensor. Every byte must be written once. */
-  async write(name: string, begin: number, data: Uint8Array): Promise<void> {
-    const place = this.places.get(name);
-    if (place === undefined) throw new RangeError(`${name} was not announced`);
-    if (begin < 0 || begin + data.length > place.bytes) throw new RangeError(`${name} has ${place.bytes} bytes`);
-    this.missingBytes -= data.length;
-    await this.writeAt(place.position + begin, data);
-  }
-
-  private async writeAt(position: number, data: Uint8Array): Promise<void> {
-    let done = 0;
-    while (done < data.length) {
-      try {
-        done += (await this.handle.write(data, done, data.length - done, position + done)).bytesWritten;
-      } catch (cause) {
-        throw outputError(this.path, cause);
-      }
-    }
-  }
-
-  /** Makes sure that all is on disk, and closes the file. */
-  async finish(): Promise<void> {
-    if (this.missingBytes !== 0) throw new RangeError(`${this.missingBytes} bytes of ${this.path} were not written`);
-    try {
-      await this.handle.sync();
-      await this.handle.close();
-    } catch (cause) {
-      throw outputError(this.path, cause);
-    }
-  }
-
-  /** Closes the file as it is. */
-  async abandon(): Promise<void> {
-    await this.handle.close();
-  }
 }
