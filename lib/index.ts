@@ -4,6 +4,9 @@
  * @packageDocumentation
  */
 
+export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
+export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
+export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
 export type { ReadingOptions } from './checkpoint/weights.js';
 export type {
