@@ -15,7 +15,34 @@ interface Mixture {
   readonly base: string;
 }
 
-const MIXTURES = {
+/** A mixture of types, by llama-quantize's name in lower case. */
+export type GgufRecipe =
+  | 'f32'
+  | 'f16'
+  | 'bf16'
+  | 'q4_0'
+  | 'q4_1'
+  | 'q5_0'
+  | 'q5_1'
+  | 'q8_0'
+  | 'q2_k'
+  | 'q2_k_s'
+  | 'q3_k_s'
+  | 'q3_k_m'
+  | 'q3_k_l'
+  | 'q4_k_s'
+  | 'q4_k_m'
+  | 'q5_k_s'
+  | 'q5_k_m'
+  | 'q6_k'
+  | 'iq4_nl'
+  | 'iq4_xs'
+  | 'tq1_0'
+  | 'tq2_0'
+  | 'mxfp4'
+  | 'nvfp4';
+
+const MIXTURES: Readonly<Record<GgufRecipe, Mixture>> = {
   f32: { fileType: 0, base: 'f32' },
   f16: { fileType: 1, base: 'f16' },
   bf16: { fileType: 32, base: 'bf16' },
@@ -41,10 +68,7 @@ const MIXTURES = {
   // llama-quantize has MXFP4 only for the experts of a mixture; here it is a type like the others.
   mxfp4: { fileType: 38, base: 'mxfp4' },
   nvfp4: { fileType: 39, base: 'nvfp4' },
-} as const satisfies Record<string, Mixture>;
-
-/** A mixture of types, by llama-quantize's name in lower case. */
-export type GgufRecipe = keyof typeof MIXTURES;
+};
 
 /** Every recipe. */
 export const GGUF_RECIPES = Object.keys(MIXTURES) as readonly GgufRecipe[];

@@ -41,7 +41,7 @@ import { CODE_DTYPES, type CodeBits, codeBitsOf, selectCodes, transposeWords } f
 import { readColumns } from './strips.js';
 import { type GptqVersion, unpackZeroPoints, type ZeroPointForm } from './zero-points.js';
 
-/** Options of {@link gptqReader}. */
+/** Options of gptqReader. */
 export interface GptqReaderOptions {
   /** Which version the zero points are, whatever config and data say. */
   readonly gptqVersion?: GptqVersion;
