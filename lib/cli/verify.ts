@@ -3,7 +3,9 @@
  *
  * @module
  */
+import { rename, rm, writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
+import { outputError } from '../errors.js';
 import { type VerificationReport, verifyCheckpoint } from '../pipeline/verify.js';
 import { EXIT } from './exit-codes.js';
 import { bytes, decibels } from './format.js';
@@ -19,11 +21,13 @@ import {
 } from './options.js';
 import { progressDisplay } from './progress.js';
 import { table } from './table.js';
+import { verificationPage } from './verification-page.js';
 
 interface Flags extends CommonFlags {
   minSqnr?: number;
   minCosine?: number;
   worstRows: number;
+  html?: string;
 }
 
 /** Past this many tensors, only the worst are listed. */
@@ -83,6 +87,18 @@ function failures(report: VerificationReport, { minSqnr, minCosine }: Flags): st
   return found;
 }
 
+/** Writes a file that appears complete, or not at all. */
+async function writePage(path: string, page: string): Promise<void> {
+  const partial = `${path}.partial`;
+  try {
+    await writeFile(partial, page);
+    await rename(partial, path);
+  } catch (cause) {
+    await rm(partial, { force: true });
+    throw outputError(path, cause);
+  }
+}
+
 async function run(original: string, quantized: string, flags: Flags): Promise<void> {
   applyCommonOptions(flags);
   const display = flags.quiet === true || flags.json === true ? null : progressDisplay(process.stderr);
@@ -95,6 +111,7 @@ async function run(original: string, quantized: string, flags: Flags): Promise<v
     }),
   ).finally(() => display?.stop());
   const failed = failures(report, flags);
+  if (flags.html !== undefined) await writePage(flags.html, verificationPage(report, failed));
   if (flags.json === true) console.log(toJson({ ...report, failed }));
   else if (flags.quiet !== true) console.log(verificationTable(report));
   if (failed.length === 0) return;
@@ -110,12 +127,13 @@ export function verifyCommand(): Command {
       .argument('<quantized>', 'what was made from it')
       .option('--min-sqnr <dB>', 'fail if a tensor has a lower signal to quantization noise ratio', number)
       .option('--min-cosine <value>', 'fail if a tensor has a lower cosine similarity', number)
+      .option('--html <file>', 'write a page with charts and a table that sorts')
       .option('--worst-rows <n>', 'rows listed for each tensor', positiveInteger, 3),
   )
     .addHelpText(
       'after',
       `
-Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 a checkpoint can't be read,
+Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 a checkpoint can't be read, 4 the page can't be written,
 5 a tensor is missing, has another shape, or falls below --min-sqnr or --min-cosine, 130 interrupted.
 
 Example:
