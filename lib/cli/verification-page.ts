@@ -141,7 +141,7 @@ export function verificationPage(report: VerificationReport, failed: readonly st
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escaped(report.quantized)} – lowbit verify</title>
-<style>${asset('uplot/dist/uPlot.min.css')}${asset('sortable-tablesort/dist/sortable.min.css')}${STYLE}</style>
+<style>${asset('uplot/dist/uPlot.min.css')}${asset('sortable-tablesort/dist/sortable-base.min.css')}${STYLE}</style>
 </head>
 <body>
 <h1>What quantization cost</h1>

@@ -10,12 +10,14 @@ import type { Weight } from '../checkpoint/weight.js';
 import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { CheckpointError, InvalidArgumentError } from '../errors.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
+import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
 import { configOf, type Group, modelConfigOf, type Plan, planOf, refuse } from './plan.js';
-import { planGgufQuantization } from './plan-gguf.js';
+import { planGgufExactly, planGgufQuantization } from './plan-gguf.js';
 import { isLinear, layerOf } from './selection.js';
 import {
   type CheckpointFormat,
@@ -44,12 +46,15 @@ function isQuantized({ encoding }: Weight): boolean {
   return encoding.format !== 'float' && encoding.format !== 'other';
 }
 
+/** The codes in GGUF blocks that have one scale each. */
+const CODES_OF_BLOCKS: Readonly<Record<string, string>> = { q4_0: 'int4', q8_0: 'int8' };
+
 /** The setting that comes nearest to what a weight is stored as, where nothing else was asked for. */
 function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions): LayerSpec {
   const format = to as CheckpointFormat;
   const { dtype, groupSize, traits } = weight.encoding;
   const bits = /^u?int(\d)$/.exec(dtype)?.[1];
-  const own = bits === undefined ? dtype : `int${bits}`;
+  const own = bits === undefined ? (CODES_OF_BLOCKS[dtype] ?? dtype) : `int${bits}`;
   const known = FORMATS[format].dtypes.find((candidate) => candidate === own);
   const isInteger = /^int\d$/.test(given.dtype ?? known ?? 'int4');
   return {
@@ -66,26 +71,57 @@ function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions):
   };
 }
 
-/** Why a writer can't hold a weight's values, found by trying; null if it can. */
-async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
-  const refusal = writer.refusal(outlineOf(weight));
-  if (refusal !== null) return refusal;
+/** Why values can't be held, found by trying; null if they can. */
+async function misfitOf(
+  weight: Weight,
+  tryRows: (tensor: QuantizedTensor) => unknown,
+  signal: AbortSignal | undefined,
+): Promise<string | null> {
   const scratch = new Scratch();
   const step = weight.rowStep * Math.max(1, Math.floor(2 ** 20 / Math.max(1, weight.columns * weight.rowStep)));
   for (let begin = 0; begin < weight.rows; begin += step) {
     signal?.throwIfAborted();
-    const block = await weight.read(begin, Math.min(weight.rows, begin + step), scratch);
-    if (block.kind !== 'quantized')
-      return `${weight.encoding.dtype} can't be taken apart into codes and scales of this format`;
-    if (block.order !== null) return 'its columns are in the order of act-order, for which the format is not asked';
+    const end = Math.min(weight.rows, begin + step);
     try {
-      await fitted(block.tensor, writer.recipe);
+      const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
+      if (order !== null) return 'its columns are in the order of act-order, for which the format is not asked';
+      await tryRows(tensor);
     } catch (error) {
       if (error instanceof NoFit) return error.message;
       throw error;
     }
   }
   return null;
+}
+
+/** Why a writer can't hold a weight's values; null if it can. */
+async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
+  const refusal = writer.refusal(outlineOf(weight));
+  return refusal ?? misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), signal);
+}
+
+/** The smallest block type that holds each quantized weight exactly. */
+async function exactTypes(
+  weights: readonly Weight[],
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<Map<string, ExactType>> {
+  const types = new Map<string, ExactType>();
+  const refusals: { weight: Weight; reason: string }[] = [];
+  const quantized = weights.filter(isQuantized);
+  for (const weight of quantized) {
+    let reason: string | null = null;
+    for (const type of EXACT_TYPES) {
+      const why = await misfitOf(weight, (tensor) => blocksWith(tensor, type), signal);
+      if (why === null) types.set(weight.name, type);
+      reason ??= why;
+      if (why === null) break;
+    }
+    if (!types.has(weight.name)) refusals.push({ weight, reason: `no block type holds it: ${reason}` });
+  }
+  const remedy = 'Name a type, as gguf:q4_k_m, and pass requantize (--requantize) to quantize them again.';
+  refuse(refusals, quantized.length, path, remedy);
+  return types;
 }
 
 /** The writer of a setting; with float32 scales if those of the model's type can't hold the weight's. */
@@ -122,11 +158,8 @@ async function planConversion(
   }
   if (to === 'gguf') {
     const { dtype } = options;
-    return planGgufQuantization(checkpoint, weights, {
-      format: 'gguf',
-      ...(dtype === undefined ? {} : { dtype }),
-      requantize,
-    });
+    if (dtype !== undefined) return planGgufQuantization(checkpoint, weights, { format: 'gguf', dtype, requantize });
+    return planGgufExactly(checkpoint, weights, await exactTypes(weights, path, signal));
   }
   const groups = new Map<string, Group>();
   const refusals: { weight: Weight; reason: string }[] = [];

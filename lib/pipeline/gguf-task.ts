@@ -12,6 +12,7 @@ import type { LargeFloatDtype } from '../dtype.js';
 import { dequantizeBlocksAsync, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
+import { blocksWith, codesOf, type ExactType } from './grids-gguf.js';
 import { leastCommonMultiple, type Task } from './task.js';
 
 /** How a weight is stored in GGUF. */
@@ -74,9 +75,13 @@ async function asBlocks(
 /**
  * A weight as a tensor of a GGUF file. Blocks of the same type are taken over as they are.
  *
- * @param importance - How much errors count, for each column.
+ * @param options - `importance`: how much errors count, for each column; `exact`: the blocks hold the weight's own codes.
  */
-export function ggufTask(weight: Weight, { name, type, headRows }: GgufPlace, importance?: Float32Array): Task {
+export function ggufTask(
+  weight: Weight,
+  { name, type, headRows }: GgufPlace,
+  { importance, exact = false }: { importance?: Float32Array; exact?: boolean } = {},
+): Task {
   const { rows, columns, shape } = weight;
   const isVector = shape.length < 2;
   const float = FLOATS[type];
@@ -84,9 +89,10 @@ export function ggufTask(weight: Weight, { name, type, headRows }: GgufPlace, im
   const bytes = ggufTensorBytes(spec);
   const rowBytes = rows === 0 ? 0 : bytes / rows;
   const isSame = weight.encoding.format === 'gguf' && weight.encoding.dtype === type;
+  const isExact = exact && float === undefined && !isSame;
   return {
     weight,
-    kind: isSame ? 'repacked' : float === undefined ? 'quantized' : 'cast',
+    kind: isSame || isExact ? 'repacked' : float === undefined ? 'quantized' : 'cast',
     as: type,
     outputs: [{ ...spec, bytes }],
     length: rows,
@@ -99,6 +105,9 @@ export function ggufTask(weight: Weight, { name, type, headRows }: GgufPlace, im
       let encoded: Encoded;
       if (read.kind === 'blocks' && read.type === type) {
         encoded = { data: read.data, sums: null };
+      } else if (isExact) {
+        const { tensor } = codesOf(read, end - begin, columns);
+        encoded = { data: blocksWith(tensor, type as ExactType), sums: null };
       } else {
         const floats = await floatsOf(read, count, columns, scratch, signal);
         encoded =

@@ -14,10 +14,12 @@ import { fileTypeOf, type GgufRecipe, QUANTIZATION_VERSION, typesByRecipe } from
 import { tokenizerMetadata } from '../checkpoint/gguf/tokenizer.js';
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
+import type { GgufType } from '../tensor/blocks.js';
 import type { SizedFile } from './files.js';
 import { type GgufPlace, ggufTask } from './gguf-task.js';
 import type { Plan } from './plan.js';
 import { completed, type QuantizationSpec } from './spec.js';
+import type { Task } from './task.js';
 
 /** Numbers that follow from the config, as a weight. */
 function constantWeight(name: string, data: Float32Array): Weight {
@@ -146,12 +148,44 @@ export async function planGgufQuantization(
   const tasks = content.tensors
     .map((planned) => overridden(planned, spec))
     .map(({ weight, place }) => ggufTask(weight, place));
+  return planOfTasks(tasks, content.metadata, recipe);
+}
+
+/**
+ * A GGUF file with the very values of a quantized model: quantized weights in the block types that hold them, all others
+ * as they are.
+ *
+ * @param types - Block types of the quantized weights, by name.
+ */
+export async function planGgufExactly(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  types: ReadonlyMap<string, GgufType>,
+): Promise<Plan> {
+  const counts = new Map<GgufType, number>();
+  for (const type of types.values()) counts.set(type, (counts.get(type) ?? 0) + 1);
+  const [[most] = ['f16' as const]] = [...counts].sort(([, a], [, b]) => b - a);
+  const recipe = most as GgufRecipe;
+  const content =
+    checkpoint.container === 'gguf'
+      ? contentOfGguf(checkpoint, weights, recipe)
+      : await contentOfModel(checkpoint, weights, recipe);
+  const tasks = content.tensors.map(({ weight, place }) => {
+    const own =
+      weight.dtype === 'float32' || weight.shape.length < 2 ? 'f32' : weight.dtype === 'float16' ? 'f16' : 'bf16';
+    const type = types.get(weight.name);
+    return ggufTask(weight, { ...place, type: type ?? own }, { exact: type !== undefined });
+  });
+  return planOfTasks(tasks, content.metadata, recipe);
+}
+
+function planOfTasks(tasks: readonly Task[], metadata: GgufMetadata, recipe: GgufRecipe): Plan {
   const specs = tasks.flatMap((task) => task.outputs);
   const file: SizedFile = {
     name: 'model.gguf',
     tasks,
-    bytes: ggufFileBytes(specs, content.metadata),
-    open: (file) => writeGguf(file, specs, content.metadata),
+    bytes: ggufFileBytes(specs, metadata),
+    open: (file) => writeGguf(file, specs, metadata),
   };
   return {
     files: [file],
@@ -160,7 +194,7 @@ export async function planGgufQuantization(
     decisions: {
       recipe,
       tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
-      metadata: [...content.metadata.keys()],
+      metadata: [...metadata.keys()],
     },
     inputBytes: tasks.reduce((sum, { weight }) => sum + storedBytes(weight), 0),
     outputBytes: specs.reduce((sum, { bytes }) => sum + bytes, 0),

@@ -17,6 +17,7 @@ import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import { nestScales } from '../tensor/nested-scales.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import { codesOf } from './grids-gguf.js';
 
 /**
  * What happens to a weight: `copied` as it is stored, `cast` to another float type, `quantized`, or `repacked`: the same codes
@@ -303,9 +304,8 @@ export function repackTask(
     step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
     width: weight.columns,
     async block(begin, end, scratch) {
-      const read = await weight.read(begin, end, scratch);
-      if (read.kind !== 'quantized') throw new RangeError(`${weight.name} has no codes of its own`);
-      const pieces = await writer.encode(outline, begin, await refit(read.tensor), read.order);
+      const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
+      const pieces = await writer.encode(outline, begin, await refit(tensor), order);
       return { pieces, sums: null, bytesRead: bytesBehind(weight, end - begin) };
     },
   };

@@ -2,7 +2,7 @@
 // threads, as Node's own reads do. Each of those takes ten times as long as the system call that it makes.
 
 #if !defined(_WIN32)
-#define _FILE_OFFSET_BITS 64
+#define _FILE_OFFSET_BITS 64  // NOLINT(bugprone-reserved-identifier): what the C library asks for
 #include <fcntl.h>
 #include <unistd.h>
 #endif

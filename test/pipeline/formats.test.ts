@@ -219,6 +219,41 @@ describe('converting', () => {
     expect(config).toBeUndefined();
   });
 
+  it.each([
+    [{ format: 'gptq', groupSize: 32 }, 'q4_0'],
+    [{ format: 'awq', groupSize: 128 }, 'q8_0'],
+    [{ format: 'gptq_v2', dtype: 'int3', scheme: 'asymmetric', groupSize: 64 }, 'q8_0'],
+    [{ dtype: 'int8', groupSize: 32 }, 'q8_0'],
+    [{ dtype: 'int4', groupSize: null }, 'q4_0'],
+    [{ dtype: 'mxfp4' }, 'mxfp4'],
+  ] as [QuantizationSpec, string][])('%j becomes GGUF %s with the same values, and comes back', async (spec, type) => {
+    const [source, gguf, back] = [fresh({}), fresh({ format: 'gguf' }), fresh({})];
+    await quantizeCheckpoint(LLAMA, { ...spec, output: source });
+    const report = await convertCheckpoint(source, { to: 'gguf', output: gguf });
+    const kinds = report.tensors.filter(({ name }) => name.includes('proj')).map(({ kind, to }) => `${kind} ${to}`);
+    expect(new Set(kinds)).toEqual(new Set([`repacked ${type}`]));
+    expect((await verifyCheckpoint(source, gguf)).worst).toBeNull();
+    await convertCheckpoint(gguf, { to: 'compressed-tensors', output: back });
+    expect((await verifyCheckpoint(source, back)).worst).toBeNull();
+    const config = JSON.parse(readFileSync(join(back, 'config.json'), 'utf8'));
+    expect(config).toMatchObject({ architectures: ['LlamaForCausalLM'], hidden_size: 256, num_hidden_layers: 6 });
+  });
+
+  it('to GGUF names what no block holds, and quantizes again if it may', async () => {
+    const source = fresh({});
+    await quantizeCheckpoint(LLAMA, { dtype: 'nvfp4', output: source });
+    await expect(convertCheckpoint(source, { to: 'gguf', output: fresh({ format: 'gguf' }) })).rejects.toMatchObject({
+      code: 'UNSUPPORTED_PLAN',
+      message: expect.stringContaining('no block type holds it'),
+    });
+    const output = fresh({ format: 'gguf' });
+    await expect(convertCheckpoint(source, { to: 'gguf', dtype: 'q4_k_m', output })).rejects.toMatchObject({
+      code: 'ALREADY_QUANTIZED',
+    });
+    await convertCheckpoint(source, { to: 'gguf', dtype: 'q4_k_m', requantize: true, output });
+    expect((await verifyCheckpoint(source, output)).worst?.sqnrDb).toBeGreaterThan(15);
+  });
+
   it('makes groups smaller and codes wider, which loses nothing', async () => {
     const [source, target] = [fresh({}), fresh({})];
     await quantizeCheckpoint(LLAMA, { format: 'awq', groupSize: 128, output: source });

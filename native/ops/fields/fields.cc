@@ -78,7 +78,7 @@ constexpr PackRow kPackDense[] = {nullptr,       pack_dense<1>, pack_dense<2>, p
 // The top bits of 512 fields: a pattern that repeats after so many bytes, whatever their width.
 class TopBits {
  public:
-  TopBits(unsigned bits, bool flip) : bytes_(64 * bits) {
+  TopBits(unsigned bits, bool flip) : bytes_(std::size_t{64} * bits) {
     std::memset(mask_, 0, sizeof mask_);
     if (!flip) return;
     for (std::size_t i = 0; i < 512; i++) {
