@@ -178,6 +178,24 @@ async function openGguf(path: string, folder: string | null, file: string): Prom
   }
 }
 
+/** The tensors of all files, by name. */
+function tensorsOf(files: readonly SafetensorsFile[]): ReadonlyMap<string, StoredTensor> {
+  const [first] = files;
+  if (files.length === 1 && first !== undefined) return first.tensors;
+  const tensors = new Map<string, StoredTensor>();
+  for (const file of files) {
+    for (const tensor of file.tensors.values()) {
+      const other = tensors.get(tensor.name);
+      if (other !== undefined) {
+        const message = `Tensor ${JSON.stringify(tensor.name)} is both in ${other.path} and in ${file.path}.`;
+        throw new CheckpointError('INDEX_DUPLICATE_TENSOR', message, { path: file.path, tensor: tensor.name });
+      }
+      tensors.set(tensor.name, tensor);
+    }
+  }
+  return tensors;
+}
+
 /**
  * Opens a checkpoint and checks the headers of all its files.
  *
@@ -203,19 +221,8 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
     await Promise.all(files.map((file) => file.close()));
   };
   try {
-    const tensors = new Map<string, StoredTensor>();
-    for (const name of names) {
-      const file = await SafetensorsFile.open(join(folder, name));
-      files.push(file);
-      for (const tensor of file.tensors.values()) {
-        const other = tensors.get(tensor.name);
-        if (other !== undefined) {
-          const message = `Tensor ${JSON.stringify(tensor.name)} is both in ${other.path} and in ${file.path}.`;
-          throw new CheckpointError('INDEX_DUPLICATE_TENSOR', message, { path: file.path, tensor: tensor.name });
-        }
-        tensors.set(tensor.name, tensor);
-      }
-    }
+    for (const name of names) files.push(await SafetensorsFile.open(join(folder, name)));
+    const tensors = tensorsOf(files);
     for (const [tensor, name] of weightMap ?? []) {
       if (tensors.get(tensor)?.path !== join(folder, name)) {
         const message = `${INDEX_NAME} says that ${JSON.stringify(tensor)} is in ${name}, but it is not.`;

@@ -66,6 +66,50 @@ const FAULTS: readonly (readonly [CheckpointErrorCode, string])[] = [
   ['SAFETENSORS_TRAILING_DATA', 'there are bytes after the last tensor'],
 ];
 
+/** A file that tensors are read from. */
+interface Source {
+  readonly path: string;
+  readonly handle: FileHandle;
+  /** Reads that Node does not know of, and would close the file under. */
+  readonly reads: Set<Promise<void>>;
+}
+
+/** A tensor of a file. A class, since a header can have a million of them. */
+class FileTensor implements StoredTensor {
+  constructor(
+    protected readonly source: Source,
+    readonly name: string,
+    readonly dtype: SafetensorsDtype,
+    readonly shape: readonly number[],
+    readonly bytes: number,
+    readonly position: number,
+  ) {}
+
+  get path(): string {
+    return this.source.path;
+  }
+
+  read(begin: number, into: Uint8Array): Promise<void> {
+    const { path, handle } = this.source;
+    return readFully(path, handle, this.position + begin, into, this.name);
+  }
+}
+
+/** Where rows that lie apart can be read in one go. */
+class StridedTensor extends FileTensor {
+  async readRows(from: number, stride: number, rows: number, into: Uint8Array<SharedArrayBuffer>): Promise<void> {
+    const { path, handle, reads } = this.source;
+    // The strip that begins with a row's first byte is followed by the others.
+    const read = readStrided(path, handle, this.position + from, stride, rows, into, from === 0, this.name);
+    reads.add(read);
+    try {
+      await read;
+    } finally {
+      reads.delete(read);
+    }
+  }
+}
+
 /** An open safetensors file. */
 export class SafetensorsFile {
   /** Close with {@link SafetensorsFile.close}. */
@@ -74,9 +118,7 @@ export class SafetensorsFile {
     /** By name, in the order of their data. */
     readonly tensors: ReadonlyMap<string, StoredTensor>,
     readonly metadata: ReadonlyMap<string, string>,
-    private readonly handle: FileHandle,
-    /** Reads that Node does not know of, and would close the file under. */
-    private readonly reads: ReadonlySet<Promise<void>>,
+    private readonly source: Source,
   ) {}
 
   /**
@@ -87,9 +129,9 @@ export class SafetensorsFile {
   static async open(path: string): Promise<SafetensorsFile> {
     const handle = await openForReading(path);
     try {
-      const reads = new Set<Promise<void>>();
-      const { tensors, metadata } = await readHeader(path, handle, reads);
-      return new SafetensorsFile(path, tensors, metadata, handle, reads);
+      const source: Source = { path, handle, reads: new Set() };
+      const { tensors, metadata } = await readHeader(source);
+      return new SafetensorsFile(path, tensors, metadata, source);
     } catch (error) {
       await handle.close();
       throw error;
@@ -97,16 +139,16 @@ export class SafetensorsFile {
   }
 
   async close(): Promise<void> {
-    while (this.reads.size > 0) await Promise.allSettled(this.reads);
-    await this.handle.close();
+    const { reads, handle } = this.source;
+    while (reads.size > 0) await Promise.allSettled(reads);
+    await handle.close();
   }
 }
 
 async function readHeader(
-  path: string,
-  handle: FileHandle,
-  reads: Set<Promise<void>>,
+  source: Source,
 ): Promise<{ tensors: Map<string, StoredTensor>; metadata: Map<string, string> }> {
+  const { path, handle } = source;
   const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
     const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;
     throw new CheckpointError(code, `${path} is not a valid safetensors file: ${what}${about}.`, { path, tensor });
@@ -142,33 +184,16 @@ async function readHeader(
     return refuse(code, what + where, header.tensor);
   }
   const tensors = new Map<string, StoredTensor>();
+  const Tensor = canReadStrided ? StridedTensor : FileTensor;
   let dim = 0;
   header.names.forEach((name, i) => {
     const rank = header.ranks[i] as number;
+    const shape = new Array<number>(rank);
+    for (let axis = 0; axis < rank; axis++) shape[axis] = header.dims[dim++] as number;
     const begin = header.offsets[2 * i] as number;
-    const position = 8 + headerBytes + begin;
-    tensors.set(name, {
-      name,
-      dtype: SAFETENSORS_DTYPES[header.dtypes[i] as number] as SafetensorsDtype,
-      shape: Array.from(header.dims.subarray(dim, dim + rank)),
-      bytes: (header.offsets[2 * i + 1] as number) - begin,
-      path,
-      position,
-      read: (from, into) => readFully(path, handle, position + from, into, name),
-      ...(canReadStrided && {
-        readRows: async (from: number, stride: number, rows: number, into: Uint8Array<SharedArrayBuffer>) => {
-          // The strip that begins with a row's first byte is followed by the others.
-          const read = readStrided(path, handle, position + from, stride, rows, into, from === 0, name);
-          reads.add(read);
-          try {
-            await read;
-          } finally {
-            reads.delete(read);
-          }
-        },
-      }),
-    });
-    dim += rank;
+    const bytes = (header.offsets[2 * i + 1] as number) - begin;
+    const dtype = SAFETENSORS_DTYPES[header.dtypes[i] as number] as SafetensorsDtype;
+    tensors.set(name, new Tensor(source, name, dtype, shape, bytes, 8 + headerBytes + begin));
   });
   const metadata = new Map<string, string>();
   for (let i = 0; i < header.metadata.length; i += 2) {

@@ -40,12 +40,17 @@ function layoutsOf(options: ReadingOptions): readonly LayoutReader[] {
  */
 export async function weightsOf(checkpoint: Checkpoint, options: ReadingOptions = {}): Promise<Weight[]> {
   const left = new Map(checkpoint.tensors);
-  const weights: Weight[] = [];
-  for (const layout of layoutsOf(options)) weights.push(...(await layout.claim(checkpoint, left)));
-  for (const tensor of left.values()) weights.push(plainWeight(tensor));
-  const place = new Map([...checkpoint.tensors.keys()].map((name, i) => [name, i]));
-  const first = (weight: Weight) => Math.min(...weight.parts.map(({ name }) => place.get(name) ?? 0));
-  return weights
+  const claimed: Weight[] = [];
+  for (const layout of layoutsOf(options)) {
+    for (const weight of await layout.claim(checkpoint, left)) claimed.push(weight);
+  }
+  const plain = Array.from(left.values(), plainWeight);
+  if (claimed.length === 0) return plain;
+  if (plain.length === 0 && checkpoint.container === 'gguf') return claimed; // in the order of the file
+  const places = new Map<string, number>();
+  for (const name of checkpoint.tensors.keys()) places.set(name, places.size);
+  const first = ({ parts }: Weight) => Math.min(...parts.map(({ name }) => places.get(name) ?? 0));
+  return [...claimed, ...plain]
     .map((weight) => [first(weight), weight] as const)
     .sort(([a], [b]) => a - b)
     .map(([, weight]) => weight);

@@ -37,7 +37,9 @@ export function safetensorsFiles(checkpoint: Checkpoint, tasks: readonly Task[])
   const byPath = new Map<string, Task[]>();
   for (const task of tasks) {
     const path = task.weight.parts[0]?.path ?? checkpoint.path;
-    byPath.set(path, [...(byPath.get(path) ?? []), task]);
+    const own = byPath.get(path);
+    if (own === undefined) byPath.set(path, [task]);
+    else own.push(task);
   }
   return checkpoint.files.flatMap((file): SizedFile[] => {
     const own = byPath.get(file.path) ?? [];

@@ -49,7 +49,11 @@ export function refuse(
 ): void {
   if (refusals.length === 0) return;
   const byReason = new Map<string, Weight[]>();
-  for (const { weight, reason } of refusals) byReason.set(reason, [...(byReason.get(reason) ?? []), weight]);
+  for (const { weight, reason } of refusals) {
+    const alike = byReason.get(reason);
+    if (alike === undefined) byReason.set(reason, [weight]);
+    else alike.push(weight);
+  }
   const list = [...byReason]
     .map(([reason, weights]) => {
       const names = weights.map(({ name, shape }) => `  ${name} [${shape.join(', ')}]`).join('\n');

@@ -6,51 +6,83 @@
 import type { LargeFloatDtype } from '../../dtype.js';
 import type { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
-import type { RowBlock, Weight } from '../weight.js';
+import type { Encoding, RowBlock, Weight } from '../weight.js';
 
 const FLOATS: ReadonlyMap<string, LargeFloatDtype> = new Map([
   ['F32', 'float32'],
   ['F16', 'float16'],
   ['BF16', 'bfloat16'],
+  ['f32', 'float32'],
+  ['f16', 'float16'],
+  ['bf16', 'bfloat16'],
 ]);
 
 /** The float type of a stored tensor, or null if it holds something else. */
 export function floatDtypeOf(tensor: StoredTensor): LargeFloatDtype | null {
-  return FLOATS.get(tensor.dtype.toUpperCase()) ?? null;
+  return FLOATS.get(tensor.dtype) ?? null;
 }
 
 /** A shape as rows and columns. */
 export function matrixOf(shape: readonly number[]): { rows: number; columns: number } {
-  const columns = shape.at(-1) ?? 1;
-  return { rows: shape.slice(0, -1).reduce((product, dim) => product * dim, 1), columns };
+  let rows = 1;
+  for (let axis = 0; axis < shape.length - 1; axis++) rows *= shape[axis] as number;
+  return { rows, columns: shape.at(-1) ?? 1 };
+}
+
+const ENCODINGS = new Map<string, Encoding>();
+
+/** The encoding of a tensor on its own, one object for each type. */
+function encodingOf(dtype: LargeFloatDtype | null, stored: string): Encoding {
+  const name = dtype ?? stored;
+  let encoding = ENCODINGS.get(name);
+  if (encoding === undefined) {
+    encoding = { format: dtype === null ? 'other' : 'float', dtype: name, groupSize: null, traits: [] };
+    ENCODINGS.set(name, encoding);
+  }
+  return encoding;
+}
+
+/** A tensor on its own as a weight. A class, since a checkpoint can have a million of them. */
+class PlainWeight implements Weight {
+  readonly rows: number;
+  readonly columns: number;
+  readonly dtype: LargeFloatDtype | null;
+  readonly encoding: Encoding;
+  readonly rowStep = 1;
+
+  constructor(private readonly tensor: StoredTensor) {
+    const { rows, columns } = matrixOf(tensor.shape);
+    this.rows = rows;
+    this.columns = columns;
+    this.dtype = floatDtypeOf(tensor);
+    this.encoding = encodingOf(this.dtype, tensor.dtype);
+  }
+
+  get name(): string {
+    return this.tensor.name;
+  }
+
+  get shape(): readonly number[] {
+    return this.tensor.shape;
+  }
+
+  get parts(): readonly StoredTensor[] {
+    return [this.tensor];
+  }
+
+  async read(begin: number, end: number, scratch: Scratch): Promise<RowBlock> {
+    const { tensor, dtype, columns } = this;
+    if (dtype === null) throw new RangeError(`${tensor.name} is no float tensor`);
+    const count = (end - begin) * columns;
+    const elementBytes = dtype === 'float32' ? 4 : 2;
+    const bytes = scratch.bytes('input', count * elementBytes);
+    await tensor.read(begin * columns * elementBytes, bytes);
+    const data = dtype === 'float32' ? scratch.floats('input', count) : scratch.halves('input', count);
+    return { kind: 'float', dtype, data };
+  }
 }
 
 /** A tensor on its own as a weight. */
 export function plainWeight(tensor: StoredTensor): Weight {
-  const dtype = floatDtypeOf(tensor);
-  const { rows, columns } = matrixOf(tensor.shape);
-  return {
-    name: tensor.name,
-    shape: tensor.shape,
-    rows,
-    columns,
-    dtype,
-    encoding: {
-      format: dtype === null ? 'other' : 'float',
-      dtype: dtype ?? tensor.dtype,
-      groupSize: null,
-      traits: [],
-    },
-    parts: [tensor],
-    rowStep: 1,
-    async read(begin: number, end: number, scratch: Scratch): Promise<RowBlock> {
-      if (dtype === null) throw new RangeError(`${tensor.name} is no float tensor`);
-      const count = (end - begin) * columns;
-      const elementBytes = dtype === 'float32' ? 4 : 2;
-      const bytes = scratch.bytes('input', count * elementBytes);
-      await tensor.read(begin * columns * elementBytes, bytes);
-      const data = dtype === 'float32' ? scratch.floats('input', count) : scratch.halves('input', count);
-      return { kind: 'float', dtype, data };
-    },
-  };
+  return new PlainWeight(tensor);
 }

@@ -175,18 +175,18 @@ export const ggufReader: LayoutReader = {
       const scale = outerScaleFor(tensor, checkpoint);
       if (scale !== undefined) scales.add(scale);
     }
-    for (const tensor of [...left.values()]) {
-      left.delete(tensor.name);
+    for (const tensor of left.values()) {
       if (scales.has(tensor)) continue;
       const name = (architecture === null ? null : hfNameOf(architecture, tensor.name)) ?? tensor.name;
-      const other = names.get(name);
+      const other = architecture === null ? undefined : names.get(name);
       if (other !== undefined) {
         const message = `${path}: both ${JSON.stringify(other)} and ${JSON.stringify(tensor.name)} would be ${JSON.stringify(name)}.`;
         throw invalid(path, message, tensor.name);
       }
-      names.set(name, tensor.name);
+      if (architecture !== null) names.set(name, tensor.name);
       weights.push(new GgufWeight(name, tensor, outerScaleFor(tensor, checkpoint), heads?.rowsOf(tensor) ?? 1));
     }
+    left.clear();
     return weights;
   },
 };

@@ -44,14 +44,21 @@ function refuseLegacy(left: ReadonlyMap<string, StoredTensor>): void {
   }
 }
 
+const PART = /\.weight(?:_packed|_scale)?$/;
+
+/** Types of codes that are stored under the name of the weight. */
+const CODES: ReadonlySet<string> = new Set(['I8', 'F8_E4M3']);
+
 /** The layers that store a quantized weight, in the order of their first tensor. */
 function layersOf(left: ReadonlyMap<string, StoredTensor>, config: CompressedConfig | null): string[] {
   const layers = new Set<string>();
   for (const tensor of left.values()) {
-    const at = tensor.name.lastIndexOf('.');
-    if (at < 0) continue;
-    const layer = tensor.name.slice(0, at);
-    const part = tensor.name.slice(at + 1);
+    const { name, dtype } = tensor;
+    // Most tensors of a large file are none of these: they must not cost a string each.
+    if (!PART.test(name) || (name.endsWith('.weight') && !CODES.has(dtype))) continue;
+    const at = name.lastIndexOf('.');
+    const layer = name.slice(0, at);
+    const part = name.slice(at + 1);
     if (part === 'weight_packed') layers.add(layer);
     else if (part === 'weight' && isStoredWeight(tensor, left.get(`${layer}.weight_scale`), config)) layers.add(layer);
     else if (part === 'weight_scale' && config !== null && !left.has(`${layer}.weight_packed`)) {
