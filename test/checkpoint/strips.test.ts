@@ -36,7 +36,9 @@ describe('columns of a stored matrix', () => {
     [4, 600_000],
   ])('%i rows of %i bytes', async (rows, rowBytes) => {
     const { file, data, tensor } = await open(rows, rowBytes, `${rows}x${rowBytes}`);
-    const { readRows: _, ...slow } = tensor;
+    const { name, dtype, shape, bytes, path, position } = tensor;
+    const read: StoredTensor['read'] = (from, into) => tensor.read(from, into);
+    const slow: StoredTensor = { name, dtype, shape, bytes, path, position, read };
     for (const [begin, width] of [
       [0, 8],
       [0, rowBytes],
