@@ -20,7 +20,7 @@ export interface Comparison {
   readonly maxAbs: number;
 }
 
-/** @internal The sums behind a comparison; those of the parts of a tensor add up to those of the whole. */
+/** The sums behind a comparison; those of the parts of a tensor add up to those of the whole. */
 export interface ComparisonSums {
   count: number;
   referencePower: number;
