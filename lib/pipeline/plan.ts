@@ -141,7 +141,10 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
     if (reason === null) writers.set(weight, writer);
     else refusals.push({ weight, reason });
   }
-  const remedy = 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  const hasOneSetting = spec.format !== undefined && spec.format !== 'compressed-tensors';
+  const remedy = hasOneSetting
+    ? 'Choose other settings for all, or leave these in float (--exclude <regex>).'
+    : 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
   refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
