@@ -18,7 +18,7 @@ import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
 import { configOf, type Group, modelConfigOf, type Plan, planOf, refuse } from './plan.js';
 import { planGgufExactly, planGgufQuantization } from './plan-gguf.js';
-import { isLinear, layerOf } from './selection.js';
+import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import {
   type CheckpointDtype,
   type CheckpointFormat,
@@ -27,6 +27,7 @@ import {
   LAYER_OPTIONS,
   type LayerSpec,
   otherConfigs,
+  type WeightTraits,
   writerOf,
 } from './spec.js';
 import { castTask, keepTask, outlineOf, quantizeTask, repackTask, type Task } from './task.js';
@@ -107,6 +108,10 @@ function codesOfTraits(traits: readonly string[]): LayerSpec {
   return layout === undefined ? {} : { layout, ...(activations === undefined ? {} : { activations }) };
 }
 
+function noRoomForOrder(format: string): string {
+  return `its groups are those of act-order (g_idx), for which ${format} has no room`;
+}
+
 /**
  * Why values can't be held, found by trying; null if they can.
  *
@@ -125,10 +130,8 @@ async function misfitOf(
     const end = Math.min(weight.rows, begin + step);
     try {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
-      if (order !== null && unordered !== null) {
-        return `its groups are those of act-order (g_idx), for which ${unordered} has no room`;
-      }
       await tryRows(tensor);
+      if (order !== null && unordered !== null) return noRoomForOrder(unordered);
     } catch (error) {
       if (error instanceof NoFit) return error.message;
       throw error;
@@ -154,6 +157,10 @@ async function exactTypes(
   const refusals: { weight: Weight; reason: string }[] = [];
   const quantized = weights.filter(isQuantized);
   for (const weight of quantized) {
+    if (weight.encoding.traits.includes('act-order')) {
+      refusals.push({ weight, reason: noRoomForOrder('GGUF') });
+      continue;
+    }
     let reason: string | null = null;
     for (const type of EXACT_TYPES) {
       const why = await misfitOf(weight, (tensor) => blocksWith(tensor, type), 'GGUF', signal);
@@ -172,13 +179,13 @@ async function exactTypes(
 async function writerFor(
   weight: Weight,
   spec: LayerSpec,
-  ordered: boolean,
+  about: WeightTraits,
   signal: AbortSignal | undefined,
 ): Promise<{ writer: LayoutWriter; key: string; reason: string | null }> {
-  const usual = writerOf(spec, weight.dtype ?? 'float32', ordered);
+  const usual = writerOf(spec, weight.dtype ?? 'float32', about);
   const reason = await misfit(weight, usual.writer, signal);
   if (reason === null || usual.writer.recipe.scaleDtype === 'float32') return { ...usual, reason };
-  const wide = writerOf(spec, 'float32', ordered);
+  const wide = writerOf(spec, 'float32', about);
   if (wide.writer.recipe.scaleDtype !== 'float32') return { ...usual, reason };
   const rest = await misfit(weight, wide.writer, signal);
   return rest === null ? { writer: wide.writer, key: `${wide.key} float32`, reason: null } : { ...usual, reason };
@@ -211,14 +218,22 @@ async function planConversion(
   const written = new Set<Weight>();
   const tasks: Task[] = [];
   // One for all, since layers that engines fuse must be alike.
-  const ordered = weights.some(({ encoding }) => encoding.traits.includes('act-order'));
+  const about = {
+    ordered: weights.some(({ encoding }) => encoding.traits.includes('act-order')),
+    hasHead: checkpoint.container !== 'gguf' && weights.some((weight) => isQuantized(weight) && isHead(weight)),
+  };
   for (const weight of weights) {
     if (!isQuantized(weight)) {
       tasks.push(keepTask(weight));
       continue;
     }
+    // GGUF quantizes embeddings and the output head as well, which no engine looks for in the other formats.
+    if (checkpoint.container === 'gguf' && !isChosen(weight, {})) {
+      tasks.push(castTask(weight, 'float32'));
+      continue;
+    }
     const spec = settingFor(weight, options);
-    const { writer, key, reason } = await writerFor(weight, spec, ordered, signal);
+    const { writer, key, reason } = await writerFor(weight, spec, about, signal);
     if (reason !== null && (!requantize || writer.refusal(outlineOf(weight)) !== null)) {
       refusals.push({ weight, reason });
       continue;

@@ -134,7 +134,7 @@ async function signedCodes(
   const signed = Int16Array.from(codes, (code) => code - middle);
   const limit = 2 ** (bits - 1);
   if (bits < from.bits && signed.some((code) => code < -limit || code >= limit)) {
-    throw new NoFit(`${tensor.dtype} has more codes than int${bits}`);
+    throw new NoFit(`int${from.bits} has more codes than int${bits}`);
   }
   return packed(signed, rows, columns, bits);
 }
@@ -152,6 +152,7 @@ export async function fitted(tensor: QuantizedTensor, recipe: Recipe): Promise<Q
   const regroup = regrouping(tensor, recipe);
   const offsets = centred(tensor, source);
   if (offsets !== null && recipe.scheme === 'symmetric') throw new NoFit('it has zero points, and the scheme has none');
+  const data = await signedCodes(tensor, source, target.bits);
   const scales = regroup(tensor.scales);
   checkScales(scales, recipe.scaleDtype);
   let zeroPoints: Int32Array | null = null;
@@ -164,7 +165,7 @@ export async function fitted(tensor: QuantizedTensor, recipe: Recipe): Promise<Q
     shape: tensor.shape,
     scheme: recipe.scheme,
     ...sharingOf(recipe),
-    data: await signedCodes(tensor, source, target.bits),
+    data,
     scales,
     zeroPoints,
   };
@@ -184,7 +185,10 @@ function checkZeroPoints(zeroPoints: Int32Array, bits: number, { noLowestZeroPoi
 /** {@link fitted} for codes that stand for values of a table. */
 function fittedCodebook(tensor: QuantizedTensor, recipe: Recipe): QuantizedTensor {
   const { dtype, shape, scheme, data, zeroPoints } = tensor;
-  if (dtype !== recipe.dtype) throw new NoFit(`${dtype} is no ${recipe.dtype}`);
+  if (dtype !== recipe.dtype) {
+    const [from, to] = [dtype, recipe.dtype].map((name) => name.replace(/^u(?=int)/, ''));
+    throw new NoFit(`${from} is no ${to}`);
+  }
   if (dtype === 'nvfp4') checkNested(tensor);
   if (/^(mx|nvfp)/.test(dtype)) return tensor;
   checkScales(tensor.scales, recipe.scaleDtype);

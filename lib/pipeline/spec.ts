@@ -232,15 +232,22 @@ export function otherConfigs(spec: LayerSpec, config: Json, ignored: readonly st
   return new Map();
 }
 
+/** What must be known of the weights to write any of them. */
+export interface WeightTraits {
+  readonly ordered?: boolean;
+  readonly hasHead?: boolean;
+}
+
 /**
  * The layout's writer for a setting, and a key that is equal for equal settings.
  *
- * @param ordered - Whether weights may come in act-order: GPTQ's and compressed-tensors' layouts have room for that.
+ * @param about - What the weights are: `ordered`, whether they may come in act-order, for which GPTQ's and
+ *   compressed-tensors' layouts have room; `hasHead`, whether the output head is one of them, which GPTQ's config says.
  */
 export function writerOf(
   spec: LayerSpec,
   modelDtype: LargeFloatDtype,
-  ordered = false,
+  { ordered = false, hasHead = false }: WeightTraits = {},
 ): { writer: LayoutWriter; key: string } {
   const setting = completed(spec);
   const { format, dtype, scheme, groupSize } = setting;
@@ -253,7 +260,15 @@ export function writerOf(
       case 'gptq':
       case 'gptq_v2': {
         const tools = [`lowbit:${capabilities().version}`];
-        return gptqWriter({ bits, scheme, groupSize, version: format === 'gptq' ? 1 : 2, actOrder, tools });
+        return gptqWriter({
+          bits,
+          scheme,
+          groupSize,
+          version: format === 'gptq' ? 1 : 2,
+          actOrder,
+          lmHead: hasHead,
+          tools,
+        });
       }
       case 'awq':
         return awqWriter({ scheme, groupSize });
