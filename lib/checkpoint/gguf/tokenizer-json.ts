@@ -3,13 +3,14 @@
  * BPE over characters with a token for each byte, as SentencePiece has it (Llama 2, Mistral).
  *
  * Sources: huggingface/tokenizers (the file's fields); llama.cpp, `src/llama-vocab.cpp` (what its tokenizers do with a
- * vocabulary, and their regular expressions).
+ * vocabulary).
  *
  * @module
  */
 import { CheckpointError } from '../../errors.js';
 import type { Json } from '../checkpoint.js';
 import { type GgufValue, ggufValue } from './metadata.js';
+import { preTokenizerNameOf } from './pre-tokenizers.js';
 import { type AddedToken, TOKEN, Vocabulary } from './vocabulary.js';
 
 /** A vocabulary with what else belongs to it. */
@@ -34,23 +35,6 @@ function stepsOf(value: unknown): Json[] {
   const inner = value['normalizers'] ?? value['pretokenizers'] ?? value['processors'];
   return listOf(inner).flatMap(stepsOf);
 }
-
-const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const WORDS = '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+';
-const REST = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
-const UPPER = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]';
-const LOWER = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]';
-const CASED_REST = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
-const casedWords = (after: string) =>
-  `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${after}|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${after}`;
-
-/** Regular expressions that split texts into words, and llama.cpp's names for them. */
-const SPLITS: ReadonlyMap<string, string> = new Map([
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, 'llama-bpe'],
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, 'qwen2'],
-  [`${casedWords('')}|\\p{N}|${CASED_REST}`, 'tekken'],
-  [`${casedWords(`${CONTRACTIONS}?`)}|\\p{N}{1,3}|${CASED_REST}`, 'gpt-4o'],
-]);
 
 /** A tokenizer.json that is being read. */
 class Reader {
@@ -130,20 +114,8 @@ class Reader {
     const last = steps.pop() as Json;
     if (last['type'] !== 'ByteLevel') this.unsupported(`its pre-tokenizer does not end with ByteLevel`);
     if (last['add_prefix_space'] === true) this.unsupported('it puts a space before every text');
-    const splitsWords = last['use_regex'] !== false;
-    const [step] = steps;
-    if (step === undefined && splitsWords) return 'gpt-2';
-    if (steps.length === 1 && step?.['type'] === 'Digits' && step['individual_digits'] === true && splitsWords) {
-      return 'smollm';
-    }
-    if (steps.length === 1 && step?.['type'] === 'Split' && !splitsWords) {
-      const pattern = isObject(step['pattern']) ? step['pattern']['Regex'] : undefined;
-      const keepsAll =
-        (step['behavior'] === 'Isolated' && step['invert'] === false) ||
-        (step['behavior'] === 'Removed' && step['invert'] === true);
-      const name = typeof pattern === 'string' && keepsAll ? SPLITS.get(pattern) : undefined;
-      if (name !== undefined) return name;
-    }
+    const name = preTokenizerNameOf(steps, last['use_regex'] !== false);
+    if (name !== undefined) return name;
     return this.unsupported(
       `llama.cpp is not known to split texts as its pre-tokenizer does: ${JSON.stringify(steps)}`,
     );
