@@ -55,7 +55,7 @@ const wavelengthOf = (i: number, theta: number, count: number) => 2 * Math.PI * 
  */
 function isScaledBy(factors: Float32Array, scaling: Llama3Scaling, theta: number): boolean {
   const { factor, low, high, original } = scaling;
-  if (!(original > 0 && low > 0 && high > low)) return false;
+  if (!(Number.isInteger(original) && original > 0 && low > 0 && high > low)) return false;
   const rounding = 4 * 2 ** -23;
   return llama3Factors(scaling, theta, factors.length).every((expected, i) => {
     const got = factors[i] as number;
