@@ -45,6 +45,8 @@ class Reader {
   constructor(
     private readonly json: Json,
     private readonly path: string,
+    /** Tokens that other files of the folder add. */
+    private readonly more: readonly AddedToken[],
   ) {
     const model = json['model'];
     if (!isObject(model)) this.invalid('it has no "model"');
@@ -70,10 +72,13 @@ class Reader {
   }
 
   added(): AddedToken[] {
-    return listOf(this.json['added_tokens']).map(({ id, content, special }) => {
+    const own = listOf(this.json['added_tokens']).map(({ id, content, special }) => {
       if (typeof content !== 'string' || typeof id !== 'number') this.invalid('an added token lacks its id or content');
       return { id, content, special: special === true };
     });
+    // The file's own say best what they are; another file may know more of them.
+    const ids = new Set(own.map(({ id }) => id));
+    return [...own, ...this.more.filter(({ id }) => !ids.has(id))];
   }
 
   /** Pairs that are merged, the first ones first. */
@@ -110,6 +115,10 @@ class Reader {
 
   /** llama.cpp's name for how texts are split before pairs are merged. */
   preTokenizerName(): string {
+    // llama.cpp's own converter leaves NFC out as well; most texts are in this form.
+    for (const step of this.normalizer) {
+      if (step['type'] !== 'NFC') this.unsupported(`llama.cpp has no normalizer ${JSON.stringify(step)}`);
+    }
     const steps = [...this.preTokenizer];
     const last = steps.pop() as Json;
     if (last['type'] !== 'ByteLevel') this.unsupported(`its pre-tokenizer does not end with ByteLevel`);
@@ -154,11 +163,17 @@ const BYTE = /^<0x([0-9A-F]{2})>$/;
  *
  * @param json - The file.
  * @param size - Rows of the model's embedding.
+ * @param more - Tokens that other files of the folder add.
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`; `GGUF_UNSUPPORTED_TOKENIZER` for what llama.cpp would tokenize
  *   otherwise.
  */
-export function readTokenizerJson(json: Json, size: number, path: string): TokenizerEntries {
-  const reader = new Reader(json, path);
+export function readTokenizerJson(
+  json: Json,
+  size: number,
+  path: string,
+  more: readonly AddedToken[] = [],
+): TokenizerEntries {
+  const reader = new Reader(json, path, more);
   const { model } = reader;
   if (model['type'] !== undefined && model['type'] !== 'BPE') {
     reader.unsupported(`its model is ${JSON.stringify(model['type'])}; BPE can be`);
