@@ -4,6 +4,13 @@
  * @packageDocumentation
  */
 
+export {
+  type ImportanceEntry,
+  type ImportanceMatrix,
+  importanceOf,
+  readImatrix,
+  writeImatrix,
+} from './checkpoint/gguf/imatrix.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
 export type { ActivationDtype } from './checkpoint/layouts/compressed-tensors/writer.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
