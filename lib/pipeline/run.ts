@@ -7,7 +7,7 @@
 import { addon } from '../addon.js';
 import type { Piece } from '../checkpoint/layouts/layout.js';
 import type { Output } from '../checkpoint/output.js';
-import { Scratch } from '../checkpoint/scratch.js';
+import { pageOffsetFor, Scratch, sharedPages } from '../checkpoint/scratch.js';
 import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
@@ -163,11 +163,13 @@ export class Run {
   private async checksum(task: Task, writer: TensorFile): Promise<string> {
     const sums = new BigUint64Array(4);
     const largest = task.outputs.reduce((most, { bytes }) => Math.max(most, bytes), 0);
-    const buffer = new Uint8Array(Math.min(CHECKSUM_BYTES, largest));
+    const most = Math.min(CHECKSUM_BYTES, largest);
+    const buffer = sharedPages(most);
     for (const { name, bytes } of task.outputs) {
-      for (let begin = 0; begin < bytes; begin += buffer.length) {
+      for (let begin = 0; begin < bytes; begin += most) {
         this.stop.signal.throwIfAborted();
-        const part = buffer.subarray(0, Math.min(buffer.length, bytes - begin));
+        const length = Math.min(most, bytes - begin);
+        const part = new Uint8Array(buffer, pageOffsetFor(writer.positionOf(name, begin, length)), length);
         await writer.read(name, begin, part);
         addon.checksum(part, sums);
       }

@@ -77,7 +77,7 @@ export function copyTask(weight: Weight): Task {
     step: 1,
     width: 1,
     async block(begin, end, scratch) {
-      const data = scratch.bytes('input', end - begin);
+      const data = scratch.bytes('input', end - begin, (parts[0]?.position ?? 0) + begin);
       const pieces: Piece[] = [];
       let first = 0;
       for (const part of parts) {
@@ -217,7 +217,8 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
         }
       : {}),
     async block(begin, end, scratch, signal) {
-      const pieces = await writer.encode(outline, begin, await quantized(begin, end, scratch, signal), null);
+      const tensor = await quantized(begin, end, scratch, signal);
+      const pieces = await writer.encode(outline, begin, tensor, null, scratch);
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
@@ -275,7 +276,7 @@ export function repackTask(
     width: weight.columns,
     async block(begin, end, scratch) {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
-      const pieces = await writer.encode(outline, begin, await refit(tensor), order);
+      const pieces = await writer.encode(outline, begin, await refit(tensor), order, scratch);
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
