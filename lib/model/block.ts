@@ -30,6 +30,7 @@ import {
   type LayerCache,
   layerCache,
   rmsNorm,
+  turn,
   Workspace,
 } from './operations.js';
 import type { RotaryTables } from './rope.js';
@@ -97,9 +98,6 @@ export interface BlockContext {
 }
 
 const FORWARD_OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'onInput', 'until', 'signal']);
-
-/** Lets events happen, signals among them. */
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 export class Block implements DecoderBlock {
   private readonly replaced = new Map<LinearName, QuantizedTensor | Float32Array>();

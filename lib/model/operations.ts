@@ -6,6 +6,9 @@
 import { addon } from '../addon.js';
 import type { DecoderConfig } from './config.js';
 
+/** Lets events happen, signals among them. */
+export const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
 /** Arrays that are used again by one step after the other, by name. */
 export class Workspace {
   private readonly arrays = new Map<string, Float32Array>();
