@@ -44,7 +44,9 @@ describe('windows', () => {
     const together = await model.logits(ids, { windowLength: 20 });
     for (let window = 0; window < 3; window++) {
       const alone = await model.logits(ids.subarray(window * 20, (window + 1) * 20));
-      expect(largestDifference(together.subarray(window * 20 * 259, (window + 1) * 20 * 259), alone)).toBeLessThan(1e-5);
+      expect(largestDifference(together.subarray(window * 20 * 259, (window + 1) * 20 * 259), alone)).toBeLessThan(
+        1e-5,
+      );
     }
     const seen: number[] = [];
     await model.forEachLogits(ids, 20, (first, logits) => {
