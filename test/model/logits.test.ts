@@ -51,7 +51,8 @@ describe('windows', () => {
     const seen: number[] = [];
     await model.forEachLogits(ids, 20, (first, logits) => {
       seen.push(first);
-      expect(logits).toEqual(together.subarray(first * 20 * 259, first * 20 * 259 + logits.length));
+      const from = first * 20 * 259;
+      expect(largestDifference(logits, together.subarray(from, from + logits.length))).toBe(0);
     });
     expect(seen).toEqual([0]);
     expect(await model.logits(new Int32Array(0))).toEqual(new Float32Array(0));
@@ -65,8 +66,8 @@ describe('windows', () => {
     const one = await openModel(model.path, { residentBlocks: 'one' });
     for (const threads of [1, 2, 7]) {
       setNumThreads(threads);
-      expect(await model.logits(ids, { windowLength: 30 })).toEqual(expected);
-      expect(await one.logits(ids, { windowLength: 30 })).toEqual(expected);
+      expect(largestDifference(await model.logits(ids, { windowLength: 30 }), expected)).toBe(0);
+      expect(largestDifference(await one.logits(ids, { windowLength: 30 }), expected)).toBe(0);
       expect((await one.generate(ids, { maxTokens: 8 })).tokens).toEqual(text.tokens);
     }
     await model.close();
