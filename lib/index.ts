@@ -116,6 +116,10 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
+export type { Convention } from './methods/sweep.js';
 export {
   type EntropyOptions,
   entropyRange,
