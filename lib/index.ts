@@ -117,6 +117,8 @@ export {
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
 export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
 export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
 export { type RtnOptions, rtn } from './methods/rtn.js';
 export type { Convention } from './methods/sweep.js';
