@@ -92,17 +92,19 @@ describe('GPTQ', () => {
               scheme,
               ...(groupSize === null ? { granularity: 'per-channel' as const } : { groupSize }),
             } as const;
-            const nearest = await rtn(w, { ...target, statistics, range: 'mse' });
-            const plain = squaredError(w, values(nearest), statistics);
-            for (const order of ORDERS) {
-              const result = await gptq(w, statistics, { ...target, ...order });
-              expect(result.warnings).toEqual([]);
-              expect(result.order === null).toBe(
-                !(order.descAct === true && order.staticGroups !== true && groupSize !== null),
-              );
-              const got = squaredError(w, values(result), statistics);
-              // Independent inputs leave little to make up for: what sampling made of them.
-              if (!(got < plain)) expect.fail(`${JSON.stringify({ ...target, ...order })}: ${got}, rtn ${plain}`);
+            for (const range of ['minmax', 'mse'] as const) {
+              const nearest = await rtn(w, { ...target, statistics, range });
+              const plain = squaredError(w, values(nearest), statistics);
+              for (const order of ORDERS) {
+                const result = await gptq(w, statistics, { ...target, ...order, range });
+                expect(result.warnings).toEqual([]);
+                const sorted = order.descAct === true && order.staticGroups !== true && groupSize !== null;
+                expect(result.order !== null).toBe(sorted);
+                const got = squaredError(w, values(result), statistics);
+                if (!(got < plain)) {
+                  expect.fail(`${JSON.stringify({ ...target, ...order, range })}: ${got}, rtn ${plain}`);
+                }
+              }
             }
           }
         }

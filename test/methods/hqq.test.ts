@@ -21,7 +21,7 @@ interface Case {
   zero: EncodedArray;
 }
 
-const cases = readJson<{ cases: Case[] }>('methods', 'hqq.json').cases.filter(({ nbits }) => nbits > 1);
+const { cases } = readJson<{ cases: Case[] }>('methods', 'hqq.json');
 
 /** Σ|w − ŵ|^0.7 of scale · (code − zero). */
 function cost(w: Float32Array, values: (i: number) => number): number {
@@ -42,17 +42,23 @@ describe('HQQ', () => {
       c.axis === 1 ? w : Float32Array.from(w, (_v, i) => w[(i % size) * groups + Math.floor(i / size)] as number);
     const options = { shape: [groups, size], dtype: `uint${c.nbits}`, groupSize: size, roundZero: false } as const;
     const { tensor, zeros } = await hqq(groupFirst, options as never);
-    const codes = unpackCodes(tensor);
-    for (let i = 0; i < codes.length; i++) {
-      const at = c.axis === 1 ? i : (i % size) * groups + Math.floor(i / size);
-      if (codes[i] !== expected[at]) expect.fail(`code ${codes[i]} instead of ${expected[at]} at ${at}`);
-    }
     const zero = numbers(c.zero);
+    const close = 64 * 2 ** (c.nbits - 24); // of a mean of 64 numbers of the size of codes, added in another order
     for (let g = 0; g < groups; g++) {
       expect(Math.abs((tensor.scales[g] as number) / (scales[g] as number) - 1)).toBeLessThan(2 ** -22);
-      // The mean of 64 numbers of the size of codes, in another order.
-      expect(Math.abs((zeros[g] as number) - (zero[g] as number))).toBeLessThan(64 * 2 ** (c.nbits - 24));
+      expect(Math.abs((zeros[g] as number) - (zero[g] as number))).toBeLessThan(close);
     }
+    const codes = unpackCodes(tensor);
+    let different = 0;
+    for (let i = 0; i < codes.length; i++) {
+      const at = c.axis === 1 ? i : (i % size) * groups + Math.floor(i / size);
+      if (codes[i] === expected[at]) continue;
+      different++; // allowed next to a tie only
+      const g = Math.floor(i / size);
+      const steps = (groupFirst[i] as number) / (scales[g] as number) + (zero[g] as number);
+      expect(Math.abs(Math.abs(steps - Math.floor(steps)) - 0.5)).toBeLessThan(close);
+    }
+    expect(different).toBeLessThanOrEqual(c.nbits === 8 ? 2 : 0);
   });
 
   it('any sizes: a smaller norm of the errors than minimum and maximum give, integers as zero points', async () => {
