@@ -23,8 +23,8 @@ struct HqqKernels {
   void (*start)(const HqqArguments& arguments);
 
   // One step of the search: with q = clamp(round(x · steps + zero)), r = (q − zero) / steps, e = x − r and the shrunk
-  // error s = sign(e) · max(|e| − |e|^(power − 1) / beta, 0), the zero becomes mean(q − (x − s) · steps). Adds Σ |e| to
-  // errors[16], in float64. Powers of two and logarithms are those of core/simd, near to float32's precision.
+  // error s = sign(e) · max(|e| − |e|^(power − 1) / beta, 0), the zero becomes mean(q − (x − s) · steps), summed in
+  // float64. Adds Σ |e| to errors[16], in float64. Powers are to a few units in the last place (hqq_math.h).
   void (*step)(const HqqArguments& arguments, float power, float beta, double* errors);
 
   // codes[i · 16]: clamp(round(x · steps + zero)).

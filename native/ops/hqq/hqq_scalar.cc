@@ -56,7 +56,7 @@ void start(const HqqArguments& a) {
 void step(const HqqArguments& a, float power, float beta, double* errors) {
   for (std::size_t lane = 0; lane < kHqqLanes; lane++) {
     const float steps = a.steps[lane], zero = a.zeros[lane];
-    float sum = 0.0F;
+    double sum = 0.0;
     for (std::size_t i = 0; i < a.count; i++) {
       const float x = a.x[i * kHqqLanes + lane];
       const float q = code_of(x, steps, zero, a.highest);
@@ -66,9 +66,9 @@ void step(const HqqArguments& a, float power, float beta, double* errors) {
       float shrunk = size - power_of(size, power - 1.0F) / beta;
       shrunk = shrunk > 0.0F ? shrunk : 0.0F;
       shrunk = error < 0.0F ? 0.0F - shrunk : shrunk;
-      sum += q - (x - shrunk) * steps;
+      sum += static_cast<double>(q - (x - shrunk) * steps);
     }
-    a.zeros[lane] = sum / static_cast<float>(a.count);
+    a.zeros[lane] = static_cast<float>(sum / static_cast<double>(a.count));
   }
 }
 

@@ -53,7 +53,7 @@ void step(const HqqArguments& a, float power, float beta, double* errors) {
   const F32x16 steps = at(a.steps), zero = at(a.zeros), highest = broadcast(a.highest);
   const F32x16 exponent = broadcast(power - 1.0F), nothing = broadcast(0.0F);
   F64x8 low = load_lanes(errors), high = load_lanes(errors + kLanes / 2);
-  F32x16 sum = nothing;
+  F64x8 sum_low = broadcast(0.0), sum_high = sum_low;
   LOWBIT_NO_UNROLL
   for (std::size_t i = 0; i < a.count; i++) {
     const F32x16 x = at(a.x + i * kLanes);
@@ -64,9 +64,16 @@ void step(const HqqArguments& a, float power, float beta, double* errors) {
     high = add(high, widen_high(size));
     F32x16 shrunk = max(sub(size, div(power_of(size, exponent), broadcast(beta))), nothing);
     shrunk = select(less(error, nothing), sub(nothing, shrunk), shrunk);
-    sum = add(sum, sub(q, mul(sub(x, shrunk), steps)));
+    const F32x16 zeros = sub(q, mul(sub(x, shrunk), steps));
+    sum_low = add(sum_low, widen_low(zeros));
+    sum_high = add(sum_high, widen_high(zeros));
   }
-  put(a.zeros, div(sum, broadcast(static_cast<float>(a.count))));
+  double sums[kLanes];
+  store_lanes(sums, sum_low);
+  store_lanes(sums + kLanes / 2, sum_high);
+  for (std::size_t lane = 0; lane < kLanes; lane++) {
+    a.zeros[lane] = static_cast<float>(sums[lane] / static_cast<double>(a.count));
+  }
   store_lanes(errors, low);
   store_lanes(errors + kLanes / 2, high);
 }
