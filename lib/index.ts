@@ -133,6 +133,12 @@ export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel
 export type { RopeScaling } from './model/rope.js';
 export type { SamplingOptions } from './model/sampler.js';
 export type { Tokenizer } from './model/tokenizer.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
+export type { Convention } from './methods/sweep.js';
 export {
   type EntropyOptions,
   entropyRange,
