@@ -118,6 +118,24 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
+export {
+  type AwqClip,
+  type AwqClipOptions,
+  type AwqScaleOptions,
+  type AwqScales,
+  type AwqScaling,
+  awqClip,
+  awqScales,
+} from './methods/awq.js';
+export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
+export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export {
+  type ActivationScales,
+  type SmoothQuantOptions,
+  type SmoothQuantScales,
+  searchSmoothQuant,
+  smoothQuantScales,
+} from './methods/smoothquant.js';
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
@@ -145,24 +163,6 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export {
-  type AwqClip,
-  type AwqClipOptions,
-  type AwqScaleOptions,
-  type AwqScales,
-  type AwqScaling,
-  awqClip,
-  awqScales,
-} from './methods/awq.js';
-export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
-export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
-export {
-  type ActivationScales,
-  type SmoothQuantOptions,
-  type SmoothQuantScales,
-  searchSmoothQuant,
-  smoothQuantScales,
-} from './methods/smoothquant.js';
 export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
 export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {

@@ -5,8 +5,8 @@
  */
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { gramAsync } from '../matmul/gram.js';
-import { Observer } from '../observe/observer.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
+import { Observer } from '../observe/observer.js';
 import { checkSums, ExactSums, triangleLength } from './exact-sums.js';
 
 /** Bins of the histogram of each input. */
@@ -126,4 +126,3 @@ function rangeOf(observer: Observer, method: RangeOfInputs): { min: number; max:
   const end = 127 * (scales[0] as number);
   return { min: Math.max(low, -end), max: Math.min(high, end) };
 }
-

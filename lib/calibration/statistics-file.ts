@@ -11,7 +11,7 @@ import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { CalibrationError, CheckpointError, LowbitError } from '../errors.js';
 import type { InputStatistics } from '../methods/input-statistics.js';
 import { Observer } from '../observe/observer.js';
-import { checkSums, ExactSums, triangleLength } from './exact-sums.js';
+import { checkSums, type ExactSums, triangleLength } from './exact-sums.js';
 import { BINS, InputAccumulator } from './input-accumulator.js';
 import type { SampledRow } from './sampled-rows.js';
 import type { WindowPlace, WindowSelection, WindowText } from './windows.js';
@@ -330,7 +330,8 @@ export class StatisticsFile {
       for (const [what, values] of Object.entries({ absmax: absMax, sample, squares: squares.high })) {
         check(values.every(Number.isFinite), `${name}.${what} has numbers that are not finite`);
       }
-      if (gram !== null) check(gram.high.every(Number.isFinite) && gram.low.every(Number.isFinite), `${name}.gram is not finite`);
+      if (gram !== null)
+        check(gram.high.every(Number.isFinite) && gram.low.every(Number.isFinite), `${name}.gram is not finite`);
       if (accumulator.rows > 0) {
         accumulator.observer = Observer.fromState({
           ...new Observer({ method: 'mse', bins: BINS }).toState(),
@@ -367,5 +368,8 @@ function invalid(path: string, error: unknown, layer?: string): unknown {
   if (error instanceof CheckpointError || error instanceof CalibrationError) return error;
   if (!(error instanceof Wrong || error instanceof LowbitError)) return error;
   const message = `${path} is no file of statistics that lowbit calibrate wrote: ${error.message}.`;
-  return new CalibrationError('STATISTICS_INVALID', message, { ...(layer === undefined ? {} : { layer }), cause: error });
+  return new CalibrationError('STATISTICS_INVALID', message, {
+    ...(layer === undefined ? {} : { layer }),
+    cause: error,
+  });
 }

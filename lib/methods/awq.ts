@@ -222,18 +222,19 @@ export async function searchClip(
     const steps = Math.max(1, Math.floor(maxShrink * grid));
     for (let i = 0; i < steps; i++) {
       signal?.throwIfAborted();
-      const limits = largest.map((value) => value * (1 - i / grid));
+      const part = Math.fround(1 - i / grid); // in float32, as the reference: rounding at ties depends on the last bit
+      const limits = largest.map((value) => value * part);
       const stored = await roundTrip(clamped(weight, groupSize, limits), rows, columns);
       const change = difference(stored, data);
       for (const [g, meter] of meters.entries()) {
         const begin = g * groupSize;
         const width = Math.min(columns, begin + groupSize) - begin;
-        const part = new Float32Array(rows * width);
+        const columnsOfGroup = new Float32Array(rows * width);
         for (let row = 0; row < rows; row++) {
           const from = row * columns + begin;
-          part.set(change.subarray(from, from + width), row * width);
+          columnsOfGroup.set(change.subarray(from, from + width), row * width);
         }
-        const errors = await meter.perRow(part, signal);
+        const errors = await meter.perRow(columnsOfGroup, signal);
         for (let row = 0; row < rows; row++) {
           const at = row * groups + g;
           if ((errors[row] as number) >= (least[at] as number)) continue;

@@ -49,7 +49,8 @@ export function roundToNearest(
 
 /** The round trip of a format. */
 export function roundTripOf(settings: WeightSettings, signal?: AbortSignal): RoundTrip {
-  return async (data, rows, columns) => dequantizeTensorAsync(await roundToNearest({ data, rows, columns }, settings, signal));
+  return async (data, rows, columns) =>
+    dequantizeTensorAsync(await roundToNearest({ data, rows, columns }, settings, signal));
 }
 
 /** How many columns share a scale, all of them unless the granularity has groups. */

@@ -37,7 +37,12 @@ export class OutputErrorMeter {
       const from = (begin + i) * columns + begin;
       part.set(gram.subarray(from, from + width), i * width);
     }
-    return OutputErrorMeter.of({ ...statistics, columns: width, gram: part, sumOfSquares: sumOfSquares.subarray(begin, end) });
+    return OutputErrorMeter.of({
+      ...statistics,
+      columns: width,
+      gram: part,
+      sumOfSquares: sumOfSquares.subarray(begin, end),
+    });
   }
 
   /** The squared error of each row of a difference `[rows, K]`. */

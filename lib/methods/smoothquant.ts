@@ -57,11 +57,7 @@ function checkAlpha(argument: string, value: unknown): number {
  * @returns `[K]`: divide the inputs by them, and multiply the columns of the weights.
  * @throws {@link InvalidArgumentError}
  */
-export function smoothQuantScales(
-  weights: readonly LinearWeight[],
-  absMax: Float32Array,
-  alpha = 0.5,
-): Float32Array {
+export function smoothQuantScales(weights: readonly LinearWeight[], absMax: Float32Array, alpha = 0.5): Float32Array {
   checkAlpha('alpha', alpha);
   const columns = validate.float32Array('absMax', absMax).length;
   checkWeights(weights, columns);

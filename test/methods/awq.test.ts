@@ -53,11 +53,30 @@ describe.each(cases)('AutoAWQ, groups of $group_size', ({ group_size: groupSize,
   const weight = { data, rows, columns };
 
   it('the same scales', async () => {
+    // On the CPU, AutoAWQ's copy of the weights shares their memory, so that from the second exponent on it scales weights that
+    // have been scaled by the first one. Its choice is that of a search which does the same.
+    const plain = autoAwq(groupSize);
+    let calls = 0;
+    let first = new Float32Array(0);
+    const scalesOf = (scaled: Float32Array) =>
+      Float32Array.from({ length: columns }, (_, k) => {
+        const at = data.findIndex((w, i) => i % columns === k && w !== 0);
+        return (scaled[at] as number) / (data[at] as number);
+      });
+    const roundTrip: RoundTrip = async (scaled) => {
+      calls++;
+      if (calls === 2) first = scalesOf(scaled);
+      return plain(
+        calls <= 2 ? scaled : scaled.map((value, i) => value * (first[i % columns] as number)),
+        rows,
+        columns,
+      );
+    };
     const options = { grid: search.n_grid, scaling: 'duo' } as const;
-    const { scales } = await searchScales([weight], statisticsOf(x, columns), format, options);
+    const { scales } = await searchScales([weight], statisticsOf(x, columns), { roundTrip, groupSize }, options);
     const expected = float32(search.best_scales);
     for (const [k, scale] of scales.entries()) {
-      expect(Math.abs(scale / (expected[k] as number) - 1)).toBeLessThan(1e-4);
+      expect(Math.abs(scale / (expected[k] as number) - 1)).toBeLessThan(1e-6);
     }
   });
 
@@ -67,7 +86,7 @@ describe.each(cases)('AutoAWQ, groups of $group_size', ({ group_size: groupSize,
     const expected = float32(search.best_clip);
     expect(limits).toHaveLength(expected.length);
     const same = limits.filter((limit, i) => Math.abs(limit - (expected[i] as number)) <= 1e-6 * limit).length;
-    expect(same / limits.length).toBeGreaterThanOrEqual(0.99);
+    expect(same / limits.length).toBeGreaterThanOrEqual(0.995);
     clipped.forEach((value, i) => {
       const limit = limits[Math.floor(i / groupSize)] as number;
       expect(value).toBe(Math.fround(Math.min(limit, Math.max(-limit, data[i] as number))));
@@ -88,7 +107,9 @@ describe('awqScales', () => {
     const { x, weight } = layer(12, 48, 1);
     const statistics = statisticsOf(x, 48);
     const found = await awqScales([weight], hasGram ? statistics : { ...statistics, gram: null }, { weights });
-    const stored = dequantizeTensor(quantizeTensor(scaleColumns(weight, found.scales).data, { ...weights, shape: [12, 48] }));
+    const stored = dequantizeTensor(
+      quantizeTensor(scaleColumns(weight, found.scales).data, { ...weights, shape: [12, 48] }),
+    );
     const back = stored.map((value, i) => value / (found.scales[i % 48] as number));
     const plain = dequantizeTensor(quantizeTensor(weight.data, { ...weights, shape: [12, 48] }));
     const error = outputError(x, back, weight.data, 48);
@@ -126,8 +147,13 @@ describe('awqScales', () => {
   it('refuses what does not fit', async () => {
     const { x, weight } = layer(4, 16, 1);
     const statistics = statisticsOf(x, 16);
-    await expect(awqScales([], statistics, { weights })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'weights' });
-    await expect(awqScales([{ ...weight, columns: 8, rows: 8 }], statistics, { weights })).rejects.toMatchObject({ argument: 'weights' });
+    await expect(awqScales([], statistics, { weights })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      argument: 'weights',
+    });
+    await expect(awqScales([{ ...weight, columns: 8, rows: 8 }], statistics, { weights })).rejects.toMatchObject({
+      argument: 'weights',
+    });
     await expect(awqScales([weight], statistics, { weights, grid: 0 })).rejects.toMatchObject({ argument: 'grid' });
     const reason = new Error('enough');
     await expect(awqScales([weight], statistics, { weights, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);

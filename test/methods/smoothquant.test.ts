@@ -49,7 +49,9 @@ describe('searchSmoothQuant', () => {
       const scaled = weight.data.map((value, i) => value * (scales[i % columns] as number));
       const rowsOf = (values: Float32Array, row: number) => values.subarray(row * columns, (row + 1) * columns);
       const all = largest(smooth) / 127;
-      const xs = stored(smooth, columns, (row) => (activations === 'static' ? all : largest(rowsOf(smooth, row)) / 127));
+      const xs = stored(smooth, columns, (row) =>
+        activations === 'static' ? all : largest(rowsOf(smooth, row)) / 127,
+      );
       const ws = stored(scaled, columns, (row) => largest(rowsOf(scaled, row)) / 127);
       let error = 0;
       for (let t = 0; t < 60; t++) {
