@@ -4,6 +4,24 @@
  * @packageDocumentation
  */
 
+export {
+  type CalibrationProgress,
+  type CollectOptions,
+  type CollectReport,
+  collectStatistics,
+} from './calibration/collect.js';
+export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
+export type { SampledRow } from './calibration/sampled-rows.js';
+export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
+export {
+  type CalibrationWindows,
+  cutIntoWindows,
+  type WindowOptions,
+  type WindowPlace,
+  type WindowSelection,
+  type WindowText,
+  type WindowTokenizer,
+} from './calibration/windows.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';

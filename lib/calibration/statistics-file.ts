@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { Output } from '../checkpoint/output.js';
+import type { Output } from '../checkpoint/output.js';
 import { SafetensorsFile } from '../checkpoint/safetensors.js';
-import { type TensorSpec, writeSafetensors } from '../checkpoint/safetensors-writer.js';
+import { safetensorsFileBytes, type TensorSpec, writeSafetensors } from '../checkpoint/safetensors-writer.js';
 import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { CalibrationError, CheckpointError, LowbitError } from '../errors.js';
@@ -120,25 +120,21 @@ function arraysOf(header: StatisticsHeader, input: InputAccumulator): (Float64Ar
 export class StatisticsWriter {
   private constructor(
     private readonly header: StatisticsHeader,
-    readonly output: Output,
+    private readonly output: Output,
     private readonly file: TensorFile,
   ) {}
 
-  /** @throws {@link OutputError} as {@link Output.open}. */
-  static async open(
-    path: string,
-    header: StatisticsHeader,
-    options: { overwrite: boolean; restart: boolean },
-  ): Promise<StatisticsWriter> {
-    const specs = specsOf(header);
-    const bytes = specs.reduce((sum, { dtype, shape }) => sum + (dtype === 'F64' ? 8 : 4) * elements(shape), 0);
-    const output = await Output.open(path, { bytes, ...options });
-    try {
-      return new StatisticsWriter(header, output, await writeSafetensors(output.file(FILE), specs, metadataOf(header)));
-    } catch (error) {
-      await output.discard();
-      throw error;
-    }
+  /**
+   * Begins the file of an output, or goes on with it.
+   *
+   * @throws {@link OutputError}
+   */
+  static async begin(output: Output, header: StatisticsHeader): Promise<StatisticsWriter> {
+    return new StatisticsWriter(
+      header,
+      output,
+      await writeSafetensors(output.file(FILE), specsOf(header), metadataOf(header)),
+    );
   }
 
   async write(input: InputAccumulator): Promise<void> {
@@ -157,20 +153,14 @@ export class StatisticsWriter {
     await this.output.publish({ file: FILE });
   }
 
-  /** Ends the work for now: what was written stays, and the next writer of the same path finds it. */
-  async leave(): Promise<void> {
+  async close(): Promise<void> {
     await this.file.close();
-    await this.output.leave();
-  }
-
-  async discard(): Promise<void> {
-    await this.file.close();
-    await this.output.discard();
   }
 }
 
-function elements(shape: readonly number[]): number {
-  return shape.reduce((product, dim) => product * dim, 1);
+/** How large the file of statistics will be. */
+export function statisticsFileBytes(header: StatisticsHeader): number {
+  return safetensorsFileBytes(specsOf(header), metadataOf(header));
 }
 
 // --- reading ---------------------------------------------------------------------------------------------------------

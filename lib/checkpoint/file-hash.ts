@@ -4,7 +4,7 @@
  * @module
  */
 import { Worker } from 'node:worker_threads';
-import { readError } from '../checkpoint/file.js';
+import { readError } from './file.js';
 
 /** Runs in a thread of its own: hashing is as much work as quantizing. */
 const SCRIPT = `
