@@ -224,6 +224,20 @@ type LlmInt8LinearArguments = [
   bias: Float32Array | null,
   out: Float32Array,
 ];
+/** The numbers of `record` are listed in native/node/method_calls.cc. */
+type GptqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  gram: Float32Array | null,
+  order: Int32Array | null,
+  groups: Int32Array,
+  factors: Float32Array,
+  importance: Float32Array | null,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+  codes: Uint8Array,
+  result: Float64Array,
+];
 type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
@@ -238,6 +252,7 @@ export interface RawError extends Error {
     | 'NON_FINITE'
     | 'SCALE_OVERFLOW'
     | 'INVALID_CODE'
+    | 'NOT_POSITIVE_DEFINITE'
     | 'OUT_OF_MEMORY'
     | 'CANCELLED'
     | 'INTERNAL';
@@ -352,6 +367,7 @@ export interface RawAddon {
   dynamicQuantizeMatmulAsync(...args: [...DynamicQuantizeMatmulArguments, Done]): number;
   gram(...args: GramArguments): void;
   gramAsync(...args: [...GramArguments, Done]): number;
+  gptqAsync(...args: [...GptqArguments, Done]): number;
   packedBytes(...args: PackedBytesArguments): void;
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;

@@ -9,6 +9,7 @@
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/linalg/linalg_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
 #include "ops/repack/repack_kernels.h"
@@ -29,6 +30,7 @@ struct Kernels {
   const ObserveKernels* observe;
   const BitsKernels* bits;
   const RepackKernels* repack;
+  const LinalgKernels* linalg;
   const MatmulKernels* matmul;
 };
 

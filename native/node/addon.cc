@@ -54,6 +54,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   register_repack_calls(env, exports);
   register_safetensors_calls(env, exports);
   register_training_calls(env, exports);
+  register_method_calls(env, exports);
   return exports;
 }
 

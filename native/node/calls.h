@@ -52,6 +52,7 @@ void register_fields_calls(Napi::Env env, Napi::Object exports);
 void register_file_calls(Napi::Env env, Napi::Object exports);
 void register_tensor_calls(Napi::Env env, Napi::Object exports);
 void register_matmul_calls(Napi::Env env, Napi::Object exports);
+void register_method_calls(Napi::Env env, Napi::Object exports);
 void register_repack_calls(Napi::Env env, Napi::Object exports);
 void register_safetensors_calls(Napi::Env env, Napi::Object exports);
 void register_training_calls(Napi::Env env, Napi::Object exports);
