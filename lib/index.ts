@@ -11,6 +11,15 @@ export {
   collectStatistics,
 } from './calibration/collect.js';
 export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
+export {
+  type FloatPart,
+  layerOfPart,
+  type ModelPart,
+  type QuantizationMethod,
+  type QuantizedPart,
+  type QuantizeModelOptions,
+  quantizeModel,
+} from './calibration/quantize-model.js';
 export type { SampledRow } from './calibration/sampled-rows.js';
 export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
 export {
@@ -150,7 +159,9 @@ export {
   awqScales,
 } from './methods/awq.js';
 export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
+export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
 export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { GptqChoices } from './methods/quantize-weight.js';
 export {
   type ActivationScales,
   type SmoothQuantOptions,

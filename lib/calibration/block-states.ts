@@ -65,9 +65,9 @@ class StatesInFiles implements BlockStates {
     private outputs: FileHandle,
   ) {}
 
-  static async open({ folder, fingerprint, windowBytes, windows }: FileOptions): Promise<StatesInFiles> {
+  static async open({ folder, fingerprint, windowBytes, windows, blocks }: FileOptions): Promise<StatesInFiles> {
     try {
-      const next = await continued(folder, fingerprint, windowBytes * windows);
+      const next = await continued(folder, fingerprint, windowBytes * windows, blocks);
       const inputs = next === -1 ? null : await open(pathOf(folder, next), 'r');
       const outputs = await open(pathOf(folder, next + 1), 'w+');
       return new StatesInFiles(folder, fingerprint, windowBytes, next, inputs, outputs);
@@ -125,7 +125,7 @@ function pathOf(folder: string, block: number): string {
 }
 
 /** The block that work which another process left goes on with; −1 where there is none. */
-async function continued(folder: string, fingerprint: string, bytes: number): Promise<number> {
+async function continued(folder: string, fingerprint: string, bytes: number, blocks: number): Promise<number> {
   let note: Partial<Note>;
   try {
     note = JSON.parse(await readFile(join(folder, NOTE), 'utf8'));
@@ -139,9 +139,9 @@ async function continued(folder: string, fingerprint: string, bytes: number): Pr
     throw new OutputError('UNFINISHED_WORK', message, { path: folder });
   }
   const { next } = note;
-  if (typeof next !== 'number' || !Number.isInteger(next) || next < 0) return -1;
+  if (typeof next !== 'number' || !Number.isInteger(next) || next < 0 || next > blocks) return -1;
   const found = await stat(pathOf(folder, next)).catch(() => null);
-  return found?.size === bytes ? next : -1;
+  return next === blocks || found?.size === bytes ? next : -1; // nobody needs what comes out of the last one
 }
 
 interface FileOptions {
@@ -150,6 +150,7 @@ interface FileOptions {
   readonly fingerprint: string;
   readonly windowBytes: number;
   readonly windows: number;
+  readonly blocks: number;
 }
 
 /**

@@ -247,6 +247,7 @@ export async function collectStatistics(
       fingerprint,
       windowBytes: 4 * windows.windowLength * config.hiddenSize,
       windows: windows.tokens.length,
+      blocks: config.numLayers,
     });
     writer = await StatisticsWriter.begin(work, header);
     await embedWindows(model, windows, states, signal);
