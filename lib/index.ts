@@ -145,10 +145,6 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
-export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
-export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
-export { type RtnOptions, rtn } from './methods/rtn.js';
-export type { Convention } from './methods/sweep.js';
 export {
   type AwqClip,
   type AwqClipOptions,
@@ -158,10 +154,13 @@ export {
   awqClip,
   awqScales,
 } from './methods/awq.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
 export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
 export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
 export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
 export type { GptqChoices } from './methods/quantize-weight.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
 export {
   type ActivationScales,
   type SmoothQuantOptions,
@@ -169,6 +168,7 @@ export {
   searchSmoothQuant,
   smoothQuantScales,
 } from './methods/smoothquant.js';
+export type { Convention } from './methods/sweep.js';
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName } from './model/decoder-weights.js';

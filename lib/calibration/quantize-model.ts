@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
-import { awqClip, awqScales, type AwqScaling } from '../methods/awq.js';
+import { type AwqScaling, awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
@@ -173,7 +173,8 @@ function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
   if (windows !== undefined && statistics !== undefined) {
     throw new InvalidArgumentError('statistics', 'Expected windows or statistics, but received both.');
   }
-  const transforms = method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
+  const transforms =
+    method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
   const rounding = method === 'gptq' || method === 'awq-gptq' ? 'gptq' : method === 'hqq' ? 'hqq' : 'rtn';
   const needs = transforms !== null || rounding === 'gptq' || activations === 'static';
   if (needs && windows === undefined && statistics === undefined) {
@@ -188,7 +189,10 @@ function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
     'parallel',
   ]);
   if (mode === 'sequential' && statistics !== undefined) {
-    throw new InvalidArgumentError('mode', "Expected mode 'parallel' with statistics, which are those of the float model.");
+    throw new InvalidArgumentError(
+      'mode',
+      "Expected mode 'parallel' with statistics, which are those of the float model.",
+    );
   }
   if (windows !== undefined) checkModelAndWindows(model, windows);
   return {
@@ -205,7 +209,10 @@ function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
 }
 
 /** Whether statistics are of this model, and hold what the method needs. */
-async function checkStatistics({ model, transforms, rounding, method, signal }: Work, file: StatisticsFile): Promise<void> {
+async function checkStatistics(
+  { model, transforms, rounding, method, signal }: Work,
+  file: StatisticsFile,
+): Promise<void> {
   const { header, path } = file;
   if (header.model !== (await modelIdentity(model.path, signal))) {
     const message = `${path} holds statistics of another model than ${model.path}. Calibrate this one.`;
@@ -230,7 +237,9 @@ function fingerprintOf(work: Work): string {
   );
   const { windowLength, places, prefix } = windows ?? {};
   const all = [model.path, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
-  return createHash('sha256').update(JSON.stringify([...all, windowLength, prefix, places])).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify([...all, windowLength, prefix, places]))
+    .digest('hex');
 }
 
 /** Passes over the windows of one block. */
@@ -346,7 +355,13 @@ async function quantizeLinear(
   const full = block.weightName(name);
   if (activations !== 'none') checkInt8(full, settings);
   let target = weight;
-  if (transforms === 'awq' && rounding === 'rtn' && statistics !== null && options.awq?.clip !== false && !UNCLIPPED.has(name)) {
+  if (
+    transforms === 'awq' &&
+    rounding === 'rtn' &&
+    statistics !== null &&
+    options.awq?.clip !== false &&
+    !UNCLIPPED.has(name)
+  ) {
     const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
     target = { ...weight, data: clip.data };
   }
@@ -514,7 +529,8 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
   }
   for (const name of weights.linears.keys()) {
-    if (source === 'sequential' && weights.changed.has(name)) block.replace(name, (weights.linears.get(name) as LinearWeight).data);
+    if (source === 'sequential' && weights.changed.has(name))
+      block.replace(name, (weights.linears.get(name) as LinearWeight).data);
   }
   // After folding, ranges of static activations and GPTQ's matrices are those of what really comes in.
   const collectsAnew = source === 'sequential' && (rounding === 'gptq' || activations === 'static');
@@ -532,7 +548,13 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
       const settings = work.settingsOf(full);
       if (settings === null) {
         if (!weights.changed.has(name)) continue;
-        yield { kind: 'float', name: full, block: block.index, shape: [weight.rows, weight.columns], data: weight.data };
+        yield {
+          kind: 'float',
+          name: full,
+          block: block.index,
+          shape: [weight.rows, weight.columns],
+          data: weight.data,
+        };
         continue;
       }
       const part = await quantizeLinear(work, block, name, weight, settings, statistics);

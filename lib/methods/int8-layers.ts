@@ -85,7 +85,8 @@ class StaticInt8Layer implements LinearLayer {
     const y = validate.result(out, Float32Array, m * n);
     for (let row = 0; row < y.length; row += n) {
       for (let i = 0; i < n; i++) {
-        y[row + i] = (sums[row + i] as number) * inputScale * (scales[i] as number) + (bias === null ? 0 : (bias[i] as number));
+        y[row + i] =
+          (sums[row + i] as number) * inputScale * (scales[i] as number) + (bias === null ? 0 : (bias[i] as number));
       }
     }
     return y;
