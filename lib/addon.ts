@@ -238,6 +238,13 @@ type GptqArguments = [
   codes: Uint8Array,
   result: Float64Array,
 ];
+type HqqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  scales: Float32Array,
+  zeros: Float32Array,
+  codes: Uint8Array,
+];
 type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
@@ -368,6 +375,7 @@ export interface RawAddon {
   gram(...args: GramArguments): void;
   gramAsync(...args: [...GramArguments, Done]): number;
   gptqAsync(...args: [...GptqArguments, Done]): number;
+  hqqAsync(...args: [...HqqArguments, Done]): number;
   packedBytes(...args: PackedBytesArguments): void;
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;

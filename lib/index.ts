@@ -158,6 +158,8 @@ export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
 export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
 export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
 export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
 export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
 export type { GptqChoices } from './methods/quantize-weight.js';
 export { type RtnOptions, rtn } from './methods/rtn.js';

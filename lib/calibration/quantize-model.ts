@@ -8,15 +8,14 @@ import { CalibrationError, InvalidArgumentError, invalidArgument } from '../erro
 import { type AwqScaling, awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
+import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
-import { difference, OutputErrorMeter } from '../methods/output-error.js';
-import { type GptqChoices, quantizeWeight, type RoundedWeight, type Rounding } from '../methods/quantize-weight.js';
+import { type GptqChoices, quantizeWeight, type Rounding } from '../methods/quantize-weight.js';
 import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
 import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
 import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
-import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
@@ -43,7 +42,7 @@ import type { CalibrationWindows } from './windows.js';
  * | --- | --- | --- |
  * | `rtn` | rounded to the nearest code of any dtype; NF4 and FP4 of bitsandbytes among them, with `nested` | nothing |
  * | `gptq` | {@link gptq}: errors are made up for by the columns that follow | windows or statistics |
- * | `hqq` | half-quadratic search for zero points | nothing |
+ * | `hqq` | {@link hqq}: a search for zero points of unsigned codes | nothing |
  * | `awq` | {@link awqScales}, {@link awqClip}, then rounded | windows or statistics |
  * | `awq-gptq` | the scales of AWQ, then GPTQ | windows or statistics |
  * | `smoothquant` | {@link smoothQuantScales}, then rounded to int8; activations int8 | windows or statistics |
@@ -377,7 +376,7 @@ async function quantizeLinear(
     tensor: rounded.tensor,
     order: rounded.order,
     inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
-    relativeError: await relativeError(weight, rounded, statistics, signal),
+    relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
     warnings: rounded.warnings,
   };
 }
@@ -394,34 +393,6 @@ function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefin
   const { min, max } = statistics.range(range);
   const largest = Math.max(-min, max);
   return largest === 0 ? 1 : Math.fround(largest / 127);
-}
-
-/** The values of a quantized weight, in the weight's order of columns. */
-async function valuesOf({ tensor, order }: RoundedWeight, columns: number): Promise<Float32Array> {
-  const values = await dequantizeTensorAsync(tensor);
-  if (order === null) return values;
-  const ordered = new Float32Array(values.length);
-  for (let row = 0; row < values.length; row += columns) {
-    for (let i = 0; i < columns; i++) ordered[row + (order[i] as number)] = values[row + i] as number;
-  }
-  return ordered;
-}
-
-async function relativeError(
-  { data, columns }: LinearWeight,
-  rounded: RoundedWeight,
-  statistics: InputStatistics | null,
-  signal: AbortSignal | undefined,
-): Promise<number | null> {
-  if (statistics?.gram == null) return null;
-  const meter = await OutputErrorMeter.of(statistics);
-  try {
-    const energy = await meter.total(data, signal);
-    const error = await meter.total(difference(await valuesOf(rounded, columns), data), signal);
-    return energy > 0 ? Math.max(0, error / energy) : 0;
-  } finally {
-    meter.dispose();
-  }
 }
 
 /**

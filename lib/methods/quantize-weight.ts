@@ -7,6 +7,7 @@ import { codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import { type GptqOptions, gptq } from './gptq.js';
+import { type HqqOptions, hqq } from './hqq.js';
 import type { InputStatistics } from './input-statistics.js';
 import { type LinearWeight, roundToNearest, type WeightSettings } from './linear-weight.js';
 import type { MethodOptions } from './method.js';
@@ -58,6 +59,17 @@ function methodOptions(
   };
 }
 
+/** HQQ has one scheme, and chooses ranges itself. */
+function hqqOptions({ shape, range, scheme, narrowRange, ...rest }: ReturnType<typeof methodOptions>): HqqOptions {
+  if (range === 'mse' || scheme === 'symmetric' || narrowRange !== undefined) {
+    throw new InvalidArgumentError(
+      'weights',
+      'Expected an asymmetric scheme, and neither a range nor narrowRange, with HQQ, which searches for zero points.',
+    );
+  }
+  return { ...rest, shape: shape as readonly [number, number] };
+}
+
 /**
  * Quantizes a weight by a method.
  *
@@ -81,6 +93,6 @@ export async function quantizeWeight(
         ...choices.gptq,
       });
     case 'hqq':
-      throw new InvalidArgumentError('method', 'HQQ is not available yet.');
+      return hqq(weight.data, hqqOptions(methodOptions(weight, settings, 'HQQ', name, signal)));
   }
 }

@@ -119,7 +119,8 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
   return { tensor, loss, damp };
 }
 
-function explained(error: unknown, t: Target, weight: Float32Array, gram: Float32Array | null): unknown {
+/** @internal The addon's errors, in words. */
+export function explained(error: unknown, t: Target, weight: Float32Array, gram: Float32Array | null): unknown {
   const { code, index = -1 } = error as Partial<RawError>;
   if (code === 'NON_FINITE') {
     if (index < weight.length) return nonFinite(weight, index, 'weight', t.name);

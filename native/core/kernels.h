@@ -9,6 +9,7 @@
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/hqq/hqq_kernels.h"
 #include "ops/linalg/linalg_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
@@ -31,6 +32,7 @@ struct Kernels {
   const BitsKernels* bits;
   const RepackKernels* repack;
   const LinalgKernels* linalg;
+  const HqqKernels* hqq;
   const MatmulKernels* matmul;
 };
 

@@ -4,6 +4,7 @@
 
 #include "node/calls.h"
 #include "node/record.h"
+#include "ops/hqq/hqq.h"
 #include "ops/linalg/gptq.h"
 
 namespace lowbit::node {
@@ -103,8 +104,42 @@ Work prepare_gptq(const Napi::CallbackInfo& info) {
   return [=](const CancelFlag* cancel) { return gptq(g, cancel); };
 }
 
+// hqq(record, weight, scales, zeros, codes): record = [rows, columns, group size, bits, signed, power, beta, steps,
+// round zero, scale type].
+Work prepare_hqq(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 10);
+  HqqRequest r{};
+  r.rows = record.size();
+  r.columns = record.size();
+  r.group_size = record.size(1);
+  r.code = record.code_type();
+  a.check(r.code.bits != 1 && r.code.bits != 6, "Expected codes of 2, 3, 4 or 8 bits.");
+  r.power = static_cast<float>(record.number());
+  r.beta = static_cast<float>(record.number());
+  a.check(r.power > 0.0F && r.power <= 1.0F && r.beta > 0.0F, "Expected a power of 0 to 1 and a positive beta.");
+  r.steps = record.size();
+  r.round_zero = record.flag();
+  r.scale_type = record.float_type();
+  const std::size_t groups = r.columns / r.group_size + (r.columns % r.group_size != 0 ? 1 : 0);
+  const std::size_t parameters = checked_product(a, r.rows, groups);
+  const Bytes weight = a.array(1, "weight", napi_float32_array), scales = a.array(2, "scales", napi_float32_array);
+  const Bytes zeros = a.array(3, "zeros", napi_float32_array), codes = a.array(4, "codes", napi_uint8_array);
+  a.check(weight.size == 4 * checked_product(a, r.rows, r.columns), "Expected a weight of rows · columns elements.");
+  a.check(scales.size == 4 * parameters && zeros.size == 4 * parameters, "Expected parameters for every group.");
+  a.check(codes.size == checked_product(a, r.rows, r.code.packed_bytes(r.columns)), "Expected room for the codes.");
+  r.weight = weight.as<const float>();
+  r.scales = scales.as<float>();
+  r.zeros = zeros.as<float>();
+  r.codes = codes.data;
+  return [=](const CancelFlag* cancel) { return hqq(r, cancel); };
+}
+
 }  // namespace
 
-void register_method_calls(Napi::Env env, Napi::Object exports) { register_call<prepare_gptq>(env, exports, "gptq"); }
+void register_method_calls(Napi::Env env, Napi::Object exports) {
+  register_call<prepare_gptq>(env, exports, "gptq");
+  register_call<prepare_hqq>(env, exports, "hqq");
+}
 
 }  // namespace lowbit::node

@@ -8,6 +8,7 @@
 #include "core/kernels.h"
 #include "core/pages.h"
 #include "ops/linalg/cholesky.h"
+#include "ops/linalg/code_rows.h"
 #include "ops/matmul/strips.h"
 
 namespace lowbit {
@@ -264,32 +265,15 @@ void Gptq::quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std:
 }
 
 bool Gptq::write_results() const {
-  const std::size_t row_bytes = a_.code.packed_bytes(a_.columns);
-  return ThreadPool::instance().parallel_for(
-      tiles_,
-      [&](std::size_t tile) {
-        for (std::size_t lane = 0; lane < std::min(kLanes, a_.rows - tile * kLanes); lane++) {
-          const std::size_t row = tile * kLanes + lane;
-          for (std::size_t g = 0; g < a_.group_count; g++) {
-            const std::size_t from = (tile * a_.group_count + g) * kLanes + lane, to = row * a_.group_count + g;
-            a_.scales[to] = scales_.as<float>()[from];
-            if (a_.zeros != nullptr) a_.zeros[to] = static_cast<std::int32_t>(zeros_.as<float>()[from]);
-          }
-          const std::uint8_t* in = codes_.data() + row * a_.columns;
-          std::uint8_t* out = a_.codes + row * row_bytes;
-          const unsigned mask = (1U << a_.code.bits) - 1U;
-          unsigned waiting = 0, bits = 0;
-          for (std::size_t i = 0; i < a_.columns; i++) {
-            waiting |= (static_cast<unsigned>(static_cast<int>(in[i]) + a_.lowest) & mask) << bits;
-            for (bits += a_.code.bits; bits >= 8; bits -= 8) {
-              *out++ = static_cast<std::uint8_t>(waiting);
-              waiting >>= 8;
-            }
-          }
-          if (bits != 0) *out = static_cast<std::uint8_t>(waiting);
-        }
-      },
-      cancel_);
+  for (std::size_t row = 0; row < a_.rows; row++) {
+    for (std::size_t g = 0; g < a_.group_count; g++) {
+      const std::size_t from = (row / kLanes * a_.group_count + g) * kLanes + row % kLanes;
+      const std::size_t to = row * a_.group_count + g;
+      a_.scales[to] = scales_.as<float>()[from];
+      if (a_.zeros != nullptr) a_.zeros[to] = static_cast<std::int32_t>(zeros_.as<float>()[from]);
+    }
+  }
+  return pack_rows(codes_.data(), a_.rows, a_.columns, a_.code, a_.lowest, a_.codes, cancel_);
 }
 
 Outcome Gptq::run() {
