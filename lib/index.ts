@@ -5,6 +5,33 @@
  */
 
 export {
+  type CalibrationProgress,
+  type CollectOptions,
+  type CollectReport,
+  collectStatistics,
+} from './calibration/collect.js';
+export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
+export {
+  type FloatPart,
+  layerOfPart,
+  type ModelPart,
+  type QuantizationMethod,
+  type QuantizedPart,
+  type QuantizeModelOptions,
+  quantizeModel,
+} from './calibration/quantize-model.js';
+export type { SampledRow } from './calibration/sampled-rows.js';
+export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
+export {
+  type CalibrationWindows,
+  cutIntoWindows,
+  type WindowOptions,
+  type WindowPlace,
+  type WindowSelection,
+  type WindowText,
+  type WindowTokenizer,
+} from './calibration/windows.js';
+export {
   type ImportanceEntry,
   type ImportanceMatrix,
   importanceOf,
@@ -32,6 +59,8 @@ export {
   AddonError,
   type AddonErrorCode,
   type ArgumentErrorCode,
+  CalibrationError,
+  type CalibrationErrorCode,
   CheckpointError,
   type CheckpointErrorCode,
   type ErrorCode,
@@ -124,6 +153,32 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
+export {
+  type AwqClip,
+  type AwqClipOptions,
+  type AwqScaleOptions,
+  type AwqScales,
+  type AwqScaling,
+  awqClip,
+  awqScales,
+} from './methods/awq.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
+export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
+export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
+export type { GptqChoices } from './methods/quantize-weight.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
+export {
+  type ActivationScales,
+  type SmoothQuantOptions,
+  type SmoothQuantScales,
+  searchSmoothQuant,
+  smoothQuantScales,
+} from './methods/smoothquant.js';
+export type { Convention } from './methods/sweep.js';
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
@@ -133,12 +188,6 @@ export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel
 export type { RopeScaling } from './model/rope.js';
 export type { SamplingOptions } from './model/sampler.js';
 export type { Tokenizer } from './model/tokenizer.js';
-export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
-export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
-export { type LayerError, layerError } from './methods/layer-error.js';
-export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
-export { type RtnOptions, rtn } from './methods/rtn.js';
-export type { Convention } from './methods/sweep.js';
 export {
   type EntropyOptions,
   entropyRange,

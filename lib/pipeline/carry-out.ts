@@ -7,6 +7,7 @@ import { stat } from 'node:fs/promises';
 import { basename, resolve, sep } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { hashFiles } from '../checkpoint/file-hash.js';
 import { Output } from '../checkpoint/output.js';
 import { checkReadingOptions, READING_OPTIONS, type ReadingOptions } from '../checkpoint/weights.js';
 import {
@@ -21,7 +22,6 @@ import { capabilities } from '../runtime.js';
 import { comparisonOf, noSums } from '../tensor/compare.js';
 import * as validate from '../validate.js';
 import type { RowComparison, TensorComparison } from './compare-weights.js';
-import { hashFiles } from './file-hash.js';
 import { hashOf, type InputIdentity, Journal } from './journal.js';
 import { MANIFEST_NAME, manifestText } from './manifest.js';
 import { planMemory } from './memory.js';
