@@ -155,6 +155,14 @@ type DequantizeLlmInt8Arguments = [
   out: Float32Array,
 ];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
+type LogitStatisticsArguments = [
+  logits: Float32Array,
+  reference: Float32Array | null,
+  targets: Int32Array,
+  vocabulary: number,
+  statistics: Float64Array,
+  largest: Int32Array,
+];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
 export interface RawWeight {
@@ -280,6 +288,8 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  logitStatistics(...args: LogitStatisticsArguments): void;
+  logitStatisticsAsync(...args: [...LogitStatisticsArguments, Done]): number;
   quantizeBlocks(...args: QuantizeBlocksArguments): void;
   quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
   dequantizeBlocks(...args: DequantizeBlocksArguments): void;

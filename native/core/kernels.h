@@ -9,6 +9,7 @@
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/logits/logits_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
 #include "ops/repack/repack_kernels.h"
@@ -30,6 +31,7 @@ struct Kernels {
   const BitsKernels* bits;
   const RepackKernels* repack;
   const MatmulKernels* matmul;
+  const LogitsKernels* logits;
 };
 
 // The tables compiled into this binary, best first; the last is always "scalar".
