@@ -4,11 +4,12 @@
  * @module
  */
 import { Presets, SingleBar } from 'cli-progress';
+import type { EvaluationProgress } from '../evaluate/evaluate-model.js';
 import type { Progress } from '../pipeline/run.js';
 import { bytes, duration } from './format.js';
 
-export interface ProgressDisplay {
-  update(progress: Progress): void;
+export interface ProgressDisplay<P> {
+  update(progress: P): void;
   /** Leaves the terminal ready for other output. */
   stop(): void;
 }
@@ -16,16 +17,52 @@ export interface ProgressDisplay {
 /** Reads a stream's properties of a terminal, so that tests can stand in for one. */
 type Stream = NodeJS.WritableStream & { isTTY?: boolean };
 
-export function progressDisplay(stream: Stream): ProgressDisplay {
-  return stream.isTTY === true ? bar(stream) : lines(stream);
+/** How much is done of how much, and what is said about it. */
+interface State {
+  readonly done: number;
+  readonly total: number;
+  /** What a bar has to its right, and a line after its percentage. */
+  readonly text: string;
+  /** What is in work, for bars. */
+  readonly current: string;
 }
 
-function bar(stream: Stream): ProgressDisplay {
+type Describe<P> = (progress: P, seconds: number) => State;
+
+/** Of a run over tensors. */
+export function progressDisplay(stream: Stream): ProgressDisplay<Progress> {
+  return displayOf(stream, ({ bytes: done, totalBytes, tensors, totalTensors, tensor }, seconds) => ({
+    done,
+    total: totalBytes,
+    text: `${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s`,
+    current: tensor,
+  }));
+}
+
+/** Of the evaluation of a model. */
+export function evaluationDisplay(stream: Stream): ProgressDisplay<EvaluationProgress> {
+  return displayOf(stream, ({ model, windows, totalWindows, perplexity }) => ({
+    done: windows,
+    total: totalWindows,
+    text: `${windows} of ${totalWindows} windows, perplexity ${perplexity.toFixed(4)}`,
+    current: model,
+  }));
+}
+
+function displayOf<P>(stream: Stream, describe: Describe<P>): ProgressDisplay<P> {
+  return stream.isTTY === true ? bar(stream, describe) : lines(stream, describe);
+}
+
+function secondsSince(start: number): number {
+  return Math.max(1, performance.now() - start) / 1000;
+}
+
+function bar<P>(stream: Stream, describe: Describe<P>): ProgressDisplay<P> {
   const start = performance.now();
   let started = false;
   const single = new SingleBar(
     {
-      format: '{bar} {percentage} % | {tensors} tensors | {rate} | {eta_formatted} left | {tensor}',
+      format: '{bar} {percentage} % | {text} | {eta_formatted} left | {current}',
       stream,
       hideCursor: true,
       clearOnComplete: true,
@@ -35,13 +72,9 @@ function bar(stream: Stream): ProgressDisplay {
   );
   return {
     update(progress) {
-      const payload = {
-        tensors: `${progress.tensors}/${progress.totalTensors}`,
-        rate: `${bytes((1000 * progress.bytes) / Math.max(1, performance.now() - start))}/s`,
-        tensor: progress.tensor,
-      };
-      if (!started) single.start(progress.totalBytes, progress.bytes, payload);
-      else single.update(progress.bytes, payload);
+      const { done, total, text, current } = describe(progress, secondsSince(start));
+      if (!started) single.start(total, done, { text, current });
+      else single.update(done, { text, current });
       started = true;
     },
     stop() {
@@ -51,17 +84,18 @@ function bar(stream: Stream): ProgressDisplay {
 }
 
 /** A line for every tenth of the work. */
-function lines(stream: Stream): ProgressDisplay {
+function lines<P>(stream: Stream, describe: Describe<P>): ProgressDisplay<P> {
   const start = performance.now();
   let shown = 0;
   return {
-    update({ bytes: done, totalBytes, tensors, totalTensors }) {
-      const tenth = Math.floor((10 * done) / Math.max(1, totalBytes));
+    update(progress) {
+      const seconds = secondsSince(start);
+      const { done, total, text } = describe(progress, seconds);
+      const tenth = Math.floor((10 * done) / Math.max(1, total));
       if (tenth <= shown) return;
       shown = tenth;
-      const seconds = (performance.now() - start) / 1000;
-      const left = done < totalBytes ? `, about ${duration((seconds * (totalBytes - done)) / done)} left` : '';
-      stream.write(`${10 * tenth} %: ${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s${left}\n`);
+      const left = done < total ? `, about ${duration((seconds * (total - done)) / done)} left` : '';
+      stream.write(`${10 * tenth} %: ${text}${left}\n`);
     },
     stop() {},
   };
