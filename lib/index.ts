@@ -116,6 +116,13 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
+export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
+export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
+export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
+export type { LinearLayer } from './model/linear-layer.js';
+export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';
+export type { RopeScaling } from './model/rope.js';
+export type { Tokenizer } from './model/tokenizer.js';
 export {
   type EntropyOptions,
   entropyRange,
