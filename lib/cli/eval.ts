@@ -12,8 +12,8 @@ import { checkpointSize } from '../evaluate/checkpoint-size.js';
 import { evaluateModel } from '../evaluate/evaluate-model.js';
 import type { ComputeDtype } from '../matmul/linear.js';
 import { openModel } from '../model/model.js';
-import { type EvaluatedModel, evaluatedModels, evaluationTable, type EvaluationReport } from './evaluation-table.js';
 import { evaluationPage } from './evaluation-page.js';
+import { type EvaluatedModel, type EvaluationReport, evaluationTable } from './evaluation-table.js';
 import { EXIT } from './exit-codes.js';
 import {
   applyCommonOptions,
@@ -31,6 +31,7 @@ import { evaluationDisplay } from './progress.js';
 interface Flags extends CommonFlags {
   text: string;
   against?: string;
+  tokenizer?: string;
   maxLoss?: number;
   windowLength?: number;
   maxWindows?: number;
@@ -80,6 +81,7 @@ async function evaluate(models: readonly string[], flags: Flags, signal: AbortSi
         ...reading,
         text,
         ...(original === null ? {} : { against: original }),
+        ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
         ...(flags.windowLength === undefined ? {} : { windowLength: flags.windowLength }),
         ...(flags.maxWindows === undefined ? {} : { maxWindows: flags.maxWindows }),
         ...(flags.seed === undefined ? {} : { seed: flags.seed }),
@@ -109,7 +111,9 @@ function failures({ models, maxLoss }: EvaluationReport): string[] {
   return models.flatMap(({ model, passed, against }) => {
     if (passed !== false || against === null || maxLoss === null) return [];
     const { value } = against.perplexityChange;
-    return [`${model}: its perplexity is ${(100 * value).toFixed(2)} % above the original's, more than ${100 * maxLoss} %`];
+    return [
+      `${model}: its perplexity is ${(100 * value).toFixed(2)} % above the original's, more than ${100 * maxLoss} %`,
+    ];
   });
 }
 
@@ -134,13 +138,30 @@ export function evalCommand(): Command {
       .description('Measure how well models predict a text, and how far they are from their original.')
       .argument('<models...>', 'Hugging Face folders or GGUF files, in any format that lowbit reads')
       .requiredOption('--text <file>', 'what they predict: a file in UTF-8')
+      .option('--tokenizer <model>', 'a model whose tokenizer is used (default: its own, or else the original’s)')
       .option('--against <original>', 'the model they were made from')
-      .option('--max-loss <percent>', 'fail if the perplexity is more than this above the original’s, for example 2%', percentage)
-      .option('--window-length <n>', 'tokens of a window (default: what the model takes, at most 2048)', positiveInteger)
+      .option(
+        '--max-loss <percent>',
+        'fail if the perplexity is more than this above the original’s, for example 2%',
+        percentage,
+      )
+      .option(
+        '--window-length <n>',
+        'tokens of a window (default: what the model takes, at most 2048)',
+        positiveInteger,
+      )
       .option('--max-windows <n>', 'windows to evaluate, evenly spaced over the text (default: all)', positiveInteger)
       .option('--seed <n>', 'draw these windows at random', seed)
-      .option('--compute-dtype <dtype>', 'float32 (default), int16 or int8: in what quantized weights compute', oneOf('float32', 'int16', 'int8'))
-      .option('--activations <kind>', 'float32 (default) or int8-dynamic: rounded for each token, as in W8A8', oneOf(...ACTIVATIONS))
+      .option(
+        '--compute-dtype <dtype>',
+        'float32 (default), int16 or int8: in what quantized weights compute',
+        oneOf('float32', 'int16', 'int8'),
+      )
+      .option(
+        '--activations <kind>',
+        'float32 (default) or int8-dynamic: rounded for each token, as in W8A8',
+        oneOf(...ACTIVATIONS),
+      )
       .option('--resident-blocks <which>', 'all (default) or one: how many blocks stay in memory', oneOf('all', 'one'))
       .option('--html <file>', 'write a page with charts and a table that sorts'),
   )

@@ -4,7 +4,7 @@
  * @module
  */
 import { basename } from 'node:path';
-import { describeWindows, estimated, type EvaluationReport, percent, rate, rowsOf } from './evaluation-table.js';
+import { describeWindows, type EvaluationReport, estimated, percent, rate, rowsOf } from './evaluation-table.js';
 import { bytes } from './format.js';
 import { cell, fact, failures, page, sortedTable } from './page.js';
 

@@ -51,7 +51,6 @@ export function fact(name: string, value: string): string {
   return `<div><dt>${name}</dt><dd>${escaped(value)}</dd></div>`;
 }
 
-
 /** A cell of a table, and the value by which it is sorted. */
 export function cell(shown: string, value: number | string): string {
   return `<td data-sort="${escaped(String(value))}">${escaped(shown)}</td>`;

@@ -49,25 +49,23 @@ export function verificationPage(report: VerificationReport, failed: readonly st
     before: changed.map(({ originalBytes }) => originalBytes / 1e6),
     after: changed.map(({ quantizedBytes }) => quantizedBytes / 1e6),
   };
-  const rows = changed.map(
-    (tensor) => [
-        cell(tensor.name, tensor.name),
-        cell(
-          tensor.shape.join(' × '),
-          tensor.shape.reduce((a, b) => a * b, 1),
-        ),
-        cell(`${tensor.from} → ${tensor.to}`, tensor.to),
-        cell(tensor.bitsPerWeight.toFixed(2), tensor.bitsPerWeight),
-        cell(decibels(tensor.sqnrDb), Number.isFinite(tensor.sqnrDb) ? tensor.sqnrDb : 1e9),
-        cell(tensor.cosine.toFixed(6), tensor.cosine),
-        cell(tensor.maxAbs.toPrecision(3), tensor.maxAbs),
-        cell(
-          tensor.worstRows.map(({ row, sqnrDb }) => `${row} (${decibels(sqnrDb)})`).join(', '),
-          tensor.worstRows[0]?.row ?? -1,
-        ),
-        cell(bytes(tensor.quantizedBytes), tensor.quantizedBytes),
-      ],
-  );
+  const rows = changed.map((tensor) => [
+    cell(tensor.name, tensor.name),
+    cell(
+      tensor.shape.join(' × '),
+      tensor.shape.reduce((a, b) => a * b, 1),
+    ),
+    cell(`${tensor.from} → ${tensor.to}`, tensor.to),
+    cell(tensor.bitsPerWeight.toFixed(2), tensor.bitsPerWeight),
+    cell(decibels(tensor.sqnrDb), Number.isFinite(tensor.sqnrDb) ? tensor.sqnrDb : 1e9),
+    cell(tensor.cosine.toFixed(6), tensor.cosine),
+    cell(tensor.maxAbs.toPrecision(3), tensor.maxAbs),
+    cell(
+      tensor.worstRows.map(({ row, sqnrDb }) => `${row} (${decibels(sqnrDb)})`).join(', '),
+      tensor.worstRows[0]?.row ?? -1,
+    ),
+    cell(bytes(tensor.quantizedBytes), tensor.quantizedBytes),
+  ]);
   const { originalBytes, quantizedBytes, worst } = report;
   const facts = [
     fact('original', report.original),

@@ -17,7 +17,10 @@ export interface CheckpointSize {
 
 const LINEAR_WEIGHT = /\.layers\.\d+\..*_proj\.weight$/;
 
-export async function checkpointSize(path: string, options: ReadingOptions & { signal?: AbortSignal }): Promise<CheckpointSize> {
+export async function checkpointSize(
+  path: string,
+  options: ReadingOptions & { signal?: AbortSignal },
+): Promise<CheckpointSize> {
   const { bytes, weights } = await inspectCheckpoint(path, options);
   const linears = weights.filter(({ name }) => LINEAR_WEIGHT.test(name));
   const count = linears.reduce((sum, { shape }) => sum + validate.product(shape), 0);

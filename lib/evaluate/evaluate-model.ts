@@ -3,11 +3,14 @@
  *
  * @module
  */
-import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+
+import { openCheckpoint } from '../checkpoint/checkpoint.js';
+import { checkReadingOptions } from '../checkpoint/weights.js';
+import { CheckpointError, InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
 import type { ComputeDtype } from '../matmul/linear.js';
 import type { DecoderBlock } from '../model/block.js';
 import { type DecoderModel, openModel } from '../model/model.js';
-import { checkReadingOptions } from '../checkpoint/weights.js';
+import { type Tokenizer, tokenizerOf } from '../model/tokenizer.js';
 import * as validate from '../validate.js';
 import { ACTIVATIONS, type Activations } from './activations.js';
 import { checkpointSize } from './checkpoint-size.js';
@@ -33,6 +36,11 @@ export interface EvaluateOptions {
   text: string;
   /** The original of a quantized model: a path, or an open model. It must have the same vocabulary and tokenizer. */
   against?: string | DecoderModel;
+  /**
+   * What turns the text into tokens: one of an open model, or the path of a model that has one. Default: the model's own, or
+   * where it has none, as some GGUF files, that of `against`.
+   */
+  tokenizer?: string | Tokenizer;
   /**
    * Tokens of a window, those that the tokenizer puts before a text included. Windows follow one another without overlap,
    * and what is left at the end of the text is dropped. Default: as many as the model has positions, but no more than 2048,
@@ -60,6 +68,7 @@ export interface EvaluateOptions {
 const OPTIONS: ReadonlySet<string> = new Set([
   'text',
   'against',
+  'tokenizer',
   'windowLength',
   'maxWindows',
   'seed',
@@ -82,6 +91,7 @@ const HEAD_ELEMENTS = 2 ** 23;
 interface Given {
   readonly text: string;
   readonly against: string | DecoderModel | undefined;
+  readonly tokenizer: string | Tokenizer | undefined;
   readonly windowLength: number | undefined;
   readonly maxWindows: number | null;
   readonly seed: number | null;
@@ -104,6 +114,13 @@ function checkModel(argument: string, value: unknown): string | DecoderModel {
   return validate.path(argument, value);
 }
 
+function checkTokenizer(value: unknown): string | Tokenizer | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value === 'object' && value !== null && 'encode' in value && 'decode' in value) return value as Tokenizer;
+  if (typeof value !== 'string') throw invalidArgument('tokenizer', 'a path or a tokenizer', value);
+  return validate.path('tokenizer', value);
+}
+
 function optionalFunction<T>(argument: string, value: T): T {
   if (value !== undefined && typeof value !== 'function') throw invalidArgument(argument, 'a function', value);
   return value;
@@ -116,6 +133,7 @@ function check(optionsValue: unknown): Given {
   return {
     text: given.text,
     against: given.against === undefined ? undefined : checkModel('against', given.against),
+    tokenizer: checkTokenizer(given.tokenizer),
     windowLength: windowLength === undefined ? undefined : validate.integer('windowLength', windowLength, 2),
     maxWindows: maxWindows === undefined ? null : validate.integer('maxWindows', maxWindows, 1),
     seed: seed === undefined ? null : validate.integer('seed', seed, 0, 2 ** 32 - 1),
@@ -140,6 +158,22 @@ async function opened(
   return openModel(model, { ...reading, computeDtype, ...(signal === undefined ? {} : { signal }) });
 }
 
+async function tokenizerFor(model: DecoderModel, original: DecoderModel | null, given: Given): Promise<Tokenizer> {
+  const { tokenizer } = given;
+  if (tokenizer === undefined) {
+    return model.tokenizer.size === 0 && original !== null ? original.tokenizer : model.tokenizer;
+  }
+  if (typeof tokenizer !== 'string') return tokenizer;
+  const checkpoint = await openCheckpoint(tokenizer);
+  try {
+    const found = await tokenizerOf(checkpoint);
+    if (found !== null) return found;
+    throw new CheckpointError('TOKENIZER_MISSING', `${tokenizer} has no tokenizer.`, { path: tokenizer });
+  } finally {
+    await checkpoint.close();
+  }
+}
+
 /** Two models can be compared position by position if the same tokens mean the same text. */
 function checkSameVocabulary(model: DecoderModel, original: DecoderModel, text: string): void {
   const [ours, theirs] = [model.config.vocabSize, original.config.vocabSize];
@@ -150,13 +184,24 @@ function checkSameVocabulary(model: DecoderModel, original: DecoderModel, text: 
         'Compare with the model that it was made from.',
     );
   }
+  const tokenizers = [model.tokenizer, original.tokenizer];
+  if (tokenizers.some(({ size }) => size === 0)) return;
   const probe = text.slice(0, 65536);
-  const [a, b] = [model, original].map(({ tokenizer }) => tokenizer.encode(probe)) as [Int32Array, Int32Array];
+  const [a, b] = tokenizers.map((tokenizer) => tokenizer.encode(probe)) as [Int32Array, Int32Array];
   if (a.length === b.length && a.every((token, i) => b[i] === token)) return;
   throw new InvalidArgumentError(
     'against',
     `Expected ${original.path} to turn the text into the tokens of ${model.path}, but their tokenizers differ. ` +
       'Compare with the model that it was made from.',
+  );
+}
+
+/** A tokenizer that was given may belong to another model. */
+function checkTokens({ size }: Tokenizer, { path, config }: DecoderModel): void {
+  if (size <= config.vocabSize) return;
+  throw new InvalidArgumentError(
+    'tokenizer',
+    `Expected a tokenizer of at most ${config.vocabSize} tokens, as ${path} has, but it gives ids up to ${size - 1}.`,
   );
 }
 
@@ -274,7 +319,9 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     const original = against === undefined ? null : await open(against, 'float32');
     if (original !== null) checkSameVocabulary(ours, original, text);
     const windowLength = given.windowLength ?? Math.min(USUAL_WINDOW, ours.config.maxPositions);
-    const windows = windowsOf(text, ours.tokenizer, { ...given, windowLength });
+    const tokenizer = await tokenizerFor(ours, original, given);
+    checkTokens(tokenizer, ours);
+    const windows = windowsOf(text, tokenizer, { ...given, windowLength });
     const runner = runnerOf(ours, given.activations, given.onBlock);
     const originalRunner = original === null ? null : runnerOf(original, 'float32', undefined);
     const tally = await run(runner, originalRunner, windows, given);
