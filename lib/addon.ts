@@ -154,6 +154,20 @@ type DequantizeLlmInt8Arguments = [
   columns: number,
   out: Float32Array,
 ];
+type RmsNormArguments = [x: Float32Array, weight: Float32Array, epsilon: number, out: Float32Array];
+/** The numbers of `record` are listed in native/node/decoder_calls.cc. */
+type AttentionArguments = [
+  record: Float64Array,
+  queries: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  queryNorm: Float32Array | null,
+  keyNorm: Float32Array | null,
+  angles: Float32Array,
+  cachedKeys: Float32Array,
+  cachedValues: Float32Array,
+  out: Float32Array,
+];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
 type LogitStatisticsArguments = [
   logits: Float32Array,
@@ -290,6 +304,10 @@ export interface RawAddon {
   compareAsync(...args: [...CompareArguments, Done]): number;
   logitStatistics(...args: LogitStatisticsArguments): void;
   logitStatisticsAsync(...args: [...LogitStatisticsArguments, Done]): number;
+  rmsNorm(...args: RmsNormArguments): void;
+  rmsNormAsync(...args: [...RmsNormArguments, Done]): number;
+  attention(...args: AttentionArguments): void;
+  attentionAsync(...args: [...AttentionArguments, Done]): number;
   quantizeBlocks(...args: QuantizeBlocksArguments): void;
   quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
   dequantizeBlocks(...args: DequantizeBlocksArguments): void;

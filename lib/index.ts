@@ -124,9 +124,11 @@ export {
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
+export type { GenerateOptions, Generation } from './model/generate.js';
 export type { LinearLayer } from './model/linear-layer.js';
 export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';
 export type { RopeScaling } from './model/rope.js';
+export type { SamplingOptions } from './model/sampler.js';
 export type { Tokenizer } from './model/tokenizer.js';
 export {
   type EntropyOptions,

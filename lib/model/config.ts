@@ -154,7 +154,8 @@ function slidingWindowsOf(
   return none.map((_, layer) => (layer >= first ? window : null));
 }
 
-function tokenIdsOf(value: unknown): number[] {
+/** One token id, or several. */
+export function tokenIdsOf(value: unknown): number[] {
   const ids: unknown[] = Array.isArray(value) ? value : [value];
   return ids.filter((id): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0);
 }

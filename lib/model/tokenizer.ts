@@ -9,6 +9,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
 import { CheckpointError, invalidArgument } from '../errors.js';
+import { tokenIdsOf } from './config.js';
 
 /** Turns texts into tokens and back. */
 export interface Tokenizer {
@@ -65,6 +66,16 @@ class JsonTokenizer implements Tokenizer {
     if (tokens.length === 0) return '';
     return this.inner.decode(Array.from(tokens), { skip_special_tokens: skipSpecialTokens });
   }
+}
+
+/**
+ * Tokens that end a text, by generation_config.json: models that talk have more of them than config.json says.
+ *
+ * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
+ */
+export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
+  if (checkpoint.folder === null) return [];
+  return tokenIdsOf((await jsonOf(join(checkpoint.folder, 'generation_config.json')))?.['eos_token_id']);
 }
 
 /**

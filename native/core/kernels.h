@@ -8,6 +8,7 @@
 #include "ops/cast/cast_kernels.h"
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/decoder/decoder_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/logits/logits_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
@@ -25,6 +26,7 @@ struct Kernels {
   const AffineKernels* affine;
   const CodebookKernels* codebook;
   const CompareKernels* compare;
+  const DecoderKernels* decoder;
   const BlocksKernels* blocks;
   const FakeQuantizeKernels* fake_quantize;
   const ObserveKernels* observe;
