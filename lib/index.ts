@@ -4,6 +4,13 @@
  * @packageDocumentation
  */
 
+export {
+  type ImportanceEntry,
+  type ImportanceMatrix,
+  importanceOf,
+  readImatrix,
+  writeImatrix,
+} from './checkpoint/gguf/imatrix.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
 export type { ActivationDtype } from './checkpoint/layouts/compressed-tensors/writer.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
@@ -137,7 +144,8 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export type { RunOptions, RunReport, RunStart, TensorReport } from './pipeline/carry-out.js';
+export type { RowComparison, TensorComparison } from './pipeline/compare-weights.js';
 export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {
   type InspectedWeight,
@@ -151,7 +159,7 @@ export {
   type QuantizeCheckpointOptions,
   quantizeCheckpoint,
 } from './pipeline/quantize-checkpoint.js';
-export type { Progress, TensorReport } from './pipeline/run.js';
+export type { Progress, WrittenTensor } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
 export type {
   CheckpointDtype,
@@ -163,8 +171,6 @@ export type {
 } from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
-  type RowComparison,
-  type TensorComparison,
   type VerificationReport,
   type VerifyOptions,
   verifyCheckpoint,

@@ -36,6 +36,7 @@ export interface SpecFlags {
   nested?: boolean;
   activations?: ActivationDtype;
   requantize?: boolean;
+  imatrix?: string;
   plan?: string;
   writePlan?: string;
 }
@@ -136,6 +137,7 @@ export function withSpecOptions(command: Command): Command {
     .addOption(activationsOption())
     .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
+    .option('--imatrix <file>', "gguf: weigh errors by an importance matrix of llama.cpp's llama-imatrix")
     .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
     .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
 }
@@ -155,6 +157,7 @@ interface PlanFile {
   exclude?: string;
   layers?: { match: string; spec: LayerSpec | 'float' }[];
   requantize?: boolean;
+  imatrix?: string;
 }
 
 async function readPlan(path: string): Promise<QuantizationSpec> {
@@ -182,12 +185,13 @@ async function readPlan(path: string): Promise<QuantizationSpec> {
 }
 
 async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
-  const { include, exclude, layers, ...rest } = spec;
+  const { include, exclude, layers, imatrix, ...rest } = spec;
   const { format, dtype, scheme, granularity, groupSize } = completed(spec);
   const plan: PlanFile = {
     ...rest,
     ...(format === 'gguf' ? { format, dtype } : { format, dtype, scheme }),
     ...(/^int\d$/.test(dtype) ? { granularity, ...(groupSize === null ? {} : { groupSize }) } : {}),
+    ...(typeof imatrix === 'string' ? { imatrix } : {}),
     ...(include === undefined ? {} : { include: include.source }),
     ...(exclude === undefined ? {} : { exclude: exclude.source }),
     ...(layers === undefined ? {} : { layers: layers.map(({ match, spec }) => ({ match: match.source, spec })) }),
@@ -224,6 +228,7 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),
     ...(flags.layer === undefined ? {} : { layers: flags.layer }),
     ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
+    ...(flags.imatrix === undefined ? {} : { imatrix: flags.imatrix }),
   };
   if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
   return spec;

@@ -16,7 +16,8 @@ import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
-import { configOf, type Group, modelConfigOf, type Plan, planOf, refuse } from './plan.js';
+import { asHuggingFace } from './hugging-face.js';
+import { configOf, type Group, type Plan, planOf, refuse, withTexts } from './plan.js';
 import { planGgufExactly, planGgufQuantization } from './plan-gguf.js';
 import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import {
@@ -196,9 +197,23 @@ async function planConversion(
   weights: readonly Weight[],
   options: ConvertCheckpointOptions,
 ): Promise<Plan> {
+  if (options.to === 'gguf') {
+    const { dtype, requantize = false, signal } = options;
+    if (dtype !== undefined) return planGgufQuantization(checkpoint, weights, { format: 'gguf', dtype, requantize });
+    return planGgufExactly(checkpoint, weights, await exactTypes(weights, checkpoint.path, signal));
+  }
+  const model = await asHuggingFace(checkpoint, weights);
+  return withTexts(await planFolder(model.checkpoint, model.weights, options), model.texts, model.warnings);
+}
+
+async function planFolder(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  options: ConvertCheckpointOptions,
+): Promise<Plan> {
   const { path } = checkpoint;
   const { to, floatDtype, requantize = false, signal } = options;
-  const config = { ...modelConfigOf(checkpoint, weights) };
+  const config = { ...checkpoint.config };
   delete config['quantization_config'];
   if (to === 'float') {
     const tasks = weights.map((weight) =>
@@ -207,11 +222,6 @@ async function planConversion(
         : keepTask(weight),
     );
     return planOf(safetensorsFiles(checkpoint, tasks), config, new Map(), decisionsOf(tasks));
-  }
-  if (to === 'gguf') {
-    const { dtype } = options;
-    if (dtype !== undefined) return planGgufQuantization(checkpoint, weights, { format: 'gguf', dtype, requantize });
-    return planGgufExactly(checkpoint, weights, await exactTypes(weights, path, signal));
   }
   const groups = new Map<string, Group>();
   const refusals: { weight: Weight; reason: string }[] = [];

@@ -5,6 +5,7 @@
  */
 
 import type { Json } from '../checkpoint/checkpoint.js';
+import { checkImatrix, type ImportanceMatrix } from '../checkpoint/gguf/imatrix.js';
 import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
 import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
 import { bitsandbytesWriter } from '../checkpoint/layouts/bitsandbytes/writer.js';
@@ -110,6 +111,11 @@ export interface QuantizationSpec extends LayerSpec, Selection {
   readonly layers?: readonly LayerOverride[];
   /** Whether weights that are quantized already may be quantized once more. Default false. */
   readonly requantize?: boolean;
+  /**
+   * `gguf` only: how much errors count, input by input: the path of an importance matrix of llama.cpp's, or the matrix (see
+   * {@link readImatrix}). Some mixtures choose other types with one; `q2_k_s` needs one.
+   */
+  readonly imatrix?: string | ImportanceMatrix;
 }
 
 interface Format {
@@ -317,7 +323,15 @@ export const CODE_LAYOUTS: readonly CodeLayout[] = [
 export const ACTIVATIONS: readonly ActivationDtype[] = ['float', 'int8', 'float8_e4m3fn', 'mxfp4', 'mxfp8_e4m3'];
 
 /** @internal */
-export const SPEC_OPTIONS = [...LAYER_OPTIONS, 'range', 'include', 'exclude', 'layers', 'requantize'] as const;
+export const SPEC_OPTIONS = [
+  ...LAYER_OPTIONS,
+  'range',
+  'include',
+  'exclude',
+  'layers',
+  'requantize',
+  'imatrix',
+] as const;
 
 /** @internal Checks the setting of a layer; returns its format. */
 export function checkLayer(
@@ -449,7 +463,11 @@ export function checkSpec(given: Record<string, unknown>): void {
   const format = checkLayer(given, '');
   validate.boolean('requantize', given['requantize'], false);
   for (const name of ['include', 'exclude'] as const) if (given[name] !== undefined) checkPattern(name, given[name]);
-  const { layers } = given;
+  const { layers, imatrix } = given;
+  if (imatrix !== undefined) {
+    if (format !== 'gguf') throw new InvalidArgumentError('imatrix', "Expected imatrix with format: 'gguf' only.");
+    if (typeof imatrix !== 'string') checkImatrix('imatrix', imatrix);
+  }
   if (layers === undefined) return;
   if (!Array.isArray(layers)) throw invalidArgument('layers', 'an array', layers);
   layers.forEach((layer: unknown, i) => {
