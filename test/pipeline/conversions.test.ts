@@ -289,7 +289,7 @@ describe("GPTQ's act-order", () => {
           }
         }
       }),
-      { numRuns: 12 },
+      { numRuns: 8 },
     );
   });
 
