@@ -12,6 +12,7 @@ export {
   writeImatrix,
 } from './checkpoint/gguf/imatrix.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
+export type { ActivationDtype } from './checkpoint/layouts/compressed-tensors/writer.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
@@ -159,7 +160,14 @@ export {
 } from './pipeline/quantize-checkpoint.js';
 export type { Progress, TensorReport } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
-export type { CheckpointDtype, CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type {
+  CheckpointDtype,
+  CheckpointFormat,
+  CodeLayout,
+  LayerOverride,
+  LayerSpec,
+  QuantizationSpec,
+} from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
   type RowComparison,

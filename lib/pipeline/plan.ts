@@ -8,7 +8,7 @@ import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
-import { isChosen, isLinear, layerOf } from './selection.js';
+import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
 import { keepTask, outlineOf, quantizeTask, type Task } from './task.js';
 
@@ -130,11 +130,13 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   const groups = new Map<string, Group>();
   const writers = new Map<Weight, LayoutWriter>();
   const refusals: { weight: Weight; reason: string }[] = [];
+  const hasHead = chosen.some(isHead);
   for (const weight of chosen) {
     const layerSpec = specOf(weight, spec) as LayerSpec;
     const { writer, key } = writerOf(
       { ...layerSpec, format: spec.format ?? 'compressed-tensors' },
       weight.dtype ?? 'float32',
+      { hasHead },
     );
     const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
     groups.set(key, group);
@@ -143,7 +145,10 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
     if (reason === null) writers.set(weight, writer);
     else refusals.push({ weight, reason });
   }
-  const remedy = 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  const hasOneSetting = spec.format !== undefined && spec.format !== 'compressed-tensors';
+  const remedy = hasOneSetting
+    ? 'Choose other settings for all, or leave these in float (--exclude <regex>).'
+    : 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
   refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
