@@ -146,40 +146,33 @@ function fuzzCorpus(folder, name) {
   record(stage, run.status === 0 ? { passed: inputs } : { failed: 1 });
 }
 
-function addressSanitizer() {
-  const stage = 'native, address and undefined behaviour sanitizers';
-  const variant = variants.sanitized();
-  const names = fs.readdirSync(path.join(root, CORPUS));
-  if (variant?.fuzzes !== true) {
-    skip('fuzzing corpus', 'needs clang with libFuzzer (Debian: clang-19, libclang-rt-19-dev)');
-  }
+function fuzzing() {
+  const variant = variants.fuzzing();
   if (variant === null) {
-    skip(stage, 'the compiler has no -fsanitize=address,undefined here');
+    skip('fuzzing corpus', 'needs clang with libFuzzer (Debian: clang-19, libclang-rt-19-dev)');
     return async () => {};
   }
-  const { folder, options, fuzzes } = variant;
-  const built = build(stage, folder, options, NATIVE, ...(fuzzes ? names.map((name) => `fuzz_${name}`) : []));
+  const names = fs.readdirSync(path.join(root, CORPUS));
+  const targets = names.map((name) => `fuzz_${name}`);
+  const built = build('fuzzing corpus', variant.folder, variant.options, ...targets);
   return async () => {
-    if (!(await built)) return;
-    await counted(stage, program(folder, NATIVE), [], { LOWBIT_TEST_QUICK: '1' });
-    if (fuzzes) for (const name of names) fuzzCorpus(folder, name);
+    if (await built) for (const name of names) fuzzCorpus(variant.folder, name);
   };
 }
 
-function threadSanitizer() {
-  const stage = 'native, thread sanitizer';
+/** The native tests under a sanitizer. */
+function sanitized(stage, names, folder, args) {
   const compiler = process.env.CXX ?? 'c++';
-  if (!hasSanitizer(compiler, 'thread')) {
-    skip(stage, `${compiler} has no -fsanitize=thread here`);
+  if (!hasSanitizer(compiler, names)) {
+    skip(stage, `${compiler} has no -fsanitize=${names} here`);
     return async () => {};
   }
-  const built = build(stage, 'build-tsan', [...TESTS, '-DLOWBIT_SANITIZE=thread'], NATIVE);
+  const built = build(stage, folder, [...TESTS, `-DLOWBIT_SANITIZE=${names}`], NATIVE);
   return async () => {
-    if (await built) await counted(stage, program('build-tsan', NATIVE), ['thread'], { LOWBIT_TEST_QUICK: '1' });
+    if (await built) await counted(stage, program(folder, NATIVE), args, { LOWBIT_TEST_QUICK: '1' });
   };
 }
 
-/** The instruction sets of other processors, in emulators. */
 function emulatedAvx512() {
   const stage = 'native, AVX-512 in an emulator';
   const none = async () => {};
@@ -272,7 +265,14 @@ async function main() {
   const start = performance.now();
   prepare();
   // Builds follow each other; what is built is tested while the next is.
-  const stages = [native(), addressSanitizer(), threadSanitizer(), emulatedAvx512(), emulatedNeon()];
+  const stages = [
+    native(),
+    fuzzing(),
+    sanitized('native, address and undefined behaviour sanitizers', 'address,undefined', 'build-asan', []),
+    sanitized('native, thread sanitizer', 'thread', 'build-tsan', ['thread']),
+    emulatedAvx512(),
+    emulatedNeon(),
+  ];
   for (const test of stages) await test();
   await vitest('API, command line and package', []);
   for (const isa of instructionSets().slice(1))

@@ -1,6 +1,6 @@
 /**
  * How the native code is compiled for lint and tests. Both use the same folders and flags, so that nothing is compiled twice:
- * the usual compiler's opinion is the build whose tests run, clang's the one with sanitizers and fuzzers.
+ * the usual compiler's opinion is the build whose tests run, clang's the one with fuzzers.
  */
 'use strict';
 
@@ -36,17 +36,13 @@ const TESTS = ['-DLOWBIT_BUILD_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release'];
 /** The build whose native tests run. */
 const native = { folder: 'build-test', options: TESTS };
 
-/** The build with the address and undefined behaviour sanitizers; with fuzzers where clang has them. */
-function sanitized() {
+/** The build with fuzzers, which is also clang's opinion; null without a clang that has libFuzzer. */
+function fuzzing() {
   const names = 'address,undefined';
-  const clang = ['clang++-19', 'clang++'].find((name) => has(name));
-  if (clang !== undefined && hasSanitizer(clang, `fuzzer,${names}`)) {
-    const options = [`-DCMAKE_CXX_COMPILER=${clang}`, '-DLOWBIT_BUILD_FUZZERS=ON', `-DLOWBIT_SANITIZE=${names}`];
-    return { folder: 'build-sanitized', options: [...TESTS, ...options], compiler: clang, fuzzes: true };
-  }
-  const compiler = process.env.CXX ?? 'c++';
-  if (!hasSanitizer(compiler, names)) return null;
-  return { folder: 'build-asan', options: [...TESTS, `-DLOWBIT_SANITIZE=${names}`], compiler, fuzzes: false };
+  const compiler = ['clang++-19', 'clang++'].find((name) => has(name));
+  if (compiler === undefined || !hasSanitizer(compiler, `fuzzer,${names}`)) return null;
+  const options = [`-DCMAKE_CXX_COMPILER=${compiler}`, '-DLOWBIT_BUILD_FUZZERS=ON', `-DLOWBIT_SANITIZE=${names}`];
+  return { folder: 'build-fuzz', options: [...TESTS, ...options], compiler };
 }
 
 /** Arguments of `cmake` that configure a variant. */
@@ -54,4 +50,4 @@ function configuring({ folder, options }, ...more) {
   return ['-S', '.', '-B', folder, ...(has('ninja') ? ['-G', 'Ninja'] : []), ...options, ...more];
 }
 
-module.exports = { configuring, has, hasSanitizer, native, sanitized, TESTS };
+module.exports = { configuring, fuzzing, has, hasSanitizer, native, TESTS };
