@@ -142,7 +142,7 @@ function fuzzCorpus(folder, name) {
   const inputs = fs.readdirSync(path.join(root, corpus)).length;
   console.log(`\n=== ${stage}`);
   const run = spawnSync(program(folder, `fuzz_${name}`), ['-runs=0', corpus], { cwd: root, encoding: 'utf8' });
-  if (run.status !== 0) process.stdout.write(run.stderr);
+  if (run.status !== 0) process.stdout.write(run.stderr ?? String(run.error));
   record(stage, run.status === 0 ? { passed: inputs } : { failed: 1 });
 }
 
