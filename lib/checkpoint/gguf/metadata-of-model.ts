@@ -29,7 +29,7 @@ export interface GgufDescription {
 }
 
 /** Reads fields of a config, with errors that name them. */
-class Fields {
+export class Fields {
   constructor(
     private readonly json: Json,
     private readonly path: string,
