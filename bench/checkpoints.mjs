@@ -152,7 +152,7 @@ async function copy(path, outputBytes) {
 
 /** Runs the command line; seconds that pass and of processors, of the whole process, and its peak of resident memory. */
 function run(...args) {
-  const script = `process.argv.splice(1, 0, 'lowbit'); process.on('exit', () => process.stderr.write(JSON.stringify(process.resourceUsage()))); require(${JSON.stringify(
+  const script = `process.on('exit', () => process.stderr.write(JSON.stringify(process.resourceUsage()))); require(${JSON.stringify(
     join(here, '..', 'dist', 'cli', 'main.js'),
   )})`;
   return new Promise((resolve, reject) => {
