@@ -146,9 +146,7 @@ export class SafetensorsFile {
   }
 }
 
-async function readHeader(
-  source: Source,
-): Promise<{ tensors: TensorMap; metadata: Map<string, string> }> {
+async function readHeader(source: Source): Promise<{ tensors: TensorMap; metadata: Map<string, string> }> {
   const { path, handle } = source;
   const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
     const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;

@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  CalibrationError,
   CheckpointError,
   InvalidArgumentError,
   LowbitError,
@@ -30,8 +31,8 @@ export const EXIT = {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof InvalidArgumentError) return EXIT.usage;
-  if (error instanceof CheckpointError || error instanceof NonFiniteError || error instanceof ScaleOverflowError)
-    return EXIT.input;
+  const inputErrors = [CheckpointError, CalibrationError, NonFiniteError, ScaleOverflowError];
+  if (inputErrors.some((type) => error instanceof type)) return EXIT.input;
   if (error instanceof OutputError) {
     return error.code === 'VERIFICATION_FAILED' || error.code === 'BELOW_THRESHOLD' ? EXIT.quality : EXIT.output;
   }

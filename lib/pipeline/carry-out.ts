@@ -7,6 +7,7 @@ import { stat } from 'node:fs/promises';
 import { basename, resolve, sep } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { hashFiles } from '../checkpoint/file-hash.js';
 import { Output } from '../checkpoint/output.js';
 import { checkReadingOptions, READING_OPTIONS, type ReadingOptions } from '../checkpoint/weights.js';
 import {
@@ -21,7 +22,6 @@ import { capabilities } from '../runtime.js';
 import { comparisonOf, noSums } from '../tensor/compare.js';
 import * as validate from '../validate.js';
 import type { RowComparison, TensorComparison } from './compare-weights.js';
-import { hashFiles } from './file-hash.js';
 import { hashOf, type InputIdentity, Journal } from './journal.js';
 import { MANIFEST_NAME, manifestText } from './manifest.js';
 import { planMemory } from './memory.js';
@@ -92,6 +92,8 @@ export interface RunReport {
   readonly copied: readonly string[];
   /** Files of the input folder that were not taken over: weights in other formats. */
   readonly leftOut: readonly string[];
+  /** What the result lacks or does otherwise than the input, in sentences: what a GGUF file does not tell of a tokenizer. */
+  readonly warnings: readonly string[];
   /** Bits per weight over all of `tensors`. */
   readonly bitsPerWeight: number;
   /** Bytes of all tensors before and after. */
@@ -288,6 +290,7 @@ function summarize(
     tensors,
     copied: reports.filter(({ kind }) => kind === 'copied').map(({ name }) => name),
     leftOut,
+    warnings: plan.warnings ?? [],
     bitsPerWeight: weights === 0 ? 0 : bits / weights,
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,

@@ -252,7 +252,7 @@ async function compareBlock(
   ]);
   const reference = await floats(ourBlock, ours);
   const isReordered = theirBlock.kind === 'quantized' && theirBlock.order !== null;
-  const other = isReordered || !comparesAsStored(theirBlock) ? await floats(theirBlock, theirs) : theirBlock;
+  const other = isReordered || !comparesAsStored(theirBlock, columns) ? await floats(theirBlock, theirs) : theirBlock;
   try {
     return await compareRowsAsync(reference, other, rows, columns, signal);
   } catch (error) {

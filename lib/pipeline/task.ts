@@ -148,9 +148,9 @@ export function keepTask(weight: Weight): Task {
 export type RangeMethod = 'minmax' | 'mse' | { readonly percentile: number };
 
 /** The buffers of a quantized block, out of scratch memory. */
-function resultIn(scratch: Scratch, { recipe }: LayoutWriter, rows: number, columns: number): QuantizedTensor {
+function resultIn(scratch: Scratch, { recipe }: LayoutWriter, shape: readonly [number, number]): QuantizedTensor {
   const { dtype, scheme, granularity } = recipe;
-  const layout = layoutOf(dtype, [rows, columns], granularity, recipe);
+  const layout = layoutOf(dtype, shape, granularity, recipe);
   const data = scratch.bytes('codes', layout.dataBytes);
   const scales = scratch.floats('scales', layout.parameterCount);
   const hasZeroPoints = scheme === 'asymmetric' || /^uint\d$/.test(dtype);
@@ -179,17 +179,16 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const outline = outlineOf(weight);
   const { rows, columns } = weight;
   const { recipe } = writer;
-  const { needsLargest, nested: _, ...how } = recipe;
-  const { dtype } = recipe;
+  const { dtype, needsLargest, acrossRows = false } = recipe;
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
   const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
   const common = {
     dtype,
     granularity: recipe.granularity,
-    ...(how.axis === undefined ? {} : { axis: how.axis }),
-    ...(how.groupSize === undefined ? {} : { groupSize: how.groupSize }),
-    ...(how.blockShape === undefined ? {} : { blockShape: how.blockShape }),
+    ...(recipe.axis === undefined ? {} : { axis: recipe.axis }),
+    ...(recipe.groupSize === undefined ? {} : { groupSize: recipe.groupSize }),
+    ...(recipe.blockShape === undefined ? {} : { blockShape: recipe.blockShape }),
     ...(isCodebook ? {} : { scheme: recipe.scheme }),
     ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype: recipe.scaleDtype }),
   };
@@ -228,13 +227,14 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
       block.kind === 'float'
         ? block
         : { kind: 'float', dtype: 'float32', data: await floatsOf(block, count, columns, scratch, signal) };
-    const out = resultIn(scratch, writer, end - begin, columns);
+    const shape = acrossRows ? ([1, count] as const) : ([end - begin, columns] as const);
+    const out = resultIn(scratch, writer, shape);
     const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
     return (await quantizeTensorAsync(read.data, {
       ...common,
       ...searched,
       ...whole,
-      shape: [end - begin, columns],
+      shape,
       inputDtype: read.dtype,
       out,
       signal,

@@ -40,9 +40,9 @@ function gridOf({ granularity, axis, groupSize, blockShape }: QuantizedTensor, r
   }
 }
 
-/** @internal Whether {@link compareRowsAsync} takes rows as they are. */
-export function comparesAsStored(other: OtherRows): boolean {
-  return other.kind !== 'quantized' || gridOf(other.tensor, 1, 1) !== null;
+/** @internal Whether {@link compareRowsAsync} takes rows as they are: not where scales run on from one row to the next. */
+export function comparesAsStored(other: OtherRows, columns: number): boolean {
+  return other.kind !== 'quantized' || (other.tensor.shape.at(-1) === columns && gridOf(other.tensor, 1, 1) !== null);
 }
 
 /**

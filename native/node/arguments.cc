@@ -43,6 +43,7 @@ Napi::Error error_of(Napi::Env env, const Outcome& outcome) {
   if (outcome.status == Status::kNonFinite) code = "NON_FINITE";
   if (outcome.status == Status::kScaleOverflow) code = "SCALE_OVERFLOW";
   if (outcome.status == Status::kInvalidCode) code = "INVALID_CODE";
+  if (outcome.status == Status::kNotPositive) code = "NOT_POSITIVE_DEFINITE";
   Napi::Error error = error_with_code(env, code, code);
   error.Set("index", Napi::Number::New(env, static_cast<double>(outcome.index)));
   return error;

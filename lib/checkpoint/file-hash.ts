@@ -4,8 +4,8 @@
  * @module
  */
 import { Worker } from 'node:worker_threads';
-import { readError } from '../checkpoint/file.js';
-import { pageOffsetFor, sharedPages } from '../checkpoint/scratch.js';
+import { readError } from './file.js';
+import { pageOffsetFor, sharedPages } from './scratch.js';
 
 /** Bytes that are hashed at once. */
 const HASH_BYTES = 2 ** 22;
