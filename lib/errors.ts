@@ -62,6 +62,10 @@ export type CheckpointErrorCode =
   | 'GGUF_UNSUPPORTED_MODEL'
   | 'GGUF_UNSUPPORTED_TOKENIZER'
   | 'TOKENIZER_INVALID'
+  | 'IMATRIX_INVALID'
+  | 'IMATRIX_TRUNCATED'
+  | 'IMATRIX_MISMATCH'
+  | 'IMATRIX_REQUIRED'
   | 'TOKENIZER_MISSING'
   | 'TOKENIZER_MISMATCH'
   | 'MODEL_UNSUPPORTED'
@@ -97,7 +101,9 @@ export type OutputErrorCode =
   | 'UNFINISHED_WORK'
   | 'DISK_FULL'
   | 'PERMISSION_DENIED'
-  | 'WRITE_FAILED';
+  | 'WRITE_FAILED'
+  | 'VERIFICATION_FAILED'
+  | 'BELOW_THRESHOLD';
 
 /** Codes of {@link PackedFileError}: one for each way in which the file of a packed weight can be wrong. */
 export type PackedFileErrorCode =
@@ -227,7 +233,7 @@ export class PackedFileError extends LowbitError {
   }
 }
 
-/** A result can't be written. Nothing is left under its final name. */
+/** A result can't be written, or is not what it should be. Nothing is left under its final name. */
 export class OutputError extends LowbitError {
   declare readonly code: OutputErrorCode;
   /** The file or folder concerned. */

@@ -106,6 +106,11 @@ export class Output {
     }
   }
 
+  /** The path, for now, of the result as a folder. */
+  get folder(): string {
+    return join(this.workPath, RESULT);
+  }
+
   /** The path, for now, of a file of the result. */
   file(name: string): string {
     return join(this.workPath, RESULT, name);

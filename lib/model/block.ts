@@ -14,6 +14,7 @@ import * as validate from '../validate.js';
 import type { DecoderConfig } from './config.js';
 import {
   type DecoderWeights,
+  INPUTS,
   type InputName,
   LINEARS,
   type LinearName,
@@ -21,7 +22,17 @@ import {
   type NormName,
 } from './decoder-weights.js';
 import { type LinearLayer, linearOfWeight, PackedLinear } from './linear-layer.js';
-import { addInto, attention, gated, rmsNorm, rotate } from './operations.js';
+import {
+  type Attended,
+  addInto,
+  attention,
+  gated,
+  type LayerCache,
+  layerCache,
+  rmsNorm,
+  turn,
+  Workspace,
+} from './operations.js';
 import type { RotaryTables } from './rope.js';
 
 /** Options of {@link DecoderBlock.forward}. */
@@ -87,9 +98,6 @@ export interface BlockContext {
 }
 
 const FORWARD_OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'onInput', 'until', 'signal']);
-
-/** Lets events happen, signals among them. */
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 export class Block implements DecoderBlock {
   private readonly replaced = new Map<LinearName, QuantizedTensor | Float32Array>();
@@ -198,8 +206,10 @@ export class Block implements DecoderBlock {
   }
 
   /** One linear layer, with errors that name it. */
-  private run(name: LinearName, x: Float32Array): Float32Array {
-    return this.explained(name, () => this.linear(name).forward(x));
+  private run(name: LinearName, x: Float32Array, workspace: Workspace): Float32Array {
+    const layer = this.linear(name);
+    const out = workspace.floats(name, (x.length / layer.cols) * layer.rows);
+    return this.explained(name, () => layer.forward(x, out));
   }
 
   private explained<T>(name: LinearName, body: () => T): T {
@@ -216,13 +226,14 @@ export class Block implements DecoderBlock {
   }
 
   /** `silu(gate) ⊙ up`, in one product where that can be. */
-  private gatedUp(x: Float32Array): Float32Array {
+  private gatedUp(x: Float32Array, workspace: Workspace): Float32Array {
     const [gate, up] = [this.linear('mlp.gate_proj'), this.linear('mlp.up_proj')];
     if (!(gate instanceof PackedLinear && up instanceof PackedLinear && gate.readsLike(up))) {
-      return gated(this.run('mlp.gate_proj', x), this.run('mlp.up_proj', x));
+      return gated(this.run('mlp.gate_proj', x, workspace), this.run('mlp.up_proj', x, workspace));
     }
     return this.explained('mlp.up_proj', () =>
       linear(up.ordered(x), up.weight, {
+        out: workspace.floats('mlp.up_proj', (x.length / up.cols) * up.rows),
         gate: gate.weight,
         computeDtype: up.computeDtype,
         ...(up.bias === null ? {} : { bias: up.bias }),
@@ -231,14 +242,40 @@ export class Block implements DecoderBlock {
     );
   }
 
+  /** Queries, keys and values of what the norm before them gave; room for what comes out. */
+  private attended(x: Float32Array, angles: Float32Array, workspace: Workspace): Attended {
+    const queries = this.run('self_attn.q_proj', x, workspace);
+    return {
+      queries,
+      keys: this.run('self_attn.k_proj', x, workspace),
+      values: this.run('self_attn.v_proj', x, workspace),
+      queryNorm: this.norms.query,
+      keyNorm: this.norms.key,
+      angles,
+      out: workspace.floats('self_attn', queries.length),
+    };
+  }
+
+  private get window(): number | null {
+    return this.context.config.slidingWindows[this.index] ?? null;
+  }
+
   async forward(hidden: Float32Array, options: BlockForwardOptions): Promise<Float32Array> {
     const { config, tables } = this.context;
-    const { hiddenSize, numHeads: heads, numKvHeads: kvHeads, headDim, rmsNormEps } = config;
+    const { hiddenSize, rmsNormEps } = config;
     const given = validate.options<BlockForwardOptions>('options', options, FORWARD_OPTIONS);
     const windowLength = validate.integer('windowLength', given.windowLength, 1);
     const signal = validate.abortSignal('signal', given.signal);
+    const until =
+      given.until === undefined
+        ? undefined
+        : validate.oneOf(
+            'until',
+            given.until,
+            INPUTS.map(({ name }) => name),
+          );
     validate.float32Array('hidden', hidden);
-    const { onInput, until } = given;
+    const { onInput } = given;
     const rows = hidden.length / hiddenSize;
     if (rows % windowLength !== 0) {
       throw new InvalidArgumentError(
@@ -247,49 +284,67 @@ export class Block implements DecoderBlock {
       );
     }
     const shown = async (input: InputName, x: Float32Array): Promise<Float32Array> => {
-      if (onInput === undefined) return x;
-      return (await onInput(input, x)) ?? x;
+      const other = onInput === undefined ? undefined : await onInput(input, x);
+      return other === undefined ? x : validate.float32Array('what onInput returns', other, x.length);
     };
     const pause = async () => {
-      if (signal === undefined) return;
       await turn();
-      signal.throwIfAborted();
+      signal?.throwIfAborted();
     };
     const { norms } = this;
+    const workspace = new Workspace();
     await pause();
     const out = hidden.slice();
 
-    let x = rmsNorm(out, norms.input_layernorm, rmsNormEps, new Float32Array(out.length));
+    const normed = workspace.floats('normed', out.length);
+    let x = rmsNorm(out, norms.input_layernorm, rmsNormEps, normed);
     x = await shown('self_attn', x);
     if (until === 'self_attn') return x;
-    const q = this.run('self_attn.q_proj', x);
-    const k = this.run('self_attn.k_proj', x);
-    const v = this.run('self_attn.v_proj', x);
-    if (norms.query !== null) rmsNorm(q, norms.query, rmsNormEps, q);
-    if (norms.key !== null) rmsNorm(k, norms.key, rmsNormEps, k);
-    const table = tables.of(windowLength);
-    rotate(q, heads, headDim, table);
-    rotate(k, kvHeads, headDim, table);
-    const attended = new Float32Array(q.length);
-    const shape = { heads, kvHeads, headDim, window: config.slidingWindows[this.index] ?? null };
-    const part = (array: Float32Array, window: number) => {
-      const length = (array.length / rows) * windowLength;
-      return array.subarray(window * length, (window + 1) * length);
-    };
-    for (let window = 0; window * windowLength < rows; window++) {
-      attention(part(q, window), part(k, window), part(v, window), shape, part(attended, window));
+    const all = this.attended(x, tables.rows(0, windowLength), workspace);
+    const cache = layerCache(config, windowLength);
+    for (let window = 0; window < rows / windowLength; window++) {
+      const part = (array: Float32Array) => {
+        const length = (array.length / rows) * windowLength;
+        return array.subarray(window * length, (window + 1) * length);
+      };
+      attention(config, this.window, cache, 0, {
+        ...all,
+        queries: part(all.queries),
+        keys: part(all.keys),
+        values: part(all.values),
+        out: part(all.out),
+      });
     }
-    x = await shown('self_attn.o_proj', attended);
+    x = await shown('self_attn.o_proj', all.out);
     if (until === 'self_attn.o_proj') return x;
-    addInto(out, this.run('self_attn.o_proj', x));
+    addInto(out, this.run('self_attn.o_proj', x, workspace));
 
     await pause();
-    x = rmsNorm(out, norms.post_attention_layernorm, rmsNormEps, new Float32Array(out.length));
+    x = rmsNorm(out, norms.post_attention_layernorm, rmsNormEps, normed);
     x = await shown('mlp', x);
     if (until === 'mlp') return x;
-    x = await shown('mlp.down_proj', this.gatedUp(x));
+    x = await shown('mlp.down_proj', this.gatedUp(x, workspace));
     if (until === 'mlp.down_proj') return x;
-    addInto(out, this.run('mlp.down_proj', x));
+    addInto(out, this.run('mlp.down_proj', x, workspace));
     return out;
+  }
+
+  /**
+   * Runs the block over tokens that come to a sequence, in place.
+   *
+   * @param hidden - `[rows, hiddenSize]`
+   * @param past - Tokens that are in the cache.
+   * @param angles - Those of the rows.
+   */
+  extend(hidden: Float32Array, cache: LayerCache, past: number, angles: Float32Array, workspace: Workspace): void {
+    const { norms } = this;
+    const { config } = this.context;
+    const normed = workspace.floats('normed', hidden.length);
+    rmsNorm(hidden, norms.input_layernorm, config.rmsNormEps, normed);
+    const attended = this.attended(normed, angles, workspace);
+    attention(config, this.window, cache, past, attended);
+    addInto(hidden, this.run('self_attn.o_proj', attended.out, workspace));
+    rmsNorm(hidden, norms.post_attention_layernorm, config.rmsNormEps, normed);
+    addInto(hidden, this.run('mlp.down_proj', this.gatedUp(normed, workspace), workspace));
   }
 }

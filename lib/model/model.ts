@@ -13,11 +13,12 @@ import { Block, type BlockContext, type DecoderBlock } from './block.js';
 import { type DecoderConfig, readConfig } from './config.js';
 import { DecoderWeights } from './decoder-weights.js';
 import { Embedding } from './embedding.js';
+import { type GenerateOptions, type Generation, type Generator, generate, type Sequence } from './generate.js';
 import { readGgufConfig } from './gguf-config.js';
 import { linearOfWeight, type PackedLinear } from './linear-layer.js';
-import { rmsNorm } from './operations.js';
+import { type LayerCache, layerCache, rmsNorm, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
-import { type Tokenizer, tokenizerOf } from './tokenizer.js';
+import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
 
 /** Options of {@link openModel}. */
 export interface OpenModelOptions {
@@ -73,6 +74,15 @@ export interface DecoderModel {
     each: (firstWindow: number, logits: Float32Array) => void | Promise<void>,
     options?: { signal?: AbortSignal },
   ): Promise<void>;
+  /**
+   * Continues a prompt, with a cache of keys and values: a look at a model, for one text at a time.
+   *
+   * With dynamic rope scaling, past the original length, it does what Hugging Face does with its cache: keys stay as they were
+   * rotated when they came, so that tokens differ from those of {@link DecoderModel.logits}, which rotates all alike.
+   *
+   * @param prompt - A text, to which the tokenizer adds its special tokens, or token ids.
+   */
+  generate(prompt: string | Int32Array, options?: GenerateOptions): Promise<Generation>;
   /** Frees the weights and closes the files. */
   close(): Promise<void>;
 }
@@ -88,8 +98,12 @@ const HIDDEN_BYTES = 256 * 2 ** 20;
 const BLOCK_ROWS = 1024;
 const LOGITS_BYTES = 64 * 2 ** 20;
 
-class Model implements DecoderModel {
+/** Rows of a prompt that go through a block at a time. */
+const PROMPT_ROWS = 512;
+
+class Model implements DecoderModel, Generator {
   readonly path: string;
+  readonly tokenizer: Tokenizer;
   private readonly blocks = new Map<number, Promise<Block>>();
   private readonly embedding: Embedding;
   private output: Promise<{ norm: Float32Array; layer: PackedLinear }> | null = null;
@@ -98,11 +112,13 @@ class Model implements DecoderModel {
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly context: BlockContext,
-    readonly tokenizer: Tokenizer,
+    private readonly ownTokenizer: Tokenizer | null,
+    readonly endTokens: readonly number[],
     private readonly keepsBlocks: boolean,
   ) {
     this.path = checkpoint.path;
     this.embedding = new Embedding(context.weights.embedding, keepsBlocks);
+    this.tokenizer = ownTokenizer ?? noTokenizer(this.path);
   }
 
   get config(): DecoderConfig {
@@ -114,14 +130,14 @@ class Model implements DecoderModel {
       throw new InvalidArgumentError('model', `Expected ${this.path} to be open but it has been closed.`);
   }
 
-  private checkTokens(tokens: Int32Array): void {
-    if (!(tokens instanceof Int32Array)) throw invalidArgument('tokens', 'an Int32Array', tokens);
+  private checkTokens(argument: string, tokens: Int32Array): void {
+    if (!(tokens instanceof Int32Array)) throw invalidArgument(argument, 'an Int32Array', tokens);
     const { vocabSize } = this.config;
     for (const [i, token] of tokens.entries()) {
       if (token >= 0 && token < vocabSize) continue;
       throw new InvalidArgumentError(
-        'tokens',
-        `Expected tokens of ${this.path} to lie in [0, ${vocabSize}) but received ${token} at index ${i}.`,
+        argument,
+        `Expected tokens of ${this.path} to lie in [0, ${vocabSize}), the rows of its embedding, but received ${token} at index ${i}.`,
       );
     }
   }
@@ -138,7 +154,7 @@ class Model implements DecoderModel {
 
   async embed(tokens: Int32Array): Promise<Float32Array> {
     this.checkOpen();
-    this.checkTokens(tokens);
+    this.checkTokens('tokens', tokens);
     return this.embedding.rows(tokens);
   }
 
@@ -210,7 +226,7 @@ class Model implements DecoderModel {
 
   async logits(tokens: Int32Array, options: LogitsOptions = {}): Promise<Float32Array> {
     const given = validate.options<LogitsOptions>('options', options, LOGITS_OPTIONS);
-    this.checkTokens(tokens);
+    this.checkTokens('tokens', tokens);
     const windowLength = given.windowLength ?? Math.max(1, tokens.length);
     const { vocabSize } = this.config;
     const all = validate.allocated(Float32Array, tokens.length * vocabSize);
@@ -231,7 +247,7 @@ class Model implements DecoderModel {
     options: { signal?: AbortSignal } = {},
   ): Promise<void> {
     this.checkOpen();
-    this.checkTokens(tokens);
+    this.checkTokens('tokens', tokens);
     validate.integer('windowLength', windowLength, 1);
     this.checkLength('windowLength', windowLength);
     const given = validate.options<{ signal?: AbortSignal }>('options', options, EACH_OPTIONS);
@@ -262,6 +278,66 @@ class Model implements DecoderModel {
         const logits = await this.head(hidden.subarray(at, at + headPart * hiddenSize));
         await each((begin + at / hiddenSize) / windowLength, logits);
       }
+    }
+  }
+
+  generate(prompt: string | Int32Array, options?: GenerateOptions): Promise<Generation> {
+    return generate(this, prompt, options);
+  }
+
+  get hasTokenizer(): boolean {
+    return this.ownTokenizer !== null;
+  }
+
+  begin(prompt: Int32Array, wanted: number, signal: AbortSignal | undefined): { sequence: Sequence; room: number } {
+    this.checkOpen();
+    this.checkTokens('prompt', prompt);
+    this.checkLength('prompt', prompt.length);
+    const { config } = this;
+    const { maxPositions, ropeScaling, numLayers } = config;
+    const room = ropeScaling.type === 'dynamic' ? wanted : Math.min(wanted, maxPositions - prompt.length);
+    const caches = Array.from({ length: numLayers }, () => layerCache(config, prompt.length + room));
+    const workspace = new Workspace();
+    let past = 0;
+    const extend = async (tokens: Int32Array) => {
+      const hidden = await this.embed(tokens);
+      await this.extend(hidden, caches, past, workspace, signal);
+      past += tokens.length;
+      return this.withHead((norm, layer) => {
+        const last = hidden.subarray(-config.hiddenSize);
+        rmsNorm(last, norm, config.rmsNormEps, last);
+        return layer.forward(last, workspace.floats('logits', config.vocabSize));
+      });
+    };
+    return { sequence: { extend }, room };
+  }
+
+  /** Runs tokens that come to a sequence through all blocks, in place. */
+  private async extend(
+    hidden: Float32Array,
+    caches: readonly LayerCache[],
+    past: number,
+    workspace: Workspace,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const { hiddenSize, headDim } = this.config;
+    const rows = hidden.length / hiddenSize;
+    const angles = this.context.tables.rows(past, rows);
+    for (const [layer, cache] of caches.entries()) {
+      await this.withBlock(layer, signal, async (block) => {
+        for (let row = 0; row < rows; row += PROMPT_ROWS) {
+          if (rows > 1) await turn();
+          signal?.throwIfAborted();
+          const end = Math.min(rows, row + PROMPT_ROWS);
+          block.extend(
+            hidden.subarray(row * hiddenSize, end * hiddenSize),
+            cache,
+            past + row,
+            angles.subarray(row * headDim, end * headDim),
+            workspace,
+          );
+        }
+      });
     }
   }
 
@@ -335,7 +411,8 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
     const tokenizer = await tokenizerOf(checkpoint);
     checkVocabulary(tokenizer, config, path);
     const context: BlockContext = { config, weights, computeDtype, tables: new RotaryTables(config) };
-    return new Model(checkpoint, context, tokenizer ?? noTokenizer(path), resident === 'all');
+    const endTokens = [...config.eosTokenIds, ...(await endTokensOf(checkpoint))];
+    return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all');
   } catch (error) {
     await checkpoint.close();
     throw error;

@@ -1,100 +1,95 @@
 /**
- * What a decoder computes besides linear layers: norms, rotary embedding, attention.
+ * What a decoder computes besides linear layers: norms, rotary embedding, attention over a cache.
  *
  * @module
  */
+import { addon } from '../addon.js';
+import type { DecoderConfig } from './config.js';
+
+/** Lets events happen, signals among them. */
+export const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Arrays that are used again by one step after the other, by name. */
+export class Workspace {
+  private readonly arrays = new Map<string, Float32Array>();
+
+  /** `length` elements; what was left there before is no longer its owner's. */
+  floats(name: string, length: number): Float32Array {
+    let array = this.arrays.get(name);
+    if (array?.length !== length) {
+      array = new Float32Array(length);
+      this.arrays.set(name, array);
+    }
+    return array;
+  }
+}
 
 /**
- * Root mean square norm of rows, in place or into `out`: `x / √(mean(x²) + ε) ⊙ weight`.
+ * Root mean square norm of rows, into `out`, which may be x: `x / √(mean(x²) + ε) ⊙ weight`.
  *
  * Source: Zhang and Sennrich, arXiv:1910.07467.
  */
 export function rmsNorm(x: Float32Array, weight: Float32Array, epsilon: number, out: Float32Array): Float32Array {
-  const n = weight.length;
-  for (let row = 0; row < x.length; row += n) {
-    let sum = 0;
-    for (let i = 0; i < n; i++) sum += (x[row + i] as number) ** 2;
-    const scale = 1 / Math.sqrt(sum / n + epsilon);
-    for (let i = 0; i < n; i++) out[row + i] = (x[row + i] as number) * scale * (weight[i] as number);
-  }
+  addon.rmsNorm(x, weight, epsilon, out);
   return out;
 }
 
-/**
- * Turns the pairs (i, i + headDim / 2) of each head, in place.
- *
- * @param x - `[rows, heads, headDim]`.
- * @param table - `[length, headDim]`, cosines and sines; row r of x is at position `first + r mod length`.
- */
-export function rotate(x: Float32Array, heads: number, headDim: number, table: Float32Array): void {
-  const half = headDim / 2;
-  const length = table.length / headDim;
-  const columns = heads * headDim;
-  for (let row = 0; row * columns < x.length; row++) {
-    const angles = (row % length) * headDim;
-    for (let at = row * columns; at < (row + 1) * columns; at += headDim) {
-      for (let i = 0; i < half; i++) {
-        const [a, b] = [x[at + i] as number, x[at + half + i] as number];
-        const [cos, sin] = [table[angles + i] as number, table[angles + half + i] as number];
-        x[at + i] = a * cos - b * sin;
-        x[at + half + i] = b * cos + a * sin;
-      }
-    }
-  }
+/** Positions of keys that lie side by side: kKeyBlock in native/ops/decoder/decoder_kernels.h. */
+const KEY_BLOCK = 16;
+
+/** Keys and values of one block. */
+export interface LayerCache {
+  /** `[kvHeads, capacity / 16, headDim, 16]` */
+  readonly keys: Float32Array;
+  /** `[kvHeads, capacity, headDim]` */
+  readonly values: Float32Array;
 }
 
-/** Sizes of {@link attention}. */
-export interface AttentionShape {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  /** How many tokens one attends to, itself included; null for all before it. */
-  readonly window: number | null;
+/** Room for so many positions. */
+export function layerCache({ numKvHeads, headDim }: DecoderConfig, positions: number): LayerCache {
+  const length = numKvHeads * headDim * Math.ceil(positions / KEY_BLOCK) * KEY_BLOCK;
+  return { keys: new Float32Array(length), values: new Float32Array(length) };
 }
 
+/** Queries, keys and values of tokens that come to a sequence. */
+export interface Attended {
+  /** `[rows, heads, headDim]`; changed. */
+  readonly queries: Float32Array;
+  /** `[rows, kvHeads, headDim]`; changed. */
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+  /** Norms of each head of queries and keys, `[headDim]`. */
+  readonly queryNorm: Float32Array | null;
+  readonly keyNorm: Float32Array | null;
+  /** `[rows, headDim]`, from {@link RotaryTables}. */
+  readonly angles: Float32Array;
+  /** As queries. */
+  readonly out: Float32Array;
+}
+
+/** The numbers of the addon's call; it reads them before it returns. */
+const record = new Float64Array(6);
+
 /**
- * Causal attention of the last `rows` tokens of a sequence: `softmax(q·kᵀ / √headDim)·v`.
+ * Normalizes and rotates queries and keys, puts keys and values behind those of `past` tokens in the cache, and attends to
+ * it, causally: `softmax(q·kᵀ / √headDim)·v`.
  *
- * @param q - `[rows, heads, headDim]`.
- * @param k - `[length, kvHeads, headDim]`, as v; the queries are those of the last rows.
- * @param out - As q.
+ * @param window - How many tokens one attends to, itself included; null for all before it.
  */
 export function attention(
-  q: Float32Array,
-  k: Float32Array,
-  v: Float32Array,
-  { heads, kvHeads, headDim, window }: AttentionShape,
-  out: Float32Array,
+  { numHeads, numKvHeads, headDim, rmsNormEps }: DecoderConfig,
+  window: number | null,
+  { keys, values }: LayerCache,
+  past: number,
+  a: Attended,
 ): void {
-  const rows = q.length / (heads * headDim);
-  const length = k.length / (kvHeads * headDim);
-  const scale = 1 / Math.sqrt(headDim);
-  const scores = new Float64Array(length);
-  const sums = new Float64Array(headDim);
-  const stride = kvHeads * headDim;
-  for (let row = 0; row < rows; row++) {
-    const last = length - rows + row;
-    const first = window === null ? 0 : Math.max(0, last - window + 1);
-    for (let head = 0; head < heads; head++) {
-      const at = (row * heads + head) * headDim;
-      const kv = Math.floor((head * kvHeads) / heads) * headDim;
-      let max = Number.NEGATIVE_INFINITY;
-      for (let j = first; j <= last; j++) {
-        let dot = 0;
-        for (let i = 0; i < headDim; i++) dot += (q[at + i] as number) * (k[j * stride + kv + i] as number);
-        scores[j] = dot * scale;
-        max = Math.max(max, dot * scale);
-      }
-      let sum = 0;
-      sums.fill(0);
-      for (let j = first; j <= last; j++) {
-        const p = Math.exp((scores[j] as number) - max);
-        sum += p;
-        for (let i = 0; i < headDim; i++) sums[i] = (sums[i] as number) + p * (v[j * stride + kv + i] as number);
-      }
-      for (let i = 0; i < headDim; i++) out[at + i] = (sums[i] as number) / sum;
-    }
-  }
+  record[0] = past;
+  record[1] = numHeads;
+  record[2] = numKvHeads;
+  record[3] = headDim;
+  record[4] = window ?? 0;
+  record[5] = rmsNormEps;
+  addon.attention(record, a.queries, a.keys, a.values, a.queryNorm, a.keyNorm, a.angles, keys, values, a.out);
 }
 
 /** Adds y to x in place. */

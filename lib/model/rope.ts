@@ -94,42 +94,48 @@ export function frequenciesOf({ headDim, ropeTheta, ropeScaling: scaling }: Rope
 }
 
 /**
- * Cosines and sines of positions 0 … length − 1: `[length, headDim]`, in each row headDim / 2 cosines, then as many sines.
+ * Cosines and sines of some positions: `[count, headDim]`, in each row headDim / 2 cosines, then as many sines.
  *
- * @param frequenciesAt - The length that dynamic scaling takes; default `length`.
+ * @param length - Positions of the whole sequence.
  */
-export function rotaryTable(rope: Rope, length: number, frequenciesAt: number = length): Float32Array {
+export function rotaryRows(rope: Rope, first: number, count: number, length: number): Float32Array {
   const { headDim, ropeScaling } = rope;
   const factor = ropeScaling.type === 'yarn' ? ropeScaling.attentionFactor : 1;
-  const frequencies = frequenciesOf(rope, frequenciesAt);
+  const frequencies = frequenciesOf(rope, length);
   const half = headDim / 2;
-  const table = new Float32Array(length * headDim);
-  for (let position = 0; position < length; position++) {
+  const rows = new Float32Array(count * headDim);
+  for (let row = 0; row < count; row++) {
     for (let i = 0; i < half; i++) {
-      const angle = position * (frequencies[i] as number);
-      table[position * headDim + i] = Math.cos(angle) * factor;
-      table[position * headDim + half + i] = Math.sin(angle) * factor;
+      const angle = (first + row) * (frequencies[i] as number);
+      rows[row * headDim + i] = Math.cos(angle) * factor;
+      rows[row * headDim + half + i] = Math.sin(angle) * factor;
     }
   }
-  return table;
+  return rows;
 }
 
-/** The table of a model, which grows as sequences do. */
+/** The angles of a model, in a table that grows as sequences do. */
 export class RotaryTables {
   private table: Float32Array = new Float32Array(0);
   private length = 0;
 
   constructor(private readonly rope: Rope) {}
 
-  /** Rows for positions 0 … length − 1 of a sequence of that length. */
-  of(length: number): Float32Array {
+  /**
+   * Rows for `count` tokens that come to `past` others.
+   *
+   * @param length - Positions of the whole sequence, on which dynamic scaling depends; default past + count.
+   */
+  rows(past: number, count: number, length: number = past + count): Float32Array {
     const { ropeScaling: scaling, headDim } = this.rope;
-    if (scaling.type === 'dynamic' && length > scaling.originalPositions) return rotaryTable(this.rope, length);
-    if (this.length < length) {
-      // By doubling, so that token after token costs little.
-      this.length = Math.max(length, 2 * this.length, 64);
-      this.table = rotaryTable(this.rope, this.length, 1);
+    if (scaling.type === 'dynamic' && length > scaling.originalPositions) {
+      return rotaryRows(this.rope, past, count, length);
     }
-    return this.table.subarray(0, length * headDim);
+    if (this.length < past + count) {
+      // By doubling, so that token after token costs little.
+      this.length = Math.max(past + count, 2 * this.length, 64);
+      this.table = rotaryRows(this.rope, 0, this.length, 1);
+    }
+    return this.table.subarray(past * headDim, (past + count) * headDim);
   }
 }

@@ -9,6 +9,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
 import { CheckpointError, invalidArgument } from '../errors.js';
+import { tokenIdsOf } from './config.js';
 
 /** Turns texts into tokens and back. */
 export interface Tokenizer {
@@ -68,14 +69,28 @@ class JsonTokenizer implements Tokenizer {
 }
 
 /**
- * The tokenizer beside the weights, or null if there is none.
+ * Tokens that end a text, by generation_config.json: models that talk have more of them than config.json says.
  *
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
  */
-export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
-  const folder = checkpoint.folder ?? dirname(checkpoint.path);
+export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
+  if (checkpoint.folder === null) return [];
+  return tokenIdsOf((await jsonOf(join(checkpoint.folder, 'generation_config.json')))?.['eos_token_id']);
+}
+
+/**
+ * The tokenizer of a folder, or null if there is none.
+ *
+ * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
+ */
+export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
   const path = join(folder, 'tokenizer.json');
   const json = await jsonOf(path);
   if (json === null) return null;
   return new JsonTokenizer(json, (await jsonOf(join(folder, 'tokenizer_config.json'))) ?? {}, path);
+}
+
+/** The tokenizer beside the weights, or null if there is none. */
+export function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+  return openTokenizer(checkpoint.folder ?? dirname(checkpoint.path));
 }

@@ -8,6 +8,7 @@
 #include "ops/cast/cast_kernels.h"
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/decoder/decoder_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/hqq/hqq_kernels.h"
 #include "ops/linalg/linalg_kernels.h"
@@ -26,6 +27,7 @@ struct Kernels {
   const AffineKernels* affine;
   const CodebookKernels* codebook;
   const CompareKernels* compare;
+  const DecoderKernels* decoder;
   const BlocksKernels* blocks;
   const FakeQuantizeKernels* fake_quantize;
   const ObserveKernels* observe;
