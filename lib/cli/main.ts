@@ -8,6 +8,7 @@ import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
 import { calibrateCommand } from './calibrate.js';
 import { convertCommand } from './convert.js';
+import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
@@ -22,6 +23,7 @@ async function main(): Promise<number> {
     .addCommand(calibrateCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
+    .addCommand(evalCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)])
     command.exitOverride().showHelpAfterError('(--help shows the options)');
