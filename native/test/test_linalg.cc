@@ -286,6 +286,7 @@ Result run(const std::vector<float>& weight, std::size_t rows, std::size_t colum
   a.groups = group.data();
   a.group_count = groups;
   a.static_ranges = static_ranges;
+  a.passes = 2;
   a.zero_dead = true;
   a.block = block;
   a.damp = 0.01;
@@ -390,6 +391,7 @@ TEST("gptq: cancelled, and what is not finite") {
   a.groups = groups.data();
   a.group_count = 1;
   a.block = 128;
+  a.passes = 1;
   a.damp = 0.1;
   a.code = {8, true};
   a.lowest = -127;
