@@ -154,7 +154,47 @@ type DequantizeLlmInt8Arguments = [
   columns: number,
   out: Float32Array,
 ];
+type RmsNormArguments = [x: Float32Array, weight: Float32Array, epsilon: number, out: Float32Array];
+/** The numbers of `record` are listed in native/node/decoder_calls.cc. */
+type AttentionArguments = [
+  record: Float64Array,
+  queries: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  queryNorm: Float32Array | null,
+  keyNorm: Float32Array | null,
+  angles: Float32Array,
+  cachedKeys: Float32Array,
+  cachedValues: Float32Array,
+  out: Float32Array,
+];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
+/** The numbers of `record`s are listed in native/node/compare_calls.cc. */
+type CompareRowsFloatsArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, other: RawFloats];
+type CompareRowsAffineArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+];
+type CompareRowsCodebookArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+];
+type CompareRowsBlocksArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, data: Uint8Array];
+type LogitStatisticsArguments = [
+  logits: Float32Array,
+  reference: Float32Array | null,
+  targets: Int32Array,
+  vocabulary: number,
+  statistics: Float64Array,
+  largest: Int32Array,
+];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
 export interface RawWeight {
@@ -302,6 +342,22 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  compareRowsFloats(...args: CompareRowsFloatsArguments): void;
+  compareRowsFloatsAsync(...args: [...CompareRowsFloatsArguments, Done]): number;
+  compareRowsAffine(...args: CompareRowsAffineArguments): void;
+  compareRowsAffineAsync(...args: [...CompareRowsAffineArguments, Done]): number;
+  compareRowsCodebook(...args: CompareRowsCodebookArguments): void;
+  compareRowsCodebookAsync(...args: [...CompareRowsCodebookArguments, Done]): number;
+  compareRowsBlocks(...args: CompareRowsBlocksArguments): void;
+  compareRowsBlocksAsync(...args: [...CompareRowsBlocksArguments, Done]): number;
+  /** Adds bytes to a checksum of 256 bits: Fletcher's sums of the fourth order. `state` is zeros at first. */
+  checksum(data: Uint8Array, state: BigUint64Array): void;
+  logitStatistics(...args: LogitStatisticsArguments): void;
+  logitStatisticsAsync(...args: [...LogitStatisticsArguments, Done]): number;
+  rmsNorm(...args: RmsNormArguments): void;
+  rmsNormAsync(...args: [...RmsNormArguments, Done]): number;
+  attention(...args: AttentionArguments): void;
+  attentionAsync(...args: [...AttentionArguments, Done]): number;
   quantizeBlocks(...args: QuantizeBlocksArguments): void;
   quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
   dequantizeBlocks(...args: DequantizeBlocksArguments): void;

@@ -7,8 +7,9 @@ import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { linearAsync } from '../matmul/linear.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
-import { type InputSums, type MethodResult, statisticsFrom } from './method.js';
+import { type InputSums, statisticsFrom } from './method.js';
 
 /** The error of an output; see {@link layerError}. */
 export interface LayerError {
@@ -38,7 +39,7 @@ const ROWS = 512;
  */
 export async function layerError(
   weight: Float32Array,
-  result: Pick<MethodResult, 'tensor' | 'order'>,
+  result: { readonly tensor: QuantizedTensor; readonly order: Int32Array | null },
   statistics: InputSums,
 ): Promise<LayerError> {
   const w = validate.float32Array('weight', weight);

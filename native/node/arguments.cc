@@ -17,6 +17,7 @@ std::string text_of(float value) {
 std::size_t element_size(napi_typedarray_type type) {
   switch (type) {
     case napi_float64_array:
+    case napi_biguint64_array:
       return 8;
     case napi_float32_array:
     case napi_int32_array:
