@@ -9,6 +9,7 @@
 import type { Json } from '../checkpoint/checkpoint.js';
 import { Fields } from '../checkpoint/gguf/metadata-of-model.js';
 import { CheckpointError } from '../errors.js';
+import type { LinearName } from './decoder-weights.js';
 import type { RopeScaling } from './rope.js';
 
 /** The decoders that {@link openModel} runs. */
@@ -39,6 +40,8 @@ export interface DecoderConfig {
   readonly slidingWindows: readonly (number | null)[];
   /** Whether queries and keys are normalized in each head, before they are rotated. */
   readonly qkNorm: boolean;
+  /** Linear layers that must have a bias; others may. */
+  readonly biased: readonly LinearName[];
   /** Tokens that end a text, if config.json names any. */
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId: number | null;
@@ -154,6 +157,18 @@ function slidingWindowsOf(
   return none.map((_, layer) => (layer >= first ? window : null));
 }
 
+/** Layers that Hugging Face's class gives a bias. */
+function biasedOf(config: Fields, architecture: DecoderArchitecture): LinearName[] {
+  const biased: LinearName[] = [];
+  const has = (key: string) => config.raw(key) === true;
+  if (architecture === 'qwen2' || (architecture !== 'mistral' && has('attention_bias'))) {
+    biased.push('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj');
+    if (architecture !== 'qwen2') biased.push('self_attn.o_proj');
+  }
+  if (architecture === 'llama' && has('mlp_bias')) biased.push('mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj');
+  return biased;
+}
+
 /** One token id, or several. */
 export function tokenIdsOf(value: unknown): number[] {
   const ids: unknown[] = Array.isArray(value) ? value : [value];
@@ -207,6 +222,7 @@ export function readConfig(json: Json, path: string): DecoderConfig {
     ...ropeOf(config, maxPositions, path),
     slidingWindows: slidingWindowsOf(config, architecture, numLayers, path),
     qkNorm: architecture === 'qwen3',
+    biased: biasedOf(config, architecture),
     eosTokenIds: tokenIdsOf(config.raw('eos_token_id')),
     bosTokenId,
   };

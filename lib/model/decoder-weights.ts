@@ -80,7 +80,8 @@ export class DecoderWeights {
       for (const name of LINEARS) {
         const [rows, columns] = shapes[name];
         this.require(`${prefix}.${name}.weight`, [rows, columns]);
-        if (this.byName.has(`${prefix}.${name}.bias`)) this.require(`${prefix}.${name}.bias`, [rows]);
+        const bias = `${prefix}.${name}.bias`;
+        if (config.biased.includes(name) || this.byName.has(bias)) this.require(bias, [rows]);
       }
       if (config.qkNorm) {
         this.require(`${prefix}.self_attn.q_norm.weight`, [headDim]);

@@ -36,7 +36,7 @@ export async function readGgufConfig(
   }
   const shapes = new Map(weights.map((weight) => [weight.name, weight.shape]));
   shapes.delete(FREQUENCIES); // scaling of any kind, as factors
-  const config = readConfig(configOfMetadata(metadata, shapes, path), path);
+  const config = readConfig(configOfMetadata(metadata, shapes, null, path), path);
   const number = (key: string): number | undefined => {
     const value = metadata.get(`${name}.${key}`)?.value;
     return typeof value === 'number' ? value : undefined;

@@ -79,14 +79,18 @@ export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
 }
 
 /**
- * The tokenizer beside the weights, or null if there is none.
+ * The tokenizer of a folder, or null if there is none.
  *
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
  */
-export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
-  const folder = checkpoint.folder ?? dirname(checkpoint.path);
+export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
   const path = join(folder, 'tokenizer.json');
   const json = await jsonOf(path);
   if (json === null) return null;
   return new JsonTokenizer(json, (await jsonOf(join(folder, 'tokenizer_config.json'))) ?? {}, path);
+}
+
+/** The tokenizer beside the weights, or null if there is none. */
+export function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+  return openTokenizer(checkpoint.folder ?? dirname(checkpoint.path));
 }
