@@ -42,8 +42,8 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
 }
 
 /**
- * Quantizes the linear layers of a checkpoint to int4 or int8 and writes a Hugging Face folder in the compressed-tensors
- * layout (format "pack-quantized"), which vLLM and transformers load.
+ * Quantizes the linear layers of a checkpoint and writes a Hugging Face folder that vLLM and transformers load (by default
+ * int4 in the compressed-tensors layout), or a GGUF file for llama.cpp; see {@link CheckpointFormat}.
  *
  * The weights are streamed in blocks of rows: memory stays below `maxMemory`, whatever the size of the checkpoint. The folder
  * appears under its name when it is complete, or not at all; a run that was ended before is continued by the next one with the
