@@ -1,0 +1,22 @@
+/**
+ * Everything that is fuzzed. A target makes a case from random numbers and runs it:
+ *
+ * - `generate(random)` gives a case: plain data, with what is read as bytes or as text;
+ * - `run(case)` throws a {@link Finding}, an error of ours, or returns the name of what came of it (a promise, or not);
+ * - `codes` are those that errors may have; `reaches`: what any run of `enough` cases must come to.
+ */
+import { ggufHeader, ggufModel, ggufSplit } from './targets/gguf.mjs';
+import { awq, bitsandbytes, compressedTensors, fp8, gptq } from './targets/layouts.mjs';
+
+export function targets(dist) {
+  return {
+    'gguf-header': ggufHeader(dist),
+    'gguf-split': ggufSplit(dist),
+    'gguf-model': ggufModel(dist),
+    gptq: gptq(dist),
+    awq: awq(dist),
+    'compressed-tensors': compressedTensors(dist),
+    bitsandbytes: bitsandbytes(dist),
+    fp8: fp8(dist),
+  };
+}
