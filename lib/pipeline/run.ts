@@ -50,8 +50,11 @@ export interface FilePlan {
   open(path: string): Promise<TensorFile>;
 }
 
-/** JSON has no Infinity; a report that went through the journal has it back. */
-function revived(report: TensorReport): TensorReport {
+/** A report that went through the journal, or null if it is none. JSON has no Infinity: it has it back. */
+function revived(value: unknown, { weight, kind, as }: Task): TensorReport | null {
+  const report = value as TensorReport | null;
+  if (report?.name !== weight.name || report.kind !== kind || report.to !== as) return null;
+  if (JSON.stringify(report.shape) !== JSON.stringify(weight.shape)) return null;
   return report.sqnrDb === null ? { ...report, sqnrDb: Number.POSITIVE_INFINITY } : report;
 }
 
@@ -174,7 +177,8 @@ export class Run {
   private async isDone(task: Task, file: OpenFile): Promise<boolean> {
     const entry = this.journal.done.get(task.weight.name);
     if (entry === undefined || entry.sha256 !== (await this.hash(task, file.writer))) return false;
-    const report = revived(entry.report as TensorReport);
+    const report = revived(entry.report, task);
+    if (report === null) return false;
     this.reports.set(task.weight.name, report);
     this.progress(task, storedBytes(task.weight));
     return true;

@@ -7,6 +7,8 @@
  */
 import { ggufHeader, ggufModel, ggufSplit } from './targets/gguf.mjs';
 import { awq, bitsandbytes, compressedTensors, fp8, gptq } from './targets/layouts.mjs';
+import { index, inspect, journal, observerState, plan } from './targets/pipeline.mjs';
+import { modelConfig, tokenizerJson, tokenizerModel } from './targets/tokenizers.mjs';
 
 export function targets(dist) {
   return {
@@ -18,5 +20,13 @@ export function targets(dist) {
     'compressed-tensors': compressedTensors(dist),
     bitsandbytes: bitsandbytes(dist),
     fp8: fp8(dist),
+    'tokenizer-json': tokenizerJson(dist),
+    'tokenizer-model': tokenizerModel(dist),
+    'model-config': modelConfig(dist),
+    index: index(dist),
+    inspect: inspect(dist),
+    plan: plan(dist),
+    journal: journal(dist),
+    'observer-state': observerState(dist),
   };
 }
