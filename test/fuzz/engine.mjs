@@ -58,7 +58,7 @@ export async function outcomeOf(target, one, LowbitError) {
     const result = target.run(one);
     const outcome = result instanceof Promise ? await result : result;
     checkAllocations(one);
-    return { code: outcome ?? 'ok', message: '' };
+    return { code: typeof outcome === 'string' ? outcome : 'ok', message: '' };
   } catch (error) {
     if (error instanceof Finding) throw error;
     if (!(error instanceof LowbitError)) throw new Finding(`it throws ${error?.stack ?? error}`, error);
@@ -190,8 +190,20 @@ export async function fuzz(name, target, LowbitError, { executions, seconds, see
   return { executions: index - first, codes };
 }
 
+/** The recorded cases stay small: so many bytes of each, and so many ways to the same code. */
+const LARGEST_RECORDED = 3000;
+const MOST_OF_A_CODE = 8;
+
 /** Adds cases to the recorded ones. */
-function save(name, cases) {
+function save(name, found) {
+  const counts = new Map();
+  const cases = found
+    .filter(({ text }) => text.length <= LARGEST_RECORDED)
+    .sort((a, b) => a.text.length - b.text.length)
+    .filter(({ code }) => {
+      counts.set(code, (counts.get(code) ?? 0) + 1);
+      return counts.get(code) <= MOST_OF_A_CODE;
+    });
   const old = corpusOf(name).map(({ code, input }) => ({ code, text: encoded(input) }));
   const all = new Map([...old, ...cases].map(({ code, text }) => [text, code]));
   const lines = [...all].map(([text, code]) => `{"code":${JSON.stringify(code)},"input":${text}}`);

@@ -30,7 +30,9 @@ export function oddValue(random, words = []) {
 
 function oddKey(random, words) {
   const strings = words.filter((word) => typeof word === 'string');
-  return strings.length > 0 && random.below(3) !== 0 ? random.pick(strings) : random.pick(['', 'x', ...PROTOTYPE_NAMES]);
+  return strings.length > 0 && random.below(3) !== 0
+    ? random.pick(strings)
+    : random.pick(['', 'x', ...PROTOTYPE_NAMES]);
 }
 
 function nearby(random, value) {
@@ -106,7 +108,11 @@ export function brokenText(random, text) {
     case 0:
       return text.slice(0, at);
     case 1:
-      return text.slice(0, at) + random.pick(['{', '}', '[', ']', ',', ':', '"', '\\', '\u0000', '\ud800', 'e', '-', 'NaN']) + text.slice(at);
+      return (
+        text.slice(0, at) +
+        random.pick(['{', '}', '[', ']', ',', ':', '"', '\\', '\u0000', '\ud800', 'e', '-', 'NaN']) +
+        text.slice(at)
+      );
     case 2:
       return text.slice(0, at) + text.slice(at + 1 + random.below(3));
     case 3:

@@ -7,7 +7,7 @@
  * run again. `--collect` adds the shortest case of each way that a target can go to the recorded ones. The package must be built.
  */
 import { parseArgs } from 'node:util';
-import { fuzz, replay } from './engine.mjs';
+import { Finding, fuzz, replay } from './engine.mjs';
 import { loadPackage } from './memory.mjs';
 
 const { values, positionals } = parseArgs({
@@ -20,28 +20,52 @@ const { values, positionals } = parseArgs({
     replay: { type: 'boolean', default: false },
     collect: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
+    'self-test': { type: 'string' },
   },
 });
 
 const dist = loadPackage();
 const { targets } = await import('./targets.mjs');
-const all = targets(dist);
-const { LowbitError } = dist('errors');
+const { CheckpointError, LowbitError } = dist('errors');
+const all = values['self-test'] === undefined ? targets(dist) : { wrong: wrong(values['self-test']) };
 
 const limits = {
-  executions: values.executions === undefined ? (values.seconds === undefined ? 10_000 : Infinity) : Number(values.executions),
+  executions:
+    values.executions === undefined ? (values.seconds === undefined ? 10_000 : Infinity) : Number(values.executions),
   seconds: Number(values.seconds ?? Infinity),
 };
 
 if (values.list) {
   console.log(Object.keys(all).join('\n'));
 } else {
-  const names = positionals.includes('all') ? Object.keys(all) : positionals;
+  const names = positionals.includes('all') || values['self-test'] !== undefined ? Object.keys(all) : positionals;
   if (names.length === 0 || names.some((name) => !Object.hasOwn(all, name))) {
     console.error(`Expected targets out of: ${Object.keys(all).join(', ')}, or all.`);
     process.exit(2);
   }
   for (const name of names) await one(name);
+}
+
+/** A target whose fourth case has a fault, which must be found. */
+function wrong(message) {
+  const faults = {
+    'it throws TypeError': () => null.x,
+    'it throws the code': () => {
+      throw new CheckpointError('INDEX_INVALID', 'The index is not what it should be.', { path: 'x' });
+    },
+    'it allocates': () => new Uint8Array(2 ** 27).length,
+    'it is wrong': () => {
+      throw new Finding('it is wrong');
+    },
+  };
+  let count = 0;
+  return {
+    codes: new Set(['CONFIG_INVALID']),
+    reaches: [],
+    enough: 0,
+    generate: () => ({ isFourth: count++ === 3 }),
+    run: ({ isFourth }) => (isFourth ? faults[message]() : 'ok'),
+  };
 }
 
 async function one(name) {
@@ -57,7 +81,9 @@ async function one(name) {
     });
     const seconds = (performance.now() - start) / 1000;
     const list = [...codes].sort(([, a], [, b]) => b - a).map(([code, count]) => `${code} ${count}`);
-    console.log(`${name}: ${executions} executions, seed ${values.seed}, ${recorded} recorded cases, no finding, ${seconds.toFixed(1)} s`);
+    console.log(
+      `${name}: ${executions} executions, seed ${values.seed}, ${recorded} recorded cases, no finding, ${seconds.toFixed(1)} s`,
+    );
     console.log(`  ${list.join(', ')}`);
     // A target that no longer reaches what it is for says nothing.
     const missing = executions < target.enough ? [] : target.reaches.filter((code) => !codes.has(code));

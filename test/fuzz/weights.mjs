@@ -31,13 +31,15 @@ export async function checkWeights(dist, weights, { strip, tensors, mayBeNaN = t
   let parts = 0;
   for (const weight of weights) {
     const { name, shape, rows, columns, rowStep, encoding } = weight;
-    if (typeof name !== 'string' || !isCount(rows) || !isCount(columns)) throw new Finding(`${name}: ${rows} × ${columns}`);
+    if (typeof name !== 'string' || !isCount(rows) || !isCount(columns))
+      throw new Finding(`${name}: ${rows} × ${columns}`);
     if (!shape.every(isCount) || shape.reduce((a, b) => a * b, 1) !== rows * columns) {
       throw new Finding(`${name}: [${shape}] and ${rows} × ${columns}`);
     }
     if (!isCount(rowStep) || rowStep === 0) throw new Finding(`${name}: steps of ${rowStep}`);
     const { groupSize } = encoding;
-    if (groupSize !== null && (!isCount(groupSize) || groupSize === 0)) throw new Finding(`${name}: groups of ${groupSize}`);
+    if (groupSize !== null && (!isCount(groupSize) || groupSize === 0))
+      throw new Finding(`${name}: groups of ${groupSize}`);
     for (const part of weight.parts) if (tensors.get(part.name) !== part) throw new Finding(`${name}: an unknown part`);
     parts += weight.parts.length;
     if (weight.dtype === null) continue;

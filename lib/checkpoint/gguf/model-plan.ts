@@ -127,7 +127,7 @@ export function planGguf(
     const place = queryOrKey(ggufName);
     const rows = (place?.part === 'q' ? heads : headsKv) * headDim;
     if (place !== null && weight.shape[0] !== rows) unexpected(weight, `${rows} rows, as config.json says,`);
-    if (ggufName === 'output.weight' && weight.shape[0] !== vocabularySize) {
+    if (['token_embd.weight', 'output.weight'].includes(ggufName) && weight.shape[0] !== vocabularySize) {
       unexpected(weight, `${vocabularySize} rows, the vocab_size of config.json,`);
     }
     const headRows = place !== null && architecture.pairsRows ? headDim : 1;

@@ -16,8 +16,25 @@ const STEPS = [-33n, -32n, -8n, -1n, 1n, 2n, 8n, 31n, 32n, 33n];
 
 /** Types of tensors: number, and the elements and bytes of a block. */
 const TENSOR_TYPES = [
-  ...[[0, 1, 4], [1, 1, 2], [2, 32, 18], [3, 32, 20], [8, 32, 34], [12, 256, 144], [14, 256, 210], [16, 256, 66]],
-  ...[[24, 1, 1], [27, 1, 8], [30, 1, 2], [35, 256, 66], [39, 32, 17], [40, 64, 36], [42, 64, 18]],
+  ...[
+    [0, 1, 4],
+    [1, 1, 2],
+    [2, 32, 18],
+    [3, 32, 20],
+    [8, 32, 34],
+    [12, 256, 144],
+    [14, 256, 210],
+    [16, 256, 66],
+  ],
+  ...[
+    [24, 1, 1],
+    [27, 1, 8],
+    [30, 1, 2],
+    [35, 256, 66],
+    [39, 32, 17],
+    [40, 64, 36],
+    [42, 64, 18],
+  ],
 ];
 const SCALAR_BYTES = { 0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8 };
 const KEYS = ['general.', 'llama.', 'ä.', 'tokenizer.ggml.'];
@@ -104,7 +121,10 @@ class Header {
         buffer.copy(buffer, begin, end, this.at);
         this.at -= end - begin;
       }
-      this.numbers.length = Math.max(2, 2 * Math.floor(this.numbers.findIndex((x, i) => i % 2 === 0 && x >= begin) / 2));
+      this.numbers.length = Math.max(
+        2,
+        2 * Math.floor(this.numbers.findIndex((x, i) => i % 2 === 0 && x >= begin) / 2),
+      );
       this.items.length = which;
     }
   }
@@ -162,7 +182,12 @@ function makeHeader(random) {
   const bytes = header.result;
   const whole = Math.ceil(bytes.length / alignment) * alignment + offset;
   const lengths = [whole, whole, whole, whole + random.below(100), random.below(whole + 1), bytes.length];
-  return { header: bytes, fileBytes: changes === 0 ? whole : random.pick(lengths), piece: 1 + random.below(60), valid: changes === 0 };
+  return {
+    header: bytes,
+    fileBytes: changes === 0 ? whole : random.pick(lengths),
+    piece: 1 + random.below(60),
+    valid: changes === 0,
+  };
 }
 
 /** What must hold of a header that was taken. */
@@ -195,12 +220,30 @@ function parse(Parser, header, fileBytes, piece) {
 
 const plain = (metadata) =>
   JSON.stringify([...metadata], (_, value) =>
-    typeof value === 'bigint' ? `${value}n` : ArrayBuffer.isView(value) ? Buffer.from(value.buffer).toString('hex') : Object.is(value, -0) ? '-0' : typeof value === 'number' && !Number.isFinite(value) ? String(value) : value,
+    typeof value === 'bigint'
+      ? `${value}n`
+      : ArrayBuffer.isView(value)
+        ? Buffer.from(value.buffer).toString('hex')
+        : Object.is(value, -0)
+          ? '-0'
+          : typeof value === 'number' && !Number.isFinite(value)
+            ? String(value)
+            : value,
   );
-const listed = (tensors) => JSON.stringify([...tensors.values()].map(({ name, dtype, shape, bytes }) => [name, dtype, shape, bytes]));
+const listed = (tensors) =>
+  JSON.stringify([...tensors.values()].map(({ name, dtype, shape, bytes }) => [name, dtype, shape, bytes]));
 
 const GGUF_HEADER = [
-  ...['ALIGNMENT', 'ARRAY_LENGTH', 'BIG_ENDIAN', 'COUNT', 'DIMENSIONS', 'DUPLICATE_KEY', 'DUPLICATE_TENSOR', 'EMPTY_KEY'],
+  ...[
+    'ALIGNMENT',
+    'ARRAY_LENGTH',
+    'BIG_ENDIAN',
+    'COUNT',
+    'DIMENSIONS',
+    'DUPLICATE_KEY',
+    'DUPLICATE_TENSOR',
+    'EMPTY_KEY',
+  ],
   ...['HEADER_TRUNCATED', 'INVALID_UTF8', 'MAGIC', 'NESTED_ARRAY', 'OFFSET', 'ROW_LENGTH', 'SIZE_OVERFLOW'],
   ...['STRING_LENGTH', 'TENSOR_TYPE', 'TOO_SMALL', 'TRUNCATED', 'VALUE_TYPE', 'VERSION'],
 ].map((name) => `GGUF_${name}`);
@@ -247,7 +290,8 @@ export function ggufHeader(dist) {
         throw whole.error;
       }
       checkHeader(whole.header, fileBytes);
-      if (listed(whole.header.tensors) !== listed(pieces.header.tensors)) throw new Finding('pieces change the tensors');
+      if (listed(whole.header.tensors) !== listed(pieces.header.tensors))
+        throw new Finding('pieces change the tensors');
       let bytes = 0;
       for (const tensor of whole.header.tensors.values()) bytes += tensor.bytes;
       return piece % 4 === 0 && bytes < 2 ** 16 ? roundTrip(whole.header) : 'ok';
@@ -272,8 +316,14 @@ function makePart(random, number, count, total, changes) {
     header.number(8, 2);
     const keys = [];
     if (number === 0) keys.push(['general.architecture', 8, () => header.string('llama')]);
-    if (!random.once(12)) keys.push(['split.no', 2, () => header.bytes(Buffer.from([random.once(20) ? random.below(5) : number, 0]))]);
-    if (!random.once(12)) keys.push(['split.count', 2, () => header.bytes(Buffer.from([random.once(20) ? random.below(5) : count, random.once(200) ? 255 : 0]))]);
+    if (!random.once(12))
+      keys.push(['split.no', 2, () => header.bytes(Buffer.from([random.once(20) ? random.below(5) : number, 0]))]);
+    if (!random.once(12))
+      keys.push([
+        'split.count',
+        2,
+        () => header.bytes(Buffer.from([random.once(20) ? random.below(5) : count, random.once(200) ? 255 : 0])),
+      ]);
     if (!random.once(4)) keys.push(['split.tensors.count', 5, () => header.number(4, total)]);
     if (random.once(20)) keys.push(['split.count ', 8, () => header.string('2')]);
     header.number(8, keys.length);
@@ -292,7 +342,13 @@ function makeSplit(random) {
   for (let i = 0; i < count; i++) {
     if (random.once(30)) continue;
     const named = random.once(25) ? random.below(7) : i + 1;
-    files[partName(named, random.once(60) ? random.below(100_000) : count)] = makePart(random, i, count, 2 * count, random.once(4) ? 1 : 0);
+    files[partName(named, random.once(60) ? random.below(100_000) : count)] = makePart(
+      random,
+      i,
+      count,
+      2 * count,
+      random.once(4) ? 1 : 0,
+    );
   }
   const names = Object.keys(files);
   if (random.once(20)) files['config.json'] = random.pick(['{}', '[]', '{', '{"model_type":5}']);
@@ -360,11 +416,14 @@ function makeModel(random) {
       const count = (value) => {
         if (random.once(12)) {
           // One for each layer.
-          return [9, () => {
-            header.number(4, 4);
-            header.number(8, layers);
-            for (let i = 0; i < layers; i++) header.number(4, value);
-          }];
+          return [
+            9,
+            () => {
+              header.number(4, 4);
+              header.number(8, layers);
+              for (let i = 0; i < layers; i++) header.number(4, value);
+            },
+          ];
         }
         return [4, () => header.number(4, value)];
       };
@@ -373,7 +432,8 @@ function makeModel(random) {
       key(`${architecture}.attention.head_count`, ...count(heads));
       key(`${architecture}.attention.head_count_kv`, ...count(headsKv));
       key(`${architecture}.rope.freq_base`, 6, () => header.bytes(randomBytes(random, 4)));
-      if (random.once(4)) key(`${architecture}.rope.scaling.type`, 8, () => header.string(random.pick(['linear', 'yarn', 'x'])));
+      if (random.once(4))
+        key(`${architecture}.rope.scaling.type`, 8, () => header.string(random.pick(['linear', 'yarn', 'x'])));
       if (random.once(4)) key(`${architecture}.rope.scaling.factor`, 6, () => header.bytes(randomBytes(random, 4)));
       if (random.once(4)) key(`${architecture}.vocab_size`, ...count(random.below(9)));
       header.number(8, tensors.length);
@@ -411,7 +471,8 @@ export function ggufModel(dist) {
         const shapes = new Map(weights.map(({ name, shape }) => [name, shape]));
         JSON.stringify(configOfMetadata(checkpoint.gguf, shapes, 'model.gguf'));
       } catch (error) {
-        if (!(error instanceof LowbitError) || !['GGUF_UNSUPPORTED_MODEL', 'GGUF_METADATA_TYPE'].includes(error.code)) throw error;
+        if (!(error instanceof LowbitError) || !['GGUF_UNSUPPORTED_MODEL', 'GGUF_METADATA_TYPE'].includes(error.code))
+          throw error;
       }
       await checkpoint.close();
       return 'ok';

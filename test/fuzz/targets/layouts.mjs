@@ -15,12 +15,22 @@ const DTYPES = Object.keys(BYTES);
 
 const sizeOf = (dtype, shape) => shape.reduce((a, b) => a * b, 1) * BYTES[dtype];
 const tensor = (random, dtype, ...shape) => ({ dtype, shape, data: randomBytes(random, sizeOf(dtype, shape)) });
-const holding = (dtype, shape, array) => ({ dtype, shape, data: new Uint8Array(array.buffer, array.byteOffset, array.byteLength) });
+const holding = (dtype, shape, array) => ({
+  dtype,
+  shape,
+  data: new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+});
 
 /** Finite positive numbers, of which a view is taken. */
-const SCALES = { F32: new Float32Array(4096), F16: new Uint16Array(4096), BF16: new Uint16Array(4096), F8_E4M3: new Uint8Array(4096), U8: new Uint8Array(4096) };
+const SCALES = {
+  F32: new Float32Array(4096),
+  F16: new Uint16Array(4096),
+  BF16: new Uint16Array(4096),
+  F8_E4M3: new Uint8Array(4096),
+  U8: new Uint8Array(4096),
+};
 for (let i = 0; i < 4096; i++) {
-  SCALES.F32[i] = 2 ** -10 + (i * 7919 % 4096) / 2 ** 20;
+  SCALES.F32[i] = 2 ** -10 + ((i * 7919) % 4096) / 2 ** 20;
   SCALES.F16[i] = 0x1c00 + ((i * 7919) % 2048);
   SCALES.BF16[i] = 0x3b00 + ((i * 7919) % 256);
   SCALES.F8_E4M3[i] = 1 + ((i * 7919) % 100);
@@ -97,7 +107,11 @@ function layout(dist, { make, names, words, codes, reaches, mayBeNaN }) {
       }
       if (random.once(10)) quantConfig = null;
       const all = { ...config, ...(quantConfig === null ? {} : { quantization_config: quantConfig }) };
-      return { tensors: tensors.map(([name, value]) => ({ name, ...value })), config: random.once(100) ? null : textOf(all), strip: 1 + random.below(40) };
+      return {
+        tensors: tensors.map(([name, value]) => ({ name, ...value })),
+        config: random.once(100) ? null : textOf(all),
+        strip: 1 + random.below(40),
+      };
     },
     async run({ tensors, config, strip }) {
       const json = config === null ? null : JSON.parse(config);
@@ -124,7 +138,8 @@ function groupIndex(random, columns, groups, dtype = 'I32') {
       [index[a], index[b]] = [index[b], index[a]];
     }
   }
-  if (random.once(10)) index[random.below(columns)] = random.pick([-1, groups, 0, 2 ** 31 - 1, -(2 ** 31), random.below(groups)]);
+  if (random.once(10))
+    index[random.below(columns)] = random.pick([-1, groups, 0, 2 ** 31 - 1, -(2 ** 31), random.below(groups)]);
   if (dtype === 'I32') return holding(dtype, [columns], index);
   return holding(dtype, [columns], BigInt64Array.from(index, BigInt));
 }
@@ -162,14 +177,26 @@ export function gptq(dist) {
       desc_act: desc,
       sym: symmetric,
       ...(random.once(2) ? { checkpoint_format: random.pick(['gptq', 'gptq_v2', 'marlin']) } : {}),
-      ...(random.once(4) ? { meta: { quantizer: random.pick(['gptqmodel:1.4.0', ['gptqmodel:2', 'lowbit:0'], 'autogptq', 5, null]) } } : {}),
+      ...(random.once(4)
+        ? { meta: { quantizer: random.pick(['gptqmodel:1.4.0', ['gptqmodel:2', 'lowbit:0'], 'autogptq', 5, null]) } }
+        : {}),
       ...(random.once(6) ? { dynamic: { '-:a': {}, '+:.*b': { bits: 8, group_size: 32 } } } : {}),
     };
     return { tensors, config: {}, quantConfig };
   };
   const words = [
     ...['gptq', 'gptq_v2', 'awq', 'auto-round', 'fp8', 'marlin', 'gptqmodel:1', 'bits', 'w_bit', 'wbits', 'group_size'],
-    ...['groupsize', 'desc_act', 'sym', 'zero_point', 'checkpoint_format', 'version', 'is_marlin_format', 'dynamic', 'meta'],
+    ...[
+      'groupsize',
+      'desc_act',
+      'sym',
+      'zero_point',
+      'checkpoint_format',
+      'version',
+      'is_marlin_format',
+      'dynamic',
+      'meta',
+    ],
     ...['quant_method', 2, 3, 4, 8, 16, 32, 64, -1],
   ];
   return layout(dist, {
@@ -222,9 +249,14 @@ export function awq(dist) {
 const shapeTensor = (random, rows, columns) =>
   random.once(6)
     ? holding('I32', [2], Int32Array.of(rows, columns))
-    : holding('I64', [2], BigInt64Array.of(BigInt(rows), BigInt(random.once(30) ? random.pick([2 ** 40, -1, 0, columns + 1]) : columns)));
+    : holding(
+        'I64',
+        [2],
+        BigInt64Array.of(BigInt(rows), BigInt(random.once(30) ? random.pick([2 ** 40, -1, 0, columns + 1]) : columns)),
+      );
 
-const words32 = (count, bits, padded) => (padded ? Math.ceil(count / Math.floor(32 / bits)) : Math.ceil((count * bits) / 32));
+const words32 = (count, bits, padded) =>
+  padded ? Math.ceil(count / Math.floor(32 / bits)) : Math.ceil((count * bits) / 32);
 
 function compressedLayer(random, layer) {
   const rows = 1 + random.below(5);
@@ -235,11 +267,15 @@ function compressedLayer(random, layer) {
   const columns = size * (1 + random.below(3)) + (fixed === undefined && random.once(5) ? random.below(size) : 0);
   const shared = fixed !== undefined ? 'group' : format === 'pack' && strategy === 'block' ? 'group' : strategy;
   const groups = Math.ceil(columns / size);
-  const shape = { tensor: [1], channel: [rows, 1], group: [rows, groups], block: [Math.ceil(rows / 2), groups] }[shared];
+  const shape = { tensor: [1], channel: [rows, 1], group: [rows, groups], block: [Math.ceil(rows / 2), groups] }[
+    shared
+  ];
   const dtype = random.pick(FLOATS);
   const scaleDtype = { nvfp4: 'F8_E4M3', mxfp4: 'U8', mxfp8: random.pick(['U8', 'F8_E8M0']) }[format] ?? dtype;
   const tensors = [[`${layer}.weight_scale`, scales(random, scaleDtype, ...shape)]];
-  const bits = { pack: random.pick([1, 2, 3, 4, 4, 5, 6, 7, 8]), int: 8, float: 8, nvfp4: 4, mxfp4: 4, mxfp8: 8 }[format];
+  const bits = { pack: random.pick([1, 2, 3, 4, 4, 5, 6, 7, 8]), int: 8, float: 8, nvfp4: 4, mxfp4: 4, mxfp8: 8 }[
+    format
+  ];
   const weights = {
     num_bits: bits,
     type: format === 'pack' || format === 'int' ? 'int' : 'float',
@@ -255,7 +291,10 @@ function compressedLayer(random, layer) {
     tensors.push([`${layer}.weight_packed`, codes], [`${layer}.weight_shape`, shapeTensor(random, rows, columns)]);
     if (random.once(3)) {
       weights.symmetric = false;
-      const zero = random.once(3) || shared === 'tensor' ? tensor(random, 'I8', ...shape) : tensor(random, 'I32', words32(rows, bits, padded), shared === 'group' ? groups : 1);
+      const zero =
+        random.once(3) || shared === 'tensor'
+          ? tensor(random, 'I8', ...shape)
+          : tensor(random, 'I32', words32(rows, bits, padded), shared === 'group' ? groups : 1);
       if (zero.dtype === 'I8') zero.data = alike(zero.data.length, random.pick([0, 1, 255]));
       tensors.push([`${layer}.weight_zero_point`, zero]);
     }
@@ -269,13 +308,25 @@ function compressedLayer(random, layer) {
       weights.symmetric = false;
       tensors.push([`${layer}.weight_zero_point`, tensor(random, 'I8', ...shape)]);
     }
-    if (format === 'float' && random.once(6)) tensors.push([`${layer}.weight_zero_point`, holding('I8', shape, alike(sizeOf('I8', shape), 0))]);
+    if (format === 'float' && random.once(6))
+      tensors.push([`${layer}.weight_zero_point`, holding('I8', shape, alike(sizeOf('I8', shape), 0))]);
   } else {
     tensors.push([`${layer}.weight_packed`, tensor(random, 'U8', rows, columns / 2)]);
-    if (format === 'nvfp4') tensors.push([`${layer}.weight_global_scale`, holding('F32', [1], Float32Array.of(random.pick([448, 1, 1e-30, 0, -1, NaN])))]);
+    if (format === 'nvfp4')
+      tensors.push([
+        `${layer}.weight_global_scale`,
+        holding('F32', [1], Float32Array.of(random.pick([448, 1, 1e-30, 0, -1, NaN]))),
+      ]);
   }
   if (random.once(5)) tensors.push([`${layer}.input_scale`, tensor(random, 'F32', 1)]);
-  const name = { pack: 'pack-quantized', int: 'int-quantized', float: 'float-quantized', nvfp4: 'nvfp4-pack-quantized', mxfp4: 'mxfp4-pack-quantized', mxfp8: 'mxfp8-quantized' }[format];
+  const name = {
+    pack: 'pack-quantized',
+    int: 'int-quantized',
+    float: 'float-quantized',
+    nvfp4: 'nvfp4-pack-quantized',
+    mxfp4: 'mxfp4-pack-quantized',
+    mxfp8: 'mxfp8-quantized',
+  }[format];
   return { tensors, weights, format: name };
 }
 
@@ -291,7 +342,9 @@ export function compressedTensors(dist) {
           targets: made.length === 1 ? ['Linear'] : random.once(40) ? [`re:${layers[i]}`] : [layers[i]],
           weights,
           ...(made.length > 1 || random.once(6) ? { format } : {}),
-          ...(random.once(5) ? { input_activations: { num_bits: 8, type: 'int', dynamic: true, strategy: 'token' } } : {}),
+          ...(random.once(5)
+            ? { input_activations: { num_bits: 8, type: 'int', dynamic: true, strategy: 'token' } }
+            : {}),
         },
       ]),
     );
@@ -300,15 +353,56 @@ export function compressedTensors(dist) {
       format: made.length > 1 ? 'mixed-precision' : made[0].format,
       ...(random.once(2) ? { version: random.pick(['0.18.0', '0.12.2', '0.17.2a20260701', '1.0', 'x']) } : {}),
       config_groups: groups,
-      ...(random.once(8) ? { ignore: ['lm_head'], kv_cache_scheme: null, sparsity_config: {}, transform_config: {} } : {}),
+      ...(random.once(8)
+        ? { ignore: ['lm_head'], kv_cache_scheme: null, sparsity_config: {}, transform_config: {} }
+        : {}),
     };
-    return { tensors: made.flatMap(({ tensors }) => tensors), config: random.once(3) ? { torch_dtype: 'float16' } : {}, quantConfig };
+    return {
+      tensors: made.flatMap(({ tensors }) => tensors),
+      config: random.once(3) ? { torch_dtype: 'float16' } : {},
+      quantConfig,
+    };
   };
-  const parts = ['weight', 'weight_packed', 'weight_scale', 'weight_shape', 'weight_zero_point', 'weight_g_idx', 'weight_global_scale', 'bitmask', 'compressed', 'scale_packed', 'meta'];
+  const parts = [
+    'weight',
+    'weight_packed',
+    'weight_scale',
+    'weight_shape',
+    'weight_zero_point',
+    'weight_g_idx',
+    'weight_global_scale',
+    'bitmask',
+    'compressed',
+    'scale_packed',
+    'meta',
+  ];
   const words = [
     ...['pack-quantized', 'int-quantized', 'float-quantized', 'nvfp4-pack-quantized', 'mxfp4-pack-quantized', 'dense'],
-    ...['sparse-24', 'tensor', 'channel', 'group', 'block', 'tensor_group', 'int', 'float', 'dynamic', 'weight', 'Linear'],
-    ...['a', 'b', '2x16', '128x128', 'compressed-tensors', 'sparseml', 'config_groups', 'targets', 'weights', 'num_bits'],
+    ...[
+      'sparse-24',
+      'tensor',
+      'channel',
+      'group',
+      'block',
+      'tensor_group',
+      'int',
+      'float',
+      'dynamic',
+      'weight',
+      'Linear',
+    ],
+    ...[
+      'a',
+      'b',
+      '2x16',
+      '128x128',
+      'compressed-tensors',
+      'sparseml',
+      'config_groups',
+      'targets',
+      'weights',
+      'num_bits',
+    ],
     ...['type', 'symmetric', 'strategy', 'group_size', 'block_structure', 'actorder', 'format', 'sparsity_config'],
     ...['transform_config', 'quantization_config', 2, 3, 4, 8, 16, 32, [1, 16], '0.12.0'],
   ];
@@ -317,7 +411,16 @@ export function compressedTensors(dist) {
     words,
     names: layerNames(parts),
     codes: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE'],
-    reaches: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE', 'LAYOUT_INVALID', 'LAYOUT_AMBIGUOUS', 'LAYOUT_UNSUPPORTED', 'CONFIG_INVALID'],
+    reaches: [
+      'LAYOUT_MISSING_PART',
+      'LAYOUT_DTYPE',
+      'LAYOUT_SHAPE',
+      'LAYOUT_SCALE',
+      'LAYOUT_INVALID',
+      'LAYOUT_AMBIGUOUS',
+      'LAYOUT_UNSUPPORTED',
+      'CONFIG_INVALID',
+    ],
     mayBeNaN: true,
   });
 }
@@ -327,7 +430,18 @@ export function bitsandbytes(dist) {
   const books = { nf4: codeValues('nf4'), fp4: codeValues('fp4') };
   const map = dynamicMap();
   const words = [
-    ...['nf4', 'fp4', 'float32', 'float16', 'bfloat16', 'quant_type', 'blocksize', 'dtype', 'shape', 'nested_blocksize'],
+    ...[
+      'nf4',
+      'fp4',
+      'float32',
+      'float16',
+      'bfloat16',
+      'quant_type',
+      'blocksize',
+      'dtype',
+      'shape',
+      'nested_blocksize',
+    ],
     ...['nested_dtype', 'nested_offset', 32, 64, 128, 256, [2, 32], [64], [1, 1, 32], 0.05],
   ];
   const make = (random) => {
@@ -337,7 +451,9 @@ export function bitsandbytes(dist) {
         tensors: [
           ['a.weight', tensor(random, 'I8', rows, columns)],
           ['a.SCB', scales(random, 'F32', rows)],
-          ...(random.once(2) ? [['a.weight_format', holding('U8', [], Uint8Array.of(random.once(5) ? random.below(4) : 0))]] : []),
+          ...(random.once(2)
+            ? [['a.weight_format', holding('U8', [], Uint8Array.of(random.once(5) ? random.below(4) : 0))]]
+            : []),
         ],
         config: {},
         quantConfig: { quant_method: 'bitsandbytes', load_in_8bit: true, load_in_4bit: false },
@@ -359,26 +475,51 @@ export function bitsandbytes(dist) {
     const json = Buffer.from(textOf(random.once(5) ? mutated(random, state, words, 1) : state));
     const storage = random.pick(['U8', 'U8', 'U8', 'BF16', 'F32']);
     const codeBytes = Math.ceil(count / 2);
-    const codes = codeBytes % BYTES[storage] === 0 ? tensor(random, storage, codeBytes / BYTES[storage], 1) : tensor(random, 'U8', codeBytes, 1);
+    const codes =
+      codeBytes % BYTES[storage] === 0
+        ? tensor(random, storage, codeBytes / BYTES[storage], 1)
+        : tensor(random, 'U8', codeBytes, 1);
     return {
       tensors: [
         ['a.weight', codes],
         ['a.weight.absmax', nested ? tensor(random, 'U8', blocks) : scales(random, 'F32', blocks)],
         ['a.weight.quant_map', holding('F32', [16], books[random.once(30) ? 'nf4' : type])],
         [`a.weight.quant_state.bitsandbytes__${type}`, { dtype: 'U8', shape: [json.length], data: json }],
-        ...(nested ? [['a.weight.nested_absmax', scales(random, 'F32', Math.ceil(blocks / state.nested_blocksize))], ['a.weight.nested_quant_map', holding('F32', [256], map)]] : []),
+        ...(nested
+          ? [
+              ['a.weight.nested_absmax', scales(random, 'F32', Math.ceil(blocks / state.nested_blocksize))],
+              ['a.weight.nested_quant_map', holding('F32', [256], map)],
+            ]
+          : []),
       ],
       config: random.once(3) ? { dtype: 'bfloat16' } : {},
       quantConfig: { quant_method: 'bitsandbytes', load_in_4bit: true, bnb_4bit_quant_type: type },
     };
   };
-  const parts = ['weight', 'weight.absmax', 'weight.quant_map', 'weight.quant_state.bitsandbytes__nf4', 'weight.quant_state.bitsandbytes__fp4', 'weight.nested_absmax', 'weight.nested_quant_map', 'SCB', 'weight_format'];
+  const parts = [
+    'weight',
+    'weight.absmax',
+    'weight.quant_map',
+    'weight.quant_state.bitsandbytes__nf4',
+    'weight.quant_state.bitsandbytes__fp4',
+    'weight.nested_absmax',
+    'weight.nested_quant_map',
+    'SCB',
+    'weight_format',
+  ];
   return layout(dist, {
     make,
     words: ['bitsandbytes', 'gptq', 'quant_method'],
     names: layerNames(parts),
     codes: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE'],
-    reaches: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE', 'LAYOUT_INVALID', 'LAYOUT_UNSUPPORTED'],
+    reaches: [
+      'LAYOUT_MISSING_PART',
+      'LAYOUT_DTYPE',
+      'LAYOUT_SHAPE',
+      'LAYOUT_SCALE',
+      'LAYOUT_INVALID',
+      'LAYOUT_UNSUPPORTED',
+    ],
     mayBeNaN: false,
   });
 }
@@ -392,21 +533,33 @@ export function fp8(dist) {
         tensors: [
           ['a.weight', tensor(random, 'U8', rows, columns / 2)],
           ['a.weight_scale', scales(random, 'F8_E4M3', rows, columns / 16)],
-          ['a.weight_scale_2', holding('F32', [], Float32Array.of(random.once(10) ? random.pick([0, -1, NaN, Infinity, 1e-45]) : 0.01))],
+          [
+            'a.weight_scale_2',
+            holding('F32', [], Float32Array.of(random.once(10) ? random.pick([0, -1, NaN, Infinity, 1e-45]) : 0.01)),
+          ],
           ...(random.once(3) ? [['a.input_scale', tensor(random, 'F32')]] : []),
         ],
         config: {},
         quantConfig: { quant_method: random.pick(['modelopt', 'modelopt_fp4']), quant_algo: 'NVFP4' },
       };
     }
-    const block = random.pick([[2, 8], [1, 16], [4, 4]]);
+    const block = random.pick([
+      [2, 8],
+      [1, 16],
+      [4, 4],
+    ]);
     const rows = kind === 'experts' ? block[0] : 1 + random.below(6);
     const columns = 4 * (1 + random.below(6));
     const grid = [Math.ceil(rows / block[0]), Math.ceil(columns / block[1])];
     const dtype = random.pick(['F8_E4M3', 'F8_E4M3', 'F8_E5M2']);
     const experts = 1 + random.below(3);
     const shape = kind === 'experts' ? [experts, rows, columns] : [rows, columns];
-    const sharing = kind === 'scale' ? random.pick([[], [1], [rows], [rows, 1], [rows, columns / 4]]) : kind === 'experts' ? [experts, ...grid] : grid;
+    const sharing =
+      kind === 'scale'
+        ? random.pick([[], [1], [rows], [rows, 1], [rows, columns / 4]])
+        : kind === 'experts'
+          ? [experts, ...grid]
+          : grid;
     const scaleDtype = random.pick(['F32', 'F32', 'BF16', 'F16', 'F8_E8M0']);
     return {
       tensors: [
@@ -415,7 +568,9 @@ export function fp8(dist) {
         ...(random.once(4) ? [['a.input_scale', tensor(random, 'F32', 1)]] : []),
         ...(random.once(6) ? [['b.weight', tensor(random, 'BF16', 2, 2)]] : []),
       ],
-      config: random.once(3) ? { torch_dtype: 'bfloat16', text_config: random.pick([null, { dtype: 'float16' }, 5]) } : {},
+      config: random.once(3)
+        ? { torch_dtype: 'bfloat16', text_config: random.pick([null, { dtype: 'float16' }, 5]) }
+        : {},
       quantConfig: {
         quant_method: random.pick(['fp8', 'fp8', 'fp8', 'fbgemm_fp8', 'modelopt']),
         activation_scheme: 'dynamic',
@@ -423,14 +578,46 @@ export function fp8(dist) {
       },
     };
   };
-  const words = ['fp8', 'fbgemm_fp8', 'modelopt', 'FP8', 'NVFP4', 'W4A8', 'dynamic', 'static', 'quant_method', 'quant_algo', 'weight_block_size', [128, 128], [1, 1], [0, 8]];
-  const parts = ['weight', 'weight_scale', 'weight_scale_inv', 'weight_scale_2', 'pre_quant_scale', 'down_proj', 'down_proj_scale', 'input_scale'];
+  const words = [
+    'fp8',
+    'fbgemm_fp8',
+    'modelopt',
+    'FP8',
+    'NVFP4',
+    'W4A8',
+    'dynamic',
+    'static',
+    'quant_method',
+    'quant_algo',
+    'weight_block_size',
+    [128, 128],
+    [1, 1],
+    [0, 8],
+  ];
+  const parts = [
+    'weight',
+    'weight_scale',
+    'weight_scale_inv',
+    'weight_scale_2',
+    'pre_quant_scale',
+    'down_proj',
+    'down_proj_scale',
+    'input_scale',
+  ];
   return layout(dist, {
     make,
     words,
     names: layerNames(parts),
     codes: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE'],
-    reaches: ['LAYOUT_MISSING_PART', 'LAYOUT_DTYPE', 'LAYOUT_SHAPE', 'LAYOUT_SCALE', 'LAYOUT_INVALID', 'LAYOUT_UNSUPPORTED', 'CONFIG_INVALID'],
+    reaches: [
+      'LAYOUT_MISSING_PART',
+      'LAYOUT_DTYPE',
+      'LAYOUT_SHAPE',
+      'LAYOUT_SCALE',
+      'LAYOUT_INVALID',
+      'LAYOUT_UNSUPPORTED',
+      'CONFIG_INVALID',
+    ],
     mayBeNaN: true,
   });
 }

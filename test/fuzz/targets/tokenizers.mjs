@@ -8,13 +8,17 @@ import { brokenText, mutated, textOf } from '../json.mjs';
 import { fileAt, ROOT, setFiles } from '../memory.mjs';
 import { randomBytes } from '../random.mjs';
 
-const read = (name) => JSON.parse(readFileSync(new URL(`../../vectors/tokenizers/${name}/tokenizer.json`, import.meta.url), 'utf8'));
+const read = (name) =>
+  JSON.parse(readFileSync(new URL(`../../vectors/tokenizers/${name}/tokenizer.json`, import.meta.url), 'utf8'));
 
 /** Real tokenizers with the fewest tokens that make sense. */
 const BYTE_LEVEL = ['gpt-2', 'llama-bpe', 'smollm', 'tekken'].map((name) => {
   const { normalizer, pre_tokenizer, post_processor, model } = read(name);
   return {
-    added_tokens: [{ id: 6, content: '<s>', special: true }, { id: 7, content: '</s>', special: true, lstrip: false }],
+    added_tokens: [
+      { id: 6, content: '<s>', special: true },
+      { id: 7, content: '</s>', special: true, lstrip: false },
+    ],
     normalizer,
     pre_tokenizer,
     post_processor,
@@ -25,10 +29,16 @@ const BYTES = Object.fromEntries(
   Array.from({ length: 256 }, (_, byte) => [`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`, byte + 3]),
 );
 const SENTENCE_PIECE = {
-  added_tokens: [{ id: 0, content: '<unk>', special: true }, { id: 1, content: '<s>', special: true }],
+  added_tokens: [
+    { id: 0, content: '<unk>', special: true },
+    { id: 1, content: '<s>', special: true },
+  ],
   normalizer: {
     type: 'Sequence',
-    normalizers: [{ type: 'Prepend', prepend: '\u2581' }, { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' }],
+    normalizers: [
+      { type: 'Prepend', prepend: '\u2581' },
+      { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' },
+    ],
   },
   pre_tokenizer: null,
   post_processor: { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>' } }, { Sequence: { id: 'A' } }] },
@@ -47,9 +57,48 @@ const METASPACE = {
 };
 
 const TOKENIZER_WORDS = [
-  ...['BPE', 'Unigram', 'WordPiece', 'ByteLevel', 'Metaspace', 'Sequence', 'Split', 'Digits', 'Prepend', 'Replace', 'NFC'],
-  ...['TemplateProcessing', 'Isolated', 'Removed', 'always', 'never', '\u2581', ' ', 'a', 'b', 'ab', 'Ġ', 'a b', '<0x41>'],
-  ...['<unk>', '<s>', 'id', 'content', 'special', 'type', 'vocab', 'merges', 'model', 'added_tokens', 'normalizer', 'dropout'],
+  ...[
+    'BPE',
+    'Unigram',
+    'WordPiece',
+    'ByteLevel',
+    'Metaspace',
+    'Sequence',
+    'Split',
+    'Digits',
+    'Prepend',
+    'Replace',
+    'NFC',
+  ],
+  ...[
+    'TemplateProcessing',
+    'Isolated',
+    'Removed',
+    'always',
+    'never',
+    '\u2581',
+    ' ',
+    'a',
+    'b',
+    'ab',
+    'Ġ',
+    'a b',
+    '<0x41>',
+  ],
+  ...[
+    '<unk>',
+    '<s>',
+    'id',
+    'content',
+    'special',
+    'type',
+    'vocab',
+    'merges',
+    'model',
+    'added_tokens',
+    'normalizer',
+    'dropout',
+  ],
   ...['pre_tokenizer', 'post_processor', 'single', 'SpecialToken', 'byte_fallback', 'use_regex', 'add_prefix_space'],
   ...['normalizers', 'pretokenizers', 'processors', 0, 1, 5, 6, 263, 264, 0.1],
 ];
@@ -60,9 +109,25 @@ const SETTINGS = {
   add_bos_token: true,
   add_prefix_space: false,
   added_tokens_decoder: { 6: { content: '<s>', special: true }, 300: { content: 'x' } },
-  chat_template: [{ name: 'default', template: '{{ x }}' }, { name: 'tool', template: 'y' }],
+  chat_template: [
+    { name: 'default', template: '{{ x }}' },
+    { name: 'tool', template: 'y' },
+  ],
 };
-const SETTINGS_WORDS = ['<s>', '</s>', '<unk>', 'bos_token', 'pad_token', 'sep_token', 'chat_template', 'default', 'name', 'template', 'content', 'add_eos_token'];
+const SETTINGS_WORDS = [
+  '<s>',
+  '</s>',
+  '<unk>',
+  'bos_token',
+  'pad_token',
+  'sep_token',
+  'chat_template',
+  'default',
+  'name',
+  'template',
+  'content',
+  'add_eos_token',
+];
 const CONFIG = { bos_token_id: 1, eos_token_id: [2, 3], pad_token_id: null };
 
 function maybe(random, files, name, value, words) {
@@ -88,9 +153,11 @@ async function checkMetadata(dist, metadata, size) {
     const length = metadata.get(`tokenizer.ggml.${key}`)?.value.length;
     if (length !== undefined && length !== size) throw new Finding(`${length} ${key} for ${size} tokens`);
   }
-  if (!metadata.has('tokenizer.ggml.tokens') || !metadata.has('tokenizer.ggml.model')) throw new Finding('no vocabulary');
+  if (!metadata.has('tokenizer.ggml.tokens') || !metadata.has('tokenizer.ggml.model'))
+    throw new Finding('no vocabulary');
   for (const [key, { value }] of metadata) {
-    if (key.endsWith('_token_id') && !(Number.isInteger(value) && value >= 0 && value < size)) throw new Finding(`${key} is ${value}`);
+    if (key.endsWith('_token_id') && !(Number.isInteger(value) && value >= 0 && value < size))
+      throw new Finding(`${key} is ${value}`);
   }
   await (await writeGguf(`${ROOT}/out.gguf`, [], metadata)).close();
   const bytes = fileAt('out.gguf');
@@ -123,7 +190,11 @@ export function tokenizerJson(dist) {
       const text = textOf(mutated(random, json, TOKENIZER_WORDS));
       const files = { 'tokenizer.json': random.once(60) ? brokenText(random, text) : text };
       beside(random, files);
-      return { files, size: random.pick([8, 8, 9, 264, 264, 280, 5, 0]), config: textOf({ ...mutated(random, CONFIG) }) };
+      return {
+        files,
+        size: random.pick([8, 8, 9, 264, 264, 280, 5, 0]),
+        config: textOf({ ...mutated(random, CONFIG) }),
+      };
     },
     run: run(dist),
   };
@@ -164,7 +235,21 @@ class Message {
 }
 
 const ODD_NUMBERS = [0, 1, 2, 3, 4, 5, 6, 7, -1, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2n ** 63n, 2n ** 64n - 1n];
-const TEXTS = ['<unk>', '<s>', '</s>', '\u2581', 'a', 'b', 'ab', '\u2581a', '<0x41>', '', '漢', '😀', 'x'.repeat(50)].map((text) => Buffer.from(text));
+const TEXTS = [
+  '<unk>',
+  '<s>',
+  '</s>',
+  '\u2581',
+  'a',
+  'b',
+  'ab',
+  '\u2581a',
+  '<0x41>',
+  '',
+  '漢',
+  '😀',
+  'x'.repeat(50),
+].map((text) => Buffer.from(text));
 
 function oddField(random, message) {
   const number = random.pick([1, 2, 3, 4, 15, 16, 100, 2 ** 28]);
@@ -192,9 +277,11 @@ function oddField(random, message) {
 
 function piece(random, i) {
   const message = new Message();
-  if (!random.once(40)) message.content(1, random.once(30) ? randomBytes(random, 4) : TEXTS[i] ?? Buffer.from(`t${i}`));
+  if (!random.once(40))
+    message.content(1, random.once(30) ? randomBytes(random, 4) : (TEXTS[i] ?? Buffer.from(`t${i}`)));
   if (!random.once(40)) message.float(2, random.once(20) ? random.pick([NaN, Infinity, -0]) : -i);
-  if (i < 3 || random.once(4)) message.number(3, random.once(20) ? random.pick(ODD_NUMBERS) : [2, 3, 3, 1, 1, 4, 5, 6][i] ?? 1);
+  if (i < 3 || random.once(4))
+    message.number(3, random.once(20) ? random.pick(ODD_NUMBERS) : ([2, 3, 3, 1, 1, 4, 5, 6][i] ?? 1));
   if (random.once(40)) oddField(random, message);
   return message.bytes;
 }
@@ -214,7 +301,8 @@ function model(random) {
   normalizer.number(3, random.below(2));
   if (random.once(2)) message.content(3, normalizer.bytes);
   const bytes = Uint8Array.from(message.bytes);
-  for (let n = random.pick([0, 0, 0, 1, 2]); n > 0 && bytes.length > 0; n--) bytes[random.below(bytes.length)] = random.pick([0, 0x7f, 0x80, 0xff, random.below(256)]);
+  for (let n = random.pick([0, 0, 0, 1, 2]); n > 0 && bytes.length > 0; n--)
+    bytes[random.below(bytes.length)] = random.pick([0, 0x7f, 0x80, 0xff, random.below(256)]);
   return random.once(12) ? bytes.subarray(0, random.below(bytes.length + 1)) : bytes;
 }
 
@@ -257,8 +345,30 @@ const ROPES = [
 const MODEL_WORDS = [
   ...['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM', 'Qwen3ForCausalLM', 'llama', 'mistral', 'qwen3'],
   ...['head_dim', 'sliding_window', 'use_sliding_window', 'layer_types', 'max_window_layers', 'rope_parameters'],
-  ...['rope_scaling', 'linear', 'yarn', 'llama3', 'longrope', 'partial_rotary_factor', 'swish', 'gelu', 'mscale', 'truncate'],
-  ...['full_attention', 'sliding_attention', 'tie_word_embeddings', 'num_hidden_layers', 'hidden_size', 16, 64, 10, 2 ** 30, 2 ** 31 - 2],
+  ...[
+    'rope_scaling',
+    'linear',
+    'yarn',
+    'llama3',
+    'longrope',
+    'partial_rotary_factor',
+    'swish',
+    'gelu',
+    'mscale',
+    'truncate',
+  ],
+  ...[
+    'full_attention',
+    'sliding_attention',
+    'tie_word_embeddings',
+    'num_hidden_layers',
+    'hidden_size',
+    16,
+    64,
+    10,
+    2 ** 30,
+    2 ** 31 - 2,
+  ],
 ];
 const WEIGHTS = [
   ['model.embed_tokens.weight', [10, 64]],
@@ -275,8 +385,18 @@ const WEIGHTS = [
   ['model.layers.0.mlp.down_proj.weight', [64, 96]],
 ];
 const MORE_WEIGHTS = [
-  ...['model.layers.1.mlp.up_proj.weight', 'model.layers.0.self_attn.q_norm.weight', 'model.layers.00.mlp.up_proj.weight'],
-  ...['model.layers.0.self_attn.q_proj.bias', 'model.layers.0.rotary_emb.inv_freq', 'x', '', 'model.layers.99999999999.mlp.up_proj.weight'],
+  ...[
+    'model.layers.1.mlp.up_proj.weight',
+    'model.layers.0.self_attn.q_norm.weight',
+    'model.layers.00.mlp.up_proj.weight',
+  ],
+  ...[
+    'model.layers.0.self_attn.q_proj.bias',
+    'model.layers.0.rotary_emb.inv_freq',
+    'x',
+    '',
+    'model.layers.99999999999.mlp.up_proj.weight',
+  ],
   ...['__proto__', 'model.norm.bias'],
 ];
 
@@ -290,14 +410,25 @@ export function modelConfig(dist) {
     reaches: ['ok', ...codes],
     enough: 20_000,
     generate(random) {
-      const base = random.once(2) ? MODEL_CONFIG : { ...MODEL_CONFIG, [random.pick(['rope_scaling', 'rope_parameters'])]: random.pick(ROPES) };
+      const base = random.once(2)
+        ? MODEL_CONFIG
+        : { ...MODEL_CONFIG, [random.pick(['rope_scaling', 'rope_parameters'])]: random.pick(ROPES) };
       let weights = WEIGHTS.map(([name, shape]) => ({ name, shape }));
       for (let n = random.pick([0, 0, 0, 1, 2]); n > 0; n--) {
         const which = random.below(weights.length);
         const kind = random.below(4);
         if (kind === 0) weights = weights.filter((_, i) => i !== which);
-        else if (kind === 1) weights = [...weights, { name: random.pick(MORE_WEIGHTS), shape: random.pick([[64], [64, 64], [], [1, 2, 3, 4, 5], [0, 64]]) }];
-        else weights = weights.map((weight, i) => (i === which ? { name: weight.name, shape: random.pick([[64], [64, 64], [2 ** 30, 0], [], [7, 3], [256, 256]]) } : weight));
+        else if (kind === 1)
+          weights = [
+            ...weights,
+            { name: random.pick(MORE_WEIGHTS), shape: random.pick([[64], [64, 64], [], [1, 2, 3, 4, 5], [0, 64]]) },
+          ];
+        else
+          weights = weights.map((weight, i) =>
+            i === which
+              ? { name: weight.name, shape: random.pick([[64], [64, 64], [2 ** 30, 0], [], [7, 3], [256, 256]]) }
+              : weight,
+          );
       }
       return {
         config: textOf(mutated(random, base, MODEL_WORDS)),
@@ -307,7 +438,10 @@ export function modelConfig(dist) {
     },
     run({ config, weights, recipe }) {
       const json = JSON.parse(config);
-      const description = describeModel(typeof json === 'object' && json !== null && !Array.isArray(json) ? json : {}, ROOT);
+      const description = describeModel(
+        typeof json === 'object' && json !== null && !Array.isArray(json) ? json : {},
+        ROOT,
+      );
       const { metadata, tensors } = planGguf(description, new Map(), weights, { recipe, path: ROOT });
       if (!Number.isSafeInteger(ggufFileBytes(tensors, metadata))) throw new Finding('a file of no size');
       return 'ok';
