@@ -154,7 +154,39 @@ type DequantizeLlmInt8Arguments = [
   columns: number,
   out: Float32Array,
 ];
+type RmsNormArguments = [x: Float32Array, weight: Float32Array, epsilon: number, out: Float32Array];
+/** The numbers of `record` are listed in native/node/decoder_calls.cc. */
+type AttentionArguments = [
+  record: Float64Array,
+  queries: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  queryNorm: Float32Array | null,
+  keyNorm: Float32Array | null,
+  angles: Float32Array,
+  cachedKeys: Float32Array,
+  cachedValues: Float32Array,
+  out: Float32Array,
+];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
+/** The numbers of `record`s are listed in native/node/compare_calls.cc. */
+type CompareRowsFloatsArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, other: RawFloats];
+type CompareRowsAffineArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+];
+type CompareRowsCodebookArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+];
+type CompareRowsBlocksArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, data: Uint8Array];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
 export interface RawWeight {
@@ -224,6 +256,27 @@ type LlmInt8LinearArguments = [
   bias: Float32Array | null,
   out: Float32Array,
 ];
+/** The numbers of `record` are listed in native/node/method_calls.cc. */
+type GptqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  gram: Float32Array | null,
+  order: Int32Array | null,
+  groups: Int32Array,
+  factors: Float32Array,
+  importance: Float32Array | null,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+  codes: Uint8Array,
+  result: Float64Array,
+];
+type HqqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  scales: Float32Array,
+  zeros: Float32Array,
+  codes: Uint8Array,
+];
 type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
@@ -238,6 +291,7 @@ export interface RawError extends Error {
     | 'NON_FINITE'
     | 'SCALE_OVERFLOW'
     | 'INVALID_CODE'
+    | 'NOT_POSITIVE_DEFINITE'
     | 'OUT_OF_MEMORY'
     | 'CANCELLED'
     | 'INTERNAL';
@@ -280,6 +334,20 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  compareRowsFloats(...args: CompareRowsFloatsArguments): void;
+  compareRowsFloatsAsync(...args: [...CompareRowsFloatsArguments, Done]): number;
+  compareRowsAffine(...args: CompareRowsAffineArguments): void;
+  compareRowsAffineAsync(...args: [...CompareRowsAffineArguments, Done]): number;
+  compareRowsCodebook(...args: CompareRowsCodebookArguments): void;
+  compareRowsCodebookAsync(...args: [...CompareRowsCodebookArguments, Done]): number;
+  compareRowsBlocks(...args: CompareRowsBlocksArguments): void;
+  compareRowsBlocksAsync(...args: [...CompareRowsBlocksArguments, Done]): number;
+  /** Adds bytes to a checksum of 256 bits: Fletcher's sums of the fourth order. `state` is zeros at first. */
+  checksum(data: Uint8Array, state: BigUint64Array): void;
+  rmsNorm(...args: RmsNormArguments): void;
+  rmsNormAsync(...args: [...RmsNormArguments, Done]): number;
+  attention(...args: AttentionArguments): void;
+  attentionAsync(...args: [...AttentionArguments, Done]): number;
   quantizeBlocks(...args: QuantizeBlocksArguments): void;
   quantizeBlocksAsync(...args: [...QuantizeBlocksArguments, Done]): number;
   dequantizeBlocks(...args: DequantizeBlocksArguments): void;
@@ -352,6 +420,8 @@ export interface RawAddon {
   dynamicQuantizeMatmulAsync(...args: [...DynamicQuantizeMatmulArguments, Done]): number;
   gram(...args: GramArguments): void;
   gramAsync(...args: [...GramArguments, Done]): number;
+  gptqAsync(...args: [...GptqArguments, Done]): number;
+  hqqAsync(...args: [...HqqArguments, Done]): number;
   packedBytes(...args: PackedBytesArguments): void;
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;

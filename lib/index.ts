@@ -4,7 +4,42 @@
  * @packageDocumentation
  */
 
+export {
+  type CalibrationProgress,
+  type CollectOptions,
+  type CollectReport,
+  collectStatistics,
+} from './calibration/collect.js';
+export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
+export {
+  type FloatPart,
+  layerOfPart,
+  type ModelPart,
+  type QuantizationMethod,
+  type QuantizedPart,
+  type QuantizeModelOptions,
+  quantizeModel,
+} from './calibration/quantize-model.js';
+export type { SampledRow } from './calibration/sampled-rows.js';
+export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
+export {
+  type CalibrationWindows,
+  cutIntoWindows,
+  type WindowOptions,
+  type WindowPlace,
+  type WindowSelection,
+  type WindowText,
+  type WindowTokenizer,
+} from './calibration/windows.js';
+export {
+  type ImportanceEntry,
+  type ImportanceMatrix,
+  importanceOf,
+  readImatrix,
+  writeImatrix,
+} from './checkpoint/gguf/imatrix.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
+export type { ActivationDtype } from './checkpoint/layouts/compressed-tensors/writer.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
@@ -24,6 +59,8 @@ export {
   AddonError,
   type AddonErrorCode,
   type ArgumentErrorCode,
+  CalibrationError,
+  type CalibrationErrorCode,
   CheckpointError,
   type CheckpointErrorCode,
   type ErrorCode,
@@ -117,6 +154,41 @@ export {
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
 export {
+  type AwqClip,
+  type AwqClipOptions,
+  type AwqScaleOptions,
+  type AwqScales,
+  type AwqScaling,
+  awqClip,
+  awqScales,
+} from './methods/awq.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
+export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
+export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
+export type { GptqChoices } from './methods/quantize-weight.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
+export {
+  type ActivationScales,
+  type SmoothQuantOptions,
+  type SmoothQuantScales,
+  searchSmoothQuant,
+  smoothQuantScales,
+} from './methods/smoothquant.js';
+export type { Convention } from './methods/sweep.js';
+export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
+export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
+export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
+export type { GenerateOptions, Generation } from './model/generate.js';
+export type { LinearLayer } from './model/linear-layer.js';
+export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';
+export type { RopeScaling } from './model/rope.js';
+export type { SamplingOptions } from './model/sampler.js';
+export type { Tokenizer } from './model/tokenizer.js';
+export {
   type EntropyOptions,
   entropyRange,
   type Histogram,
@@ -136,7 +208,8 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export type { RunOptions, RunReport, RunStart, TensorReport } from './pipeline/carry-out.js';
+export type { RowComparison, TensorComparison } from './pipeline/compare-weights.js';
 export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {
   type InspectedWeight,
@@ -150,13 +223,18 @@ export {
   type QuantizeCheckpointOptions,
   quantizeCheckpoint,
 } from './pipeline/quantize-checkpoint.js';
-export type { Progress, TensorReport } from './pipeline/run.js';
+export type { Progress, WrittenTensor } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
-export type { CheckpointDtype, CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type {
+  CheckpointDtype,
+  CheckpointFormat,
+  CodeLayout,
+  LayerOverride,
+  LayerSpec,
+  QuantizationSpec,
+} from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
-  type RowComparison,
-  type TensorComparison,
   type VerificationReport,
   type VerifyOptions,
   verifyCheckpoint,

@@ -7,6 +7,8 @@ import { Presets, SingleBar } from 'cli-progress';
 import type { Progress } from '../pipeline/run.js';
 import { bytes, duration } from './format.js';
 
+const STAGES: Readonly<Record<Progress['stage'], string>> = { write: 'written', verify: 'verified' };
+
 export interface ProgressDisplay {
   update(progress: Progress): void;
   /** Leaves the terminal ready for other output. */
@@ -21,11 +23,11 @@ export function progressDisplay(stream: Stream): ProgressDisplay {
 }
 
 function bar(stream: Stream): ProgressDisplay {
-  const start = performance.now();
-  let started = false;
+  let start = performance.now();
+  let stage: Progress['stage'] | null = null;
   const single = new SingleBar(
     {
-      format: '{bar} {percentage} % | {tensors} tensors | {rate} | {eta_formatted} left | {tensor}',
+      format: '{stage} {bar} {percentage} % | {tensors} tensors | {rate} | {eta_formatted} left | {tensor}',
       stream,
       hideCursor: true,
       clearOnComplete: true,
@@ -35,33 +37,44 @@ function bar(stream: Stream): ProgressDisplay {
   );
   return {
     update(progress) {
+      const isNew = progress.stage !== stage;
+      if (isNew) start = performance.now();
       const payload = {
+        stage: STAGES[progress.stage],
         tensors: `${progress.tensors}/${progress.totalTensors}`,
         rate: `${bytes((1000 * progress.bytes) / Math.max(1, performance.now() - start))}/s`,
         tensor: progress.tensor,
       };
-      if (!started) single.start(progress.totalBytes, progress.bytes, payload);
+      if (isNew) single.start(progress.totalBytes, progress.bytes, payload);
       else single.update(progress.bytes, payload);
-      started = true;
+      stage = progress.stage;
     },
     stop() {
-      if (started) single.stop();
+      if (stage !== null) single.stop();
     },
   };
 }
 
 /** A line for every tenth of the work. */
 function lines(stream: Stream): ProgressDisplay {
-  const start = performance.now();
+  let start = performance.now();
   let shown = 0;
+  let current: Progress['stage'] | null = null;
   return {
-    update({ bytes: done, totalBytes, tensors, totalTensors }) {
+    update({ stage, bytes: done, totalBytes, tensors, totalTensors }) {
+      if (stage !== current) {
+        current = stage;
+        start = performance.now();
+        shown = 0;
+      }
       const tenth = Math.floor((10 * done) / Math.max(1, totalBytes));
       if (tenth <= shown) return;
       shown = tenth;
       const seconds = (performance.now() - start) / 1000;
       const left = done < totalBytes ? `, about ${duration((seconds * (totalBytes - done)) / done)} left` : '';
-      stream.write(`${10 * tenth} %: ${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s${left}\n`);
+      stream.write(
+        `${STAGES[stage]}: ${10 * tenth} %, ${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s${left}\n`,
+      );
     },
     stop() {},
   };

@@ -6,6 +6,7 @@
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { outputError } from '../errors.js';
+import { shortcomings } from '../pipeline/read-back.js';
 import { type VerificationReport, verifyCheckpoint } from '../pipeline/verify.js';
 import { EXIT } from './exit-codes.js';
 import { bytes, decibels } from './format.js';
@@ -75,13 +76,8 @@ function verificationTable(report: VerificationReport): string {
 
 /** What falls short of the thresholds, and what is missing. */
 function failures(report: VerificationReport, { minSqnr, minCosine }: Flags): string[] {
-  const found: string[] = [];
-  if (minSqnr === undefined && minCosine === undefined) return found;
-  for (const { name, sqnrDb, cosine } of report.tensors) {
-    if (minSqnr !== undefined && sqnrDb < minSqnr) found.push(`${name}: ${decibels(sqnrDb)} < ${decibels(minSqnr)}`);
-    if (minCosine !== undefined && cosine < minCosine)
-      found.push(`${name}: cosine ${cosine.toFixed(6)} < ${minCosine}`);
-  }
+  if (minSqnr === undefined && minCosine === undefined) return [];
+  const found = shortcomings(report.tensors, { minSqnr, minCosine });
   for (const name of report.missing) found.push(`${name}: missing`);
   for (const { name } of report.reshaped) found.push(`${name}: another shape`);
   return found;

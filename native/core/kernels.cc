@@ -21,10 +21,15 @@ namespace {
 
 // An instruction set that adds dot products of bytes to another one has its own matrix products, one that counts bits
 // has its own products of bits, and nothing else.
+#define LOWBIT_TABLE(isa, description, base, products, counts)                                                      \
+  constexpr Kernels isa##_table {                                                                                   \
+    #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kDecoder, \
+        &base::kBlocks, &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &products::kMatmul   \
 #define LOWBIT_TABLE(isa, description, base, products, counts)                                                     \
   constexpr Kernels isa##_table {                                                                                  \
     #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kBlocks, \
-        &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &products::kMatmul                  \
+        &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &base::kLinalg, &base::kHqq,        \
+        &products::kMatmul                                                                                         \
   }
 
 constexpr auto has_scalar = always;

@@ -8,7 +8,10 @@
 #include "ops/cast/cast_kernels.h"
 #include "ops/codebook/codebook_kernels.h"
 #include "ops/compare/compare_kernels.h"
+#include "ops/decoder/decoder_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/hqq/hqq_kernels.h"
+#include "ops/linalg/linalg_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
 #include "ops/repack/repack_kernels.h"
@@ -24,11 +27,14 @@ struct Kernels {
   const AffineKernels* affine;
   const CodebookKernels* codebook;
   const CompareKernels* compare;
+  const DecoderKernels* decoder;
   const BlocksKernels* blocks;
   const FakeQuantizeKernels* fake_quantize;
   const ObserveKernels* observe;
   const BitsKernels* bits;
   const RepackKernels* repack;
+  const LinalgKernels* linalg;
+  const HqqKernels* hqq;
   const MatmulKernels* matmul;
 };
 

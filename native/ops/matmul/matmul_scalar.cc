@@ -3,42 +3,9 @@
 #include <cmath>
 
 #include "core/float_bits.h"
-#include "core/macros.h"
+#include "core/scalar_lane.h"
 #include "ops/codebook/codebook_math.h"
 #include "ops/matmul/matmul_kernels.h"
-
-#define LOWBIT_ISA scalar
-
-namespace lowbit::scalar {
-namespace {
-
-// --- the names of the vector vocabulary for one lane, which matmul_math.h needs
-// ---------------------------------------
-
-float like(float, float value) { return value; }
-float add(float a, float b) { return a + b; }
-float sub(float a, float b) { return a - b; }
-float mul(float a, float b) { return a * b; }
-float div(float a, float b) { return a / b; }
-float min(float a, float b) { return a < b ? a : b; }
-float max(float a, float b) { return a > b ? a : b; }
-float fused(float a, float b, float c) { return std::fmaf(a, b, c); }
-float fused_negative(float a, float b, float c) { return std::fmaf(-a, b, c); }
-std::int32_t round_to_int(float x) { return static_cast<std::int32_t>(std::lrintf(x)); }
-float to_float(std::int32_t x) { return static_cast<float>(x); }
-std::int32_t as_bits(float x) { return static_cast<std::int32_t>(bits_of(x)); }
-float as_floats(std::int32_t x) { return float_of(static_cast<std::uint32_t>(x)); }
-std::int32_t add(std::int32_t a, std::int32_t b) {
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(a) + static_cast<std::uint32_t>(b));
-}
-template <int N>
-std::int32_t shift_left(std::int32_t x) {
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(x) << N);
-}
-
-}  // namespace
-}  // namespace lowbit::scalar
-
 #include "ops/matmul/matmul_math.h"
 
 namespace lowbit::scalar {

@@ -1,0 +1,59 @@
+/**
+ * The rows of an embedding.
+ *
+ * @module
+ */
+import { Scratch } from '../checkpoint/scratch.js';
+import type { Weight } from '../checkpoint/weight.js';
+import { rowsOf } from './linear-layer.js';
+
+/** Tables up to this size are kept in float32; of larger ones rows are read from the file when they are asked for. */
+const TABLE_BYTES = 64 * 2 ** 20;
+
+/** Looks rows up. */
+export class Embedding {
+  private table: Promise<Float32Array> | null = null;
+  private readonly scratch = new Scratch();
+  /** Reads follow each other: they share the scratch memory. */
+  private last: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    private readonly weight: Weight,
+    private readonly keepsTable: boolean,
+  ) {}
+
+  /** `[tokens, columns]` */
+  async rows(tokens: Int32Array): Promise<Float32Array> {
+    const { weight } = this;
+    const { rows, columns } = weight;
+    const out = new Float32Array(tokens.length * columns);
+    if (this.keepsTable && rows * columns * 4 <= TABLE_BYTES) {
+      this.table ??= rowsOf(weight, 0, rows, new Scratch());
+      const table = await this.table;
+      for (const [i, token] of tokens.entries()) {
+        out.set(table.subarray(token * columns, (token + 1) * columns), i * columns);
+      }
+      return out;
+    }
+    const reading = this.last.then(() => this.read(tokens, out));
+    this.last = reading.catch(() => undefined);
+    await reading;
+    return out;
+  }
+
+  private async read(tokens: Int32Array, out: Float32Array): Promise<void> {
+    const { rows, columns, rowStep } = this.weight;
+    const places = new Map<number, number>();
+    for (const [i, token] of tokens.entries()) {
+      const known = places.get(token);
+      if (known !== undefined) {
+        out.copyWithin(i * columns, known * columns, (known + 1) * columns);
+        continue;
+      }
+      places.set(token, i);
+      const begin = token - (token % rowStep);
+      const block = await rowsOf(this.weight, begin, Math.min(begin + rowStep, rows), this.scratch);
+      out.set(block.subarray((token - begin) * columns, (token - begin + 1) * columns), i * columns);
+    }
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * Texts to tokens and back, by tokenizer.json.
+ *
+ * @module
+ */
+import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
+import { readError } from '../checkpoint/file.js';
+import { CheckpointError, invalidArgument } from '../errors.js';
+import { tokenIdsOf } from './config.js';
+
+/** Turns texts into tokens and back. */
+export interface Tokenizer {
+  /** One more than the highest id that it gives. */
+  readonly size: number;
+  /**
+   * @param options - `addSpecialTokens`: whether to add what the model expects around a text, for example a token for its
+   *   beginning; default true.
+   */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array;
+  /** @param options - `skipSpecialTokens`: whether tokens that are no text are left out; default true. */
+  decode(tokens: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
+}
+
+async function jsonOf(path: string): Promise<Json | null> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw readError(path, cause);
+  }
+  try {
+    return JSON.parse(text) as Json;
+  } catch (cause) {
+    const message = `${path} is not valid JSON: ${(cause as Error).message}.`;
+    throw new CheckpointError('TOKENIZER_INVALID', message, { path, cause });
+  }
+}
+
+/** A tokenizer of tokenizer.json. */
+class JsonTokenizer implements Tokenizer {
+  readonly size: number;
+  private readonly inner: HuggingFaceTokenizer;
+
+  constructor(json: Json, config: Json, path: string) {
+    try {
+      this.inner = new HuggingFaceTokenizer(json, config);
+    } catch (cause) {
+      const message = `${path} can't be used as a tokenizer: ${(cause as Error).message}.`;
+      throw new CheckpointError('TOKENIZER_INVALID', message, { path, cause });
+    }
+    let highest = -1;
+    for (const id of this.inner.get_vocab().values()) highest = Math.max(highest, id);
+    this.size = highest + 1;
+  }
+
+  encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
+    if (typeof text !== 'string') throw invalidArgument('text', 'a string', text);
+    return Int32Array.from(this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
+  }
+
+  decode(tokens: ArrayLike<number>, { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string {
+    if (tokens.length === 0) return '';
+    return this.inner.decode(Array.from(tokens), { skip_special_tokens: skipSpecialTokens });
+  }
+}
+
+/**
+ * Tokens that end a text, by generation_config.json: models that talk have more of them than config.json says.
+ *
+ * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
+ */
+export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
+  if (checkpoint.folder === null) return [];
+  return tokenIdsOf((await jsonOf(join(checkpoint.folder, 'generation_config.json')))?.['eos_token_id']);
+}
+
+/**
+ * The tokenizer of a folder, or null if there is none.
+ *
+ * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
+ */
+export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
+  const path = join(folder, 'tokenizer.json');
+  const json = await jsonOf(path);
+  if (json === null) return null;
+  return new JsonTokenizer(json, (await jsonOf(join(folder, 'tokenizer_config.json'))) ?? {}, path);
+}
+
+/** The tokenizer beside the weights, or null if there is none. */
+export function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+  return openTokenizer(checkpoint.folder ?? dirname(checkpoint.path));
+}

@@ -1,0 +1,2 @@
+#include "core/simd/neon.h"
+#include "ops/decoder/decoder_vector.h"
