@@ -101,6 +101,13 @@ const OURS = {
     const prefix = `${path}/`;
     return [...files.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
   },
+  async rename(from, to) {
+    files.set(to, bytesOf(from));
+    files.delete(from);
+  },
+  async rm(path) {
+    files.delete(path);
+  },
   async open(path, flags) {
     if (flags !== 'r' && !files.has(path)) files.set(path, Buffer.alloc(0));
     if (flags === 'w') files.set(path, Buffer.alloc(0));

@@ -5,10 +5,11 @@
  * - `run(case)` throws a {@link Finding}, an error of ours, or returns the name of what came of it (a promise, or not);
  * - `codes` are those that errors may have; `reaches`: what any run of `enough` cases must come to.
  */
+import { imatrix, statistics } from './targets/calibration.mjs';
 import { ggufHeader, ggufModel, ggufSplit } from './targets/gguf.mjs';
 import { awq, bitsandbytes, compressedTensors, fp8, gptq } from './targets/layouts.mjs';
 import { index, inspect, journal, observerState, plan } from './targets/pipeline.mjs';
-import { modelConfig, tokenizerJson, tokenizerModel } from './targets/tokenizers.mjs';
+import { decoderConfig, modelConfig, tokenizerJson, tokenizerMetadata, tokenizerModel } from './targets/tokenizers.mjs';
 
 export function targets(dist) {
   return {
@@ -22,7 +23,11 @@ export function targets(dist) {
     fp8: fp8(dist),
     'tokenizer-json': tokenizerJson(dist),
     'tokenizer-model': tokenizerModel(dist),
+    'tokenizer-metadata': tokenizerMetadata(dist),
     'model-config': modelConfig(dist),
+    'decoder-config': decoderConfig(dist),
+    imatrix: imatrix(dist),
+    statistics: statistics(dist),
     index: index(dist),
     inspect: inspect(dist),
     plan: plan(dist),

@@ -75,7 +75,7 @@ export class Fields {
 }
 
 /** Rotary factors are computed for each of them. The largest that there are have 512. */
-const MOST_HEAD_ELEMENTS = 65_536;
+export const MOST_HEAD_ELEMENTS = 65_536;
 
 function unsupported(path: string, what: string): never {
   throw new CheckpointError('GGUF_UNSUPPORTED_MODEL', `${path} can't be written as GGUF: ${what}.`, { path });

@@ -300,7 +300,7 @@ export function ggufHeader(dist) {
 }
 
 /** A whole file: a header with its data. */
-function makeFile(random, changes, build) {
+export function makeFile(random, changes, build) {
   const header = new Header();
   header.bytes(Buffer.from('GGUF'));
   header.number(4, 3);

@@ -331,7 +331,7 @@ export function journal(dist) {
     maxAbs: 0.1,
     rmse: 0.1,
   };
-  const entries = ['a', 'b', 'c'].map((unit) => ({ unit, sha256: '0'.repeat(64), report: { ...report, name: unit } }));
+  const entries = ['a', 'b', 'c'].map((unit) => ({ unit, checksum: '0'.repeat(64), report: { ...report, name: unit } }));
   const words = [
     'plan',
     'inputs',
@@ -339,7 +339,7 @@ export function journal(dist) {
     'bytes',
     'modified',
     'unit',
-    'sha256',
+    'checksum',
     'report',
     'a',
     'model.safetensors',
@@ -368,7 +368,7 @@ export function journal(dist) {
       if (fileAt('journal.jsonl').toString().split('\n').length !== opened.done.size + 2)
         throw new Finding('lines are missing');
       for (const [unit, entry] of opened.done) {
-        if (typeof unit !== 'string' || entry.unit !== unit || typeof entry.sha256 !== 'string')
+        if (typeof unit !== 'string' || entry.unit !== unit || typeof entry.checksum !== 'string')
           throw new Finding(`unit ${unit}`);
       }
       return opened.done.size > 0 ? 'continued' : 'ok';

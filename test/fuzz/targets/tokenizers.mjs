@@ -448,3 +448,93 @@ export function modelConfig(dist) {
     },
   };
 }
+
+/** config.json of decoders that are run. */
+export function decoderConfig(dist) {
+  const { readConfig } = dist('model/config');
+  const codes = ['CONFIG_INVALID', 'MODEL_UNSUPPORTED'];
+  return {
+    codes: new Set(codes),
+    reaches: ['ok', ...codes],
+    enough: 5_000,
+    generate(random) {
+      const base = random.once(2)
+        ? MODEL_CONFIG
+        : { ...MODEL_CONFIG, [random.pick(['rope_scaling', 'rope_parameters'])]: random.pick(ROPES) };
+      const type = random.pick(['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM', 'Qwen3ForCausalLM']);
+      const windows = random.once(4) ? { use_sliding_window: true, sliding_window: 64, layer_types: ['full_attention'] } : {};
+      const config = mutated(random, { ...base, architectures: [type], ...windows }, MODEL_WORDS);
+      return { config: textOf({ ...config }) };
+    },
+    run({ config }) {
+      const read = readConfig(JSON.parse(config), ROOT);
+      const { numLayers, headDim, numHeads, numKvHeads, slidingWindows } = read;
+      if (slidingWindows.length !== numLayers) throw new Finding(`${slidingWindows.length} windows`);
+      if (headDim % 2 !== 0 || numHeads % numKvHeads !== 0) throw new Finding(JSON.stringify(read));
+      return 'ok';
+    },
+  };
+}
+
+/** The tokenizer of a GGUF file, which becomes files of a folder. */
+export function tokenizerMetadata(dist) {
+  const { tokenizerOfMetadata } = dist('checkpoint/gguf/tokenizer-of-metadata');
+  const SEEDS = [
+    {
+      model: 'gpt2',
+      pre: 'llama-bpe',
+      tokens: ['a', 'b', 'ab', 'Ġ', '<s>', '[PAD5]'],
+      token_type: [1, 1, 1, 1, 3, 5],
+      merges: ['a b'],
+      bos_token_id: 4,
+      add_bos_token: true,
+    },
+    {
+      model: 'llama',
+      tokens: ['<unk>', '<s>', '</s>', '<0x41>', '\u2581', 'a', 'b', 'ab'],
+      scores: [0, 0, 0, 0, -1, -2, -3, -1],
+      token_type: [2, 3, 3, 6, 1, 1, 1, 1],
+      eos_token_id: 2,
+      add_space_prefix: true,
+      chat_template: 'x',
+    },
+  ];
+  const words = ['gpt2', 'llama', 'bert', 'none', 'llama-bpe', 'qwen2', 'default', 'a', 'ab', 'a b', '<0xFF>', 'tokens', 'scores', 'token_type', 'merges', 'eos_token_id', 'huggingface.json', 'chat_templates', '{"model":{}}', 1, 2, 6];
+  const number = (value) => typeof value === 'number';
+  /** A value as a GGUF file can have it, or undefined. */
+  const entryOf = (value) => {
+    if (typeof value === 'string') return { type: 'string', value };
+    if (typeof value === 'boolean') return { type: 'bool', value };
+    if (number(value)) return Number.isInteger(value) && value >= 0 ? { type: 'uint32', value: value >>> 0 } : { type: 'float32', value: Math.fround(value) };
+    if (!Array.isArray(value)) return undefined;
+    if (value.every((item) => typeof item === 'string')) return { type: 'array', elementType: 'string', value };
+    if (value.every((item) => typeof item === 'boolean')) return { type: 'array', elementType: 'bool', value };
+    if (!value.every(number)) return undefined;
+    return value.every(Number.isInteger)
+      ? { type: 'array', elementType: 'int32', value: Int32Array.from(value) }
+      : { type: 'array', elementType: 'float32', value: Float32Array.from(value) };
+  };
+  return {
+    codes: new Set([]),
+    reaches: ['ok', 'none'],
+    enough: 2_000,
+    generate(random) {
+      return { keys: textOf(mutated(random, random.pick(SEEDS), words)), contextLength: random.once(2) ? null : 2048 };
+    },
+    run({ keys, contextLength }) {
+      const metadata = new Map();
+      for (const [key, value] of Object.entries(JSON.parse(keys) ?? {})) {
+        const entry = entryOf(value);
+        const name = key.startsWith('chat') ? `tokenizer.${key}` : `tokenizer.ggml.${key}`;
+        if (entry !== undefined) metadata.set(key === 'huggingface.json' ? 'tokenizer.huggingface.json' : name, entry);
+      }
+      const { files, warnings } = tokenizerOfMetadata(metadata, contextLength);
+      for (const [name, text] of files) {
+        const json = JSON.parse(text);
+        if (typeof json !== 'object' || json === null) throw new Finding(`${name} is ${text}`);
+      }
+      if (files.size === 0 && warnings.length === 0) throw new Finding('no tokenizer, and no reason');
+      return files.size === 0 ? 'none' : 'ok';
+    },
+  };
+}
