@@ -5,6 +5,7 @@
 import { readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { allocations, resetAllocations } from './memory.mjs';
 import { Random } from './random.mjs';
 
@@ -85,7 +86,10 @@ function checkAllocations(one) {
 export function encoded(one) {
   const plain = (value) => {
     if (ArrayBuffer.isView(value)) {
-      return { base64: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('base64') };
+      const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+      const deflated = bytes.length < 200 ? bytes : deflateRawSync(bytes);
+      const isShorter = deflated.length < 0.8 * bytes.length;
+      return isShorter ? { deflated: deflated.toString('base64') } : { base64: bytes.toString('base64') };
     }
     if (Array.isArray(value)) return value.map(plain);
     if (typeof value !== 'object' || value === null) return value;
@@ -98,8 +102,15 @@ export function encoded(one) {
 export function decoded(value) {
   if (Array.isArray(value)) return value.map(decoded);
   if (typeof value !== 'object' || value === null) return value;
+  const { base64, deflated } = value;
+  const bytes =
+    typeof base64 === 'string'
+      ? Buffer.from(base64, 'base64')
+      : typeof deflated === 'string'
+        ? inflateRawSync(Buffer.from(deflated, 'base64'))
+        : null;
   // Aligned, as the data of tensors are.
-  if (typeof value.base64 === 'string') return Buffer.from(Uint8Array.from(Buffer.from(value.base64, 'base64')).buffer);
+  if (bytes !== null) return Buffer.from(Uint8Array.from(bytes).buffer);
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, decoded(inner)]));
 }
 
