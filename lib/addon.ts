@@ -187,6 +187,14 @@ type CompareRowsCodebookArguments = [
   scales: Float32Array,
 ];
 type CompareRowsBlocksArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, data: Uint8Array];
+type LogitStatisticsArguments = [
+  logits: Float32Array,
+  reference: Float32Array | null,
+  targets: Int32Array,
+  vocabulary: number,
+  statistics: Float64Array,
+  largest: Int32Array,
+];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
 export interface RawWeight {
@@ -344,6 +352,8 @@ export interface RawAddon {
   compareRowsBlocksAsync(...args: [...CompareRowsBlocksArguments, Done]): number;
   /** Adds bytes to a checksum of 256 bits: Fletcher's sums of the fourth order. `state` is zeros at first. */
   checksum(data: Uint8Array, state: BigUint64Array): void;
+  logitStatistics(...args: LogitStatisticsArguments): void;
+  logitStatisticsAsync(...args: [...LogitStatisticsArguments, Done]): number;
   rmsNorm(...args: RmsNormArguments): void;
   rmsNormAsync(...args: [...RmsNormArguments, Done]): number;
   attention(...args: AttentionArguments): void;

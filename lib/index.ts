@@ -74,6 +74,11 @@ export {
   type PackedFileErrorCode,
   ScaleOverflowError,
 } from './errors.js';
+export type { Activations } from './evaluate/activations.js';
+export type { CheckpointSize } from './evaluate/checkpoint-size.js';
+export type { Estimate } from './evaluate/estimate.js';
+export { type EvaluateOptions, type EvaluationProgress, evaluateModel } from './evaluate/evaluate-model.js';
+export type { Distance, Evaluation, Quality } from './evaluate/evaluation.js';
 export {
   type BinaryMatmulOptions,
   binaryMatmul,

@@ -7,6 +7,7 @@
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
 import { convertCommand } from './convert.js';
+import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
@@ -20,6 +21,7 @@ async function main(): Promise<number> {
     .addCommand(convertCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
+    .addCommand(evalCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands])
     command.exitOverride().showHelpAfterError('(--help shows the options)');

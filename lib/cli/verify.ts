@@ -3,9 +3,7 @@
  *
  * @module
  */
-import { rename, rm, writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
-import { outputError } from '../errors.js';
 import { shortcomings } from '../pipeline/read-back.js';
 import { type VerificationReport, verifyCheckpoint } from '../pipeline/verify.js';
 import { EXIT } from './exit-codes.js';
@@ -20,6 +18,7 @@ import {
   toJson,
   withCommonOptions,
 } from './options.js';
+import { writePage } from './page.js';
 import { progressDisplay } from './progress.js';
 import { table } from './table.js';
 import { verificationPage } from './verification-page.js';
@@ -81,18 +80,6 @@ function failures(report: VerificationReport, { minSqnr, minCosine }: Flags): st
   for (const name of report.missing) found.push(`${name}: missing`);
   for (const { name } of report.reshaped) found.push(`${name}: another shape`);
   return found;
-}
-
-/** Writes a file that appears complete, or not at all. */
-async function writePage(path: string, page: string): Promise<void> {
-  const partial = `${path}.partial`;
-  try {
-    await writeFile(partial, page);
-    await rename(partial, path);
-  } catch (cause) {
-    await rm(partial, { force: true });
-    throw outputError(path, cause);
-  }
 }
 
 async function run(original: string, quantized: string, flags: Flags): Promise<void> {

@@ -30,6 +30,8 @@ namespace {
     #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kBlocks, \
         &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &base::kLinalg, &base::kHqq,        \
         &products::kMatmul                                                                                         \
+        &base::kBlocks, &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &products::kMatmul,  \
+        &base::kLogits                                                                                              \
   }
 
 constexpr auto has_scalar = always;

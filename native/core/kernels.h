@@ -12,6 +12,7 @@
 #include "ops/fake_quantize/fake_quantize_kernels.h"
 #include "ops/hqq/hqq_kernels.h"
 #include "ops/linalg/linalg_kernels.h"
+#include "ops/logits/logits_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
 #include "ops/repack/repack_kernels.h"
@@ -36,6 +37,7 @@ struct Kernels {
   const LinalgKernels* linalg;
   const HqqKernels* hqq;
   const MatmulKernels* matmul;
+  const LogitsKernels* logits;
 };
 
 // The tables compiled into this binary, best first; the last is always "scalar".
