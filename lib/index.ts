@@ -4,7 +4,15 @@
  * @packageDocumentation
  */
 
+export {
+  type ImportanceEntry,
+  type ImportanceMatrix,
+  importanceOf,
+  readImatrix,
+  writeImatrix,
+} from './checkpoint/gguf/imatrix.js';
 export type { GgufRecipe } from './checkpoint/gguf/recipes.js';
+export type { ActivationDtype } from './checkpoint/layouts/compressed-tensors/writer.js';
 export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
@@ -161,7 +169,14 @@ export {
 } from './pipeline/quantize-checkpoint.js';
 export type { Progress, TensorReport } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
-export type { CheckpointDtype, CheckpointFormat, LayerOverride, LayerSpec, QuantizationSpec } from './pipeline/spec.js';
+export type {
+  CheckpointDtype,
+  CheckpointFormat,
+  CodeLayout,
+  LayerOverride,
+  LayerSpec,
+  QuantizationSpec,
+} from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
   type RowComparison,

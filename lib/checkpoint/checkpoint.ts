@@ -8,6 +8,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.js';
 import { openForReading, readError } from './file.js';
+import { foreignKind } from './foreign.js';
 import type { GgufMetadata } from './gguf/metadata.js';
 import { openGgufModel, splitNameOf } from './gguf/split.js';
 import { SafetensorsFile } from './safetensors.js';
@@ -86,12 +87,16 @@ async function isGgufFile(path: string): Promise<boolean> {
   const handle = await openForReading(path);
   try {
     const { buffer, bytesRead } = await handle.read(Buffer.alloc(4), 0, 4, 0);
-    return bytesRead === 4 && buffer.toString('latin1') === 'GGUF';
+    if (bytesRead === 4 && buffer.toString('latin1') === 'GGUF') return true;
   } catch (cause) {
     throw readError(path, cause);
   } finally {
     await handle.close();
   }
+  const foreign = foreignKind(path);
+  if (foreign === null) return false;
+  const message = `${path} is ${foreign.kind}. Expected a safetensors or GGUF file, or a folder. ${foreign.remedy}.`;
+  throw new CheckpointError('NOT_A_CHECKPOINT', message, { path });
 }
 
 interface FileNames {
@@ -142,7 +147,12 @@ async function fileNamesOf(folder: string): Promise<FileNames> {
     return { container: 'gguf', names: [ggufNameOf(folder, entries)], weightMap: null };
   }
   const found = names.length === 0 ? 'no safetensors file' : `${names.length} safetensors files but no ${INDEX_NAME}`;
-  const message = `${folder} holds ${found}. Expected a Hugging Face folder with model.safetensors, or shards and their index, or a GGUF model.`;
+  const others = entries.filter((name) => /\.(bin|pt|pth|onnx|h5|tflite)$/i.test(name));
+  const remedy =
+    others.length === 0
+      ? ''
+      : ` ${others[0]} is ${foreignKind(others[0] as string)?.kind}: save the model as safetensors with the tool that made it.`;
+  const message = `${folder} holds ${found}. Expected a Hugging Face folder with model.safetensors, or shards and their index, or a GGUF model.${remedy}`;
   throw new CheckpointError('NOT_A_CHECKPOINT', message, { path: folder });
 }
 

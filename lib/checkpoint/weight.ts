@@ -38,7 +38,7 @@ export type RowBlock =
   | { readonly kind: 'float'; readonly dtype: LargeFloatDtype; readonly data: Float32Array | Uint16Array }
   | {
       readonly kind: 'quantized';
-      /** Shape [rows, columns]. */
+      /** Shape [rows, columns]; where groups run on from row to row, [1, rows · columns] (bitsandbytes). */
       readonly tensor: QuantizedTensor;
       /** Column i of `tensor` is column `order[i]` of the weight; null: the same (GPTQ's act-order). */
       readonly order: Int32Array | null;

@@ -4,19 +4,21 @@
  * @module
  */
 import { Command, Option } from 'commander';
+import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { convertCheckpoint } from '../pipeline/convert-checkpoint.js';
-import { type CheckpointDtype, type CheckpointFormat, FORMATS } from '../pipeline/spec.js';
+import { type CheckpointDtype, type CheckpointFormat, type CodeLayout, FORMATS } from '../pipeline/spec.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
 import { applyCommonOptions, positiveInteger, withCommonOptions } from './options.js';
 import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
-import { checkpointFormat, DTYPES } from './spec-options.js';
+import { activationsOption, checkpointFormat, DTYPES } from './spec-options.js';
 
 interface Flags extends RunFlags {
-  to: { format: CheckpointFormat | 'float'; dtype?: CheckpointDtype };
+  to: { format: CheckpointFormat | 'float'; dtype?: CheckpointDtype; layout?: CodeLayout };
   dtype?: CheckpointDtype;
   groupSize?: number;
   scheme?: Scheme;
+  activations?: ActivationDtype;
   floatDtype?: LargeFloatDtype;
   requantize?: boolean;
 }
@@ -35,6 +37,8 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
       ...(dtype === undefined ? {} : { dtype }),
       ...(flags.groupSize === undefined ? {} : { groupSize: flags.groupSize }),
       ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
+      ...(flags.to.layout === undefined ? {} : { layout: flags.to.layout }),
+      ...(flags.activations === undefined ? {} : { activations: flags.activations }),
       ...(flags.floatDtype === undefined ? {} : { floatDtype: flags.floatDtype }),
       requantize: flags.requantize === true,
     }),
@@ -59,6 +63,7 @@ export function convertCommand(): Command {
         'with --to float: the type of the weights (default: that of the model)',
       ).choices(['float32', 'float16', 'bfloat16']),
     )
+    .addOption(activationsOption())
     .option('--requantize', 'quantize weights again that the format can not hold exactly');
   return withCommonOptions(withRunOptions(command))
     .addHelpText(

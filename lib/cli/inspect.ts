@@ -63,6 +63,7 @@ function inspectionTable(inspection: Inspection, all: boolean): string {
       `${count} tensor${count === 1 ? '' : 's'}, ${bytes(size)}`,
     ]),
   );
+  if (weights.length === 0) return summary.toString();
   if (!all && weights.length > LISTED_TENSORS) {
     return `${summary.toString()}\n${weights.length} tensors; --all lists them.`;
   }

@@ -64,7 +64,7 @@ export async function runAndReport(
   ).finally(() => display?.stop());
   if (flags.json === true) console.log(toJson(report));
   else if (flags.quiet !== true) console.log(reportTable(report));
-  for (const name of report.leftOut) {
-    if (flags.quiet !== true) console.error(`left out: ${name} (weights in another format)`);
-  }
+  if (flags.quiet === true) return;
+  for (const name of report.leftOut) console.error(`left out: ${name} (weights in another format)`);
+  for (const warning of report.warnings) console.error(`warning: ${warning}`);
 }

@@ -5,10 +5,14 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
+import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { CheckpointError, outputError } from '../errors.js';
 import {
+  ACTIVATIONS,
   type CheckpointDtype,
   type CheckpointFormat,
+  CODE_LAYOUTS,
+  type CodeLayout,
   completed,
   FORMATS,
   type LayerOverride,
@@ -20,7 +24,7 @@ import type { Granularity } from '../tensor/quantized-tensor.js';
 import { positiveInteger, regularExpression } from './options.js';
 
 export interface SpecFlags {
-  format?: { format: CheckpointFormat; dtype?: CheckpointDtype };
+  format?: { format: CheckpointFormat; dtype?: CheckpointDtype; layout?: CodeLayout };
   dtype?: CheckpointDtype;
   granularity?: Granularity;
   groupSize?: number;
@@ -30,14 +34,16 @@ export interface SpecFlags {
   exclude?: RegExp;
   layer?: LayerOverride[];
   nested?: boolean;
+  activations?: ActivationDtype;
   requantize?: boolean;
+  imatrix?: string;
   plan?: string;
   writePlan?: string;
 }
 
 const ALIASES: Readonly<Record<string, CheckpointFormat>> = { ct: 'compressed-tensors', bnb: 'bitsandbytes' };
 
-/** `gptq`, `gguf:q4_k_m`. */
+/** `gptq`, `gguf:q4_k_m`, `compressed-tensors:int-quantized`. */
 export function checkpointFormat(text: string): NonNullable<SpecFlags['format']> {
   const [name = '', dtype, ...rest] = text.toLowerCase().split(':');
   const format = ALIASES[name] ?? (Object.hasOwn(FORMATS, name) ? (name as CheckpointFormat) : undefined);
@@ -45,9 +51,14 @@ export function checkpointFormat(text: string): NonNullable<SpecFlags['format']>
     throw new InvalidOption(`Expected one of ${Object.keys(FORMATS).join(', ')}, or gguf:<type>.`);
   }
   if (dtype === undefined) return { format };
+  const layouts = format === 'compressed-tensors' ? CODE_LAYOUTS : [];
+  const layout = layouts.find((known) => known === dtype);
+  if (layout !== undefined) return { format, layout };
   const { dtypes } = FORMATS[format];
   const found = dtypes.find((known) => known === dtype);
-  if (found === undefined) throw new InvalidOption(`Expected ${format} with one of ${dtypes.join(', ')}.`);
+  if (found === undefined) {
+    throw new InvalidOption(`Expected ${format} with one of ${[...dtypes, ...layouts].join(', ')}.`);
+  }
   return { format, dtype: found };
 }
 
@@ -79,9 +90,17 @@ function layerOverride(text: string, before: LayerOverride[] = []): LayerOverrid
     else if (word === 'channel') spec = { ...spec, groupSize: null };
     else if (word === 'sym') spec = { ...spec, scheme: 'symmetric' };
     else if (word === 'asym') spec = { ...spec, scheme: 'asymmetric' };
-    else throw new InvalidOption(`Expected g<n>, channel, sym or asym but received ${word}.`);
+    else if (CODE_LAYOUTS.includes(word as CodeLayout)) spec = { ...spec, layout: word as CodeLayout };
+    else throw new InvalidOption(`Expected g<n>, channel, sym, asym or a layout but received ${word}.`);
   }
   return [...before, { match, spec }];
+}
+
+export function activationsOption(): Option {
+  return new Option(
+    '--activations <dtype>',
+    'compressed-tensors: what engines quantize activations to at run time (W8A8: int8 with --dtype int8); float: not at all',
+  ).choices(ACTIVATIONS);
 }
 
 /** Adds these options to a command. */
@@ -90,7 +109,7 @@ export function withSpecOptions(command: Command): Command {
     .addOption(
       new Option(
         '-f, --format <format>',
-        `what to write: ${Object.keys(FORMATS).join(', ')}; gguf with its type, as gguf:q4_k_m`,
+        `what to write: ${Object.keys(FORMATS).join(', ')}; gguf with its type, as gguf:q4_k_m; compressed-tensors with the layout of its codes, as compressed-tensors:int-quantized`,
       ).argParser(checkpointFormat),
     )
     .addOption(new Option('-d, --dtype <dtype>', 'code type of the weights').choices([...DTYPES]))
@@ -115,8 +134,10 @@ export function withSpecOptions(command: Command): Command {
       'treat layers otherwise: float, or a dtype with :g<n>, :channel, :sym, :asym; may be given several times',
       layerOverride,
     )
+    .addOption(activationsOption())
     .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
+    .option('--imatrix <file>', "gguf: weigh errors by an importance matrix of llama.cpp's llama-imatrix")
     .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
     .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
 }
@@ -128,11 +149,15 @@ interface PlanFile {
   scheme?: 'symmetric' | 'asymmetric';
   granularity?: Granularity;
   groupSize?: number | null;
+  layout?: CodeLayout;
+  activations?: ActivationDtype;
+  nested?: boolean;
   range?: RangeMethod;
   include?: string;
   exclude?: string;
   layers?: { match: string; spec: LayerSpec | 'float' }[];
   requantize?: boolean;
+  imatrix?: string;
 }
 
 async function readPlan(path: string): Promise<QuantizationSpec> {
@@ -160,12 +185,13 @@ async function readPlan(path: string): Promise<QuantizationSpec> {
 }
 
 async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
-  const { include, exclude, layers, ...rest } = spec;
+  const { include, exclude, layers, imatrix, ...rest } = spec;
   const { format, dtype, scheme, granularity, groupSize } = completed(spec);
   const plan: PlanFile = {
     ...rest,
     ...(format === 'gguf' ? { format, dtype } : { format, dtype, scheme }),
     ...(/^int\d$/.test(dtype) ? { granularity, ...(groupSize === null ? {} : { groupSize }) } : {}),
+    ...(typeof imatrix === 'string' ? { imatrix } : {}),
     ...(include === undefined ? {} : { include: include.source }),
     ...(exclude === undefined ? {} : { exclude: exclude.source }),
     ...(layers === undefined ? {} : { layers: layers.map(({ match, spec }) => ({ match: match.source, spec })) }),
@@ -194,12 +220,15 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
     ...(granularity === undefined ? {} : { granularity }),
     ...(groupSize === undefined ? {} : { groupSize }),
+    ...(flags.format?.layout === undefined ? {} : { layout: flags.format.layout }),
+    ...(flags.activations === undefined ? {} : { activations: flags.activations }),
     ...(flags.nested === undefined ? {} : { nested: flags.nested }),
     ...(flags.range === undefined ? {} : { range: flags.range }),
     ...(flags.include === undefined ? {} : { include: flags.include }),
     ...(flags.exclude === undefined ? {} : { exclude: flags.exclude }),
     ...(flags.layer === undefined ? {} : { layers: flags.layer }),
     ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
+    ...(flags.imatrix === undefined ? {} : { imatrix: flags.imatrix }),
   };
   if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
   return spec;

@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { tokenizerOfMetadata } from '../checkpoint/gguf/tokenizer-of-metadata.js';
 import { CheckpointError, invalidArgument } from '../errors.js';
 import { tokenIdsOf } from './config.js';
 
@@ -90,7 +91,15 @@ export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
   return new JsonTokenizer(json, (await jsonOf(join(folder, 'tokenizer_config.json'))) ?? {}, path);
 }
 
-/** The tokenizer beside the weights, or null if there is none. */
-export function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
-  return openTokenizer(checkpoint.folder ?? dirname(checkpoint.path));
+/**
+ * The tokenizer of a model: of a GGUF file its own, if it has one that can be written as tokenizer.json, else the one beside
+ * the weights; null if there is none.
+ */
+export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+  const { gguf, folder, path } = checkpoint;
+  const files = gguf === null ? null : tokenizerOfMetadata(gguf, null).files;
+  const text = files?.get('tokenizer.json');
+  if (text === undefined) return openTokenizer(folder ?? dirname(path));
+  const config = JSON.parse(files?.get('tokenizer_config.json') ?? '{}') as Json;
+  return new JsonTokenizer(JSON.parse(text) as Json, config, path);
 }

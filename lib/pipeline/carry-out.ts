@@ -60,6 +60,8 @@ export interface RunReport {
   readonly copied: readonly string[];
   /** Files of the input folder that were not taken over: weights in other formats. */
   readonly leftOut: readonly string[];
+  /** What the result lacks or does otherwise than the input, in sentences: what a GGUF file does not tell of a tokenizer. */
+  readonly warnings: readonly string[];
   /** Bits per weight over all of `tensors`. */
   readonly bitsPerWeight: number;
   /** Bytes of all tensors before and after. */
@@ -204,6 +206,7 @@ function summarize(
     tensors,
     copied: reports.filter(({ kind }) => kind === 'copied').map(({ name }) => name),
     leftOut,
+    warnings: plan.warnings ?? [],
     bitsPerWeight: weights === 0 ? 0 : bits / weights,
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,

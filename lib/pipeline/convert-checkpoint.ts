@@ -16,16 +16,19 @@ import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
-import { configOf, type Group, modelConfigOf, type Plan, planOf, refuse } from './plan.js';
+import { asHuggingFace } from './hugging-face.js';
+import { configOf, type Group, type Plan, planOf, refuse, withTexts } from './plan.js';
 import { planGgufExactly, planGgufQuantization } from './plan-gguf.js';
-import { isLinear, layerOf } from './selection.js';
+import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import {
+  type CheckpointDtype,
   type CheckpointFormat,
   checkLayer,
   FORMATS,
   LAYER_OPTIONS,
   type LayerSpec,
   otherConfigs,
+  type WeightTraits,
   writerOf,
 } from './spec.js';
 import { castTask, keepTask, outlineOf, quantizeTask, repackTask, type Task } from './task.js';
@@ -49,32 +52,76 @@ function isQuantized({ encoding }: Weight): boolean {
 /** The codes in GGUF blocks that have one scale each. */
 const CODES_OF_BLOCKS: Readonly<Record<string, string>> = { q4_0: 'int4', q8_0: 'int8' };
 
+/** The dtype of a format that a weight's codes fit in: their own, or for integers the next wider one. */
+function dtypeFor(format: CheckpointFormat, own: string): CheckpointDtype | undefined {
+  const { dtypes } = FORMATS[format];
+  const bits = /^int(\d)$/.exec(own)?.[1];
+  const same = dtypes.find((dtype) => dtype === own);
+  if (same !== undefined || bits === undefined) return same;
+  return dtypes
+    .filter((dtype) => /^int\d$/.test(dtype) && dtype > own)
+    .sort()
+    .at(0);
+}
+
 /** The setting that comes nearest to what a weight is stored as, where nothing else was asked for. */
 function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions): LayerSpec {
   const format = to as CheckpointFormat;
-  const { dtype, groupSize, traits } = weight.encoding;
+  const { dtype, groupSize, traits, format: source } = weight.encoding;
   const bits = /^u?int(\d)$/.exec(dtype)?.[1];
   const own = bits === undefined ? (CODES_OF_BLOCKS[dtype] ?? dtype) : `int${bits}`;
-  const known = FORMATS[format].dtypes.find((candidate) => candidate === own);
-  const isInteger = /^int\d$/.test(given.dtype ?? known ?? 'int4');
-  return {
+  const known = dtypeFor(format, own);
+  const isInteger = /^int\d$/.test(own) && /^int\d$/.test(given.dtype ?? known ?? own);
+  const isFp8 = own === 'float8_e4m3fn' && known === own;
+  const spec: LayerSpec = {
     format,
     ...(known === undefined ? {} : { dtype: known }),
-    ...(isInteger ? { groupSize, scheme: traits.includes('asymmetric') ? 'asymmetric' : 'symmetric' } : {}),
-    ...(own === 'float8_e4m3fn' && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
-    ...(own === 'float8_e4m3fn' && groupSize === null && traits.some((trait) => trait.startsWith('blocks'))
-      ? { granularity: 'per-block' }
+    ...(isInteger && FORMATS[format].dtypes.some((candidate) => /^int\d$/.test(candidate))
+      ? { groupSize, scheme: traits.includes('asymmetric') ? 'asymmetric' : 'symmetric' }
       : {}),
+    ...(format === source && format === 'bitsandbytes' && groupSize !== null ? { groupSize } : {}),
+    ...(isFp8 && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
+    ...(isFp8 && traits.includes('per-channel') ? { granularity: 'per-channel' } : {}),
+    ...(isFp8 && traits.some((trait) => trait.startsWith('blocks')) ? { granularity: 'per-block' } : {}),
+    ...(format === source && given.dtype === undefined && given.layout === undefined ? codesOfTraits(traits) : {}),
     ...Object.fromEntries(
       LAYER_OPTIONS.flatMap((name) => (name in given ? [[name, given[name as keyof typeof given]]] : [])),
     ),
   };
+  checkLayer({ ...spec }, '');
+  return spec;
 }
 
-/** Why values can't be held, found by trying; null if they can. */
+/** How compressed-tensors stored integers and what it does with activations, which its other checkpoints keep. */
+function codesOfTraits(traits: readonly string[]): LayerSpec {
+  const inputs = new Map<string, 'int8' | 'float8_e4m3fn'>([
+    ['input int8 token dynamic', 'int8'],
+    ['input float8 token dynamic', 'float8_e4m3fn'],
+  ]);
+  const activations = traits.map((trait) => inputs.get(trait)).find((found) => found !== undefined);
+  const layout = traits.includes('pack-quantized')
+    ? 'pack-quantized'
+    : traits.includes('int-quantized')
+      ? activations === undefined
+        ? 'naive-quantized'
+        : 'int-quantized'
+      : undefined;
+  return layout === undefined ? {} : { layout, ...(activations === undefined ? {} : { activations }) };
+}
+
+function noRoomForOrder(format: string): string {
+  return `its groups are those of act-order (g_idx), for which ${format} has no room`;
+}
+
+/**
+ * Why values can't be held, found by trying; null if they can.
+ *
+ * @param unordered - The format, if columns must be in the weight's own order.
+ */
 async function misfitOf(
   weight: Weight,
   tryRows: (tensor: QuantizedTensor) => unknown,
+  unordered: string | null,
   signal: AbortSignal | undefined,
 ): Promise<string | null> {
   const scratch = new Scratch();
@@ -84,8 +131,8 @@ async function misfitOf(
     const end = Math.min(weight.rows, begin + step);
     try {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
-      if (order !== null) return 'its columns are in the order of act-order, for which the format is not asked';
       await tryRows(tensor);
+      if (order !== null && unordered !== null) return noRoomForOrder(unordered);
     } catch (error) {
       if (error instanceof NoFit) return error.message;
       throw error;
@@ -97,7 +144,8 @@ async function misfitOf(
 /** Why a writer can't hold a weight's values; null if it can. */
 async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
   const refusal = writer.refusal(outlineOf(weight));
-  return refusal ?? misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), signal);
+  const unordered = writer.recipe.ordered === true ? null : writer.format;
+  return refusal ?? misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), unordered, signal);
 }
 
 /** The smallest block type that holds each quantized weight exactly. */
@@ -110,9 +158,13 @@ async function exactTypes(
   const refusals: { weight: Weight; reason: string }[] = [];
   const quantized = weights.filter(isQuantized);
   for (const weight of quantized) {
+    if (weight.encoding.traits.includes('act-order')) {
+      refusals.push({ weight, reason: noRoomForOrder('GGUF') });
+      continue;
+    }
     let reason: string | null = null;
     for (const type of EXACT_TYPES) {
-      const why = await misfitOf(weight, (tensor) => blocksWith(tensor, type), signal);
+      const why = await misfitOf(weight, (tensor) => blocksWith(tensor, type), 'GGUF', signal);
       if (why === null) types.set(weight.name, type);
       reason ??= why;
       if (why === null) break;
@@ -128,12 +180,13 @@ async function exactTypes(
 async function writerFor(
   weight: Weight,
   spec: LayerSpec,
+  about: WeightTraits,
   signal: AbortSignal | undefined,
 ): Promise<{ writer: LayoutWriter; key: string; reason: string | null }> {
-  const usual = writerOf(spec, weight.dtype ?? 'float32');
+  const usual = writerOf(spec, weight.dtype ?? 'float32', about);
   const reason = await misfit(weight, usual.writer, signal);
   if (reason === null || usual.writer.recipe.scaleDtype === 'float32') return { ...usual, reason };
-  const wide = writerOf(spec, 'float32');
+  const wide = writerOf(spec, 'float32', about);
   if (wide.writer.recipe.scaleDtype !== 'float32') return { ...usual, reason };
   const rest = await misfit(weight, wide.writer, signal);
   return rest === null ? { writer: wide.writer, key: `${wide.key} float32`, reason: null } : { ...usual, reason };
@@ -144,9 +197,23 @@ async function planConversion(
   weights: readonly Weight[],
   options: ConvertCheckpointOptions,
 ): Promise<Plan> {
+  if (options.to === 'gguf') {
+    const { dtype, requantize = false, signal } = options;
+    if (dtype !== undefined) return planGgufQuantization(checkpoint, weights, { format: 'gguf', dtype, requantize });
+    return planGgufExactly(checkpoint, weights, await exactTypes(weights, checkpoint.path, signal));
+  }
+  const model = await asHuggingFace(checkpoint, weights);
+  return withTexts(await planFolder(model.checkpoint, model.weights, options), model.texts, model.warnings);
+}
+
+async function planFolder(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  options: ConvertCheckpointOptions,
+): Promise<Plan> {
   const { path } = checkpoint;
   const { to, floatDtype, requantize = false, signal } = options;
-  const config = { ...modelConfigOf(checkpoint, weights) };
+  const config = { ...checkpoint.config };
   delete config['quantization_config'];
   if (to === 'float') {
     const tasks = weights.map((weight) =>
@@ -156,22 +223,27 @@ async function planConversion(
     );
     return planOf(safetensorsFiles(checkpoint, tasks), config, new Map(), decisionsOf(tasks));
   }
-  if (to === 'gguf') {
-    const { dtype } = options;
-    if (dtype !== undefined) return planGgufQuantization(checkpoint, weights, { format: 'gguf', dtype, requantize });
-    return planGgufExactly(checkpoint, weights, await exactTypes(weights, path, signal));
-  }
   const groups = new Map<string, Group>();
   const refusals: { weight: Weight; reason: string }[] = [];
   const written = new Set<Weight>();
   const tasks: Task[] = [];
+  // One for all, since layers that engines fuse must be alike.
+  const about = {
+    ordered: weights.some(({ encoding }) => encoding.traits.includes('act-order')),
+    hasHead: checkpoint.container !== 'gguf' && weights.some((weight) => isQuantized(weight) && isHead(weight)),
+  };
   for (const weight of weights) {
     if (!isQuantized(weight)) {
       tasks.push(keepTask(weight));
       continue;
     }
+    // GGUF quantizes embeddings and the output head as well, which no engine looks for in the other formats.
+    if (checkpoint.container === 'gguf' && !isChosen(weight, {})) {
+      tasks.push(castTask(weight, 'float32'));
+      continue;
+    }
     const spec = settingFor(weight, options);
-    const { writer, key, reason } = await writerFor(weight, spec, signal);
+    const { writer, key, reason } = await writerFor(weight, spec, about, signal);
     if (reason !== null && (!requantize || writer.refusal(outlineOf(weight)) !== null)) {
       refusals.push({ weight, reason });
       continue;

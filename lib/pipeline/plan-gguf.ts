@@ -17,6 +17,7 @@ import { CheckpointError } from '../errors.js';
 import type { GgufType } from '../tensor/blocks.js';
 import type { SizedFile } from './files.js';
 import { type GgufPlace, ggufTask } from './gguf-task.js';
+import { checkNeeded, Importance } from './importance.js';
 import type { Plan } from './plan.js';
 import { completed, type QuantizationSpec } from './spec.js';
 import type { Task } from './task.js';
@@ -51,6 +52,7 @@ async function contentOfModel(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
   recipe: GgufRecipe,
+  hasImportance = false,
 ): Promise<Content> {
   const { path, folder, config } = checkpoint;
   if (folder === null || config === null) {
@@ -62,6 +64,7 @@ async function contentOfModel(
   const { metadata, tensors } = planGguf(description, tokenizer, weights, {
     recipe,
     name: basename(resolve(path)),
+    hasImportance,
     path,
   });
   const byName = new Map(weights.map((weight) => [weight.name, weight]));
@@ -73,7 +76,12 @@ async function contentOfModel(
 }
 
 /** A GGUF file in other types: its metadata stay. */
-function contentOfGguf(checkpoint: Checkpoint, weights: readonly Weight[], recipe: GgufRecipe): Content {
+function contentOfGguf(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  recipe: GgufRecipe,
+  hasImportance = false,
+): Content {
   const { path } = checkpoint;
   const metadata = checkpoint.gguf as GgufMetadata;
   const architecture = stringOf(metadata, 'general.architecture', path) ?? '';
@@ -86,7 +94,7 @@ function contentOfGguf(checkpoint: Checkpoint, weights: readonly Weight[], recip
     layers: number('block_count') ?? 0,
     heads,
     headsKv: number('attention.head_count_kv') ?? heads,
-    hasImportance: false,
+    hasImportance,
   });
   const tensors = named.map(({ weight, name }): Planned => {
     const own = weight.parts[0]?.dtype as GgufPlace['type'];
@@ -108,15 +116,16 @@ function headRowsOf(weight: Weight, name: string, metadata: GgufMetadata, archit
   return (weight.shape[0] ?? 0) / count;
 }
 
+const isBlock = (type: string) => !/^(f32|f16|bf16)$/.test(type);
+
 /** Changes of single layers: another type, or none of the blocks. */
 function overridden({ weight, place }: Planned, spec: QuantizationSpec): Planned {
   const { name } = weight;
-  const isBlock = !/^(f32|f16|bf16)$/.test(place.type);
   const float = weight.dtype === 'float32' ? 'f32' : weight.dtype === 'float16' ? 'f16' : 'bf16';
   const isLeftOut = spec.exclude?.test(name) || (spec.include !== undefined && !spec.include.test(name));
-  if (isBlock && isLeftOut) return { weight, place: { ...place, type: float } };
+  if (isBlock(place.type) && isLeftOut) return { weight, place: { ...place, type: float } };
   const override = spec.layers?.filter(({ match }) => match.test(name)).at(-1);
-  if (override === undefined || !isBlock) return { weight, place };
+  if (override === undefined || !isBlock(place.type)) return { weight, place };
   const type = override.spec === 'float' ? float : (completed({ ...override.spec, format: 'gguf' }).dtype as string);
   return { weight, place: { ...place, type: type.replace(/_[sml]$/, '') as GgufPlace['type'] } };
 }
@@ -141,14 +150,24 @@ export async function planGgufQuantization(
       'requantize (--requantize) to quantize what is left of it.';
     throw new CheckpointError('ALREADY_QUANTIZED', message, { path, tensor: quantized.name });
   }
+  const matrix = await Importance.from(spec.imatrix);
   const content =
     checkpoint.container === 'gguf'
-      ? contentOfGguf(checkpoint, weights, recipe)
-      : await contentOfModel(checkpoint, weights, recipe);
-  const tasks = content.tensors
-    .map((planned) => overridden(planned, spec))
-    .map(({ weight, place }) => ggufTask(weight, place));
-  return planOfTasks(tasks, content.metadata, recipe);
+      ? contentOfGguf(checkpoint, weights, recipe, matrix !== null)
+      : await contentOfModel(checkpoint, weights, recipe, matrix !== null);
+  const tensors = content.tensors.map((planned) => overridden(planned, spec));
+  const places = tensors.flatMap(({ weight: { columns, encoding }, place: { name, type } }) =>
+    isBlock(type) && encoding.dtype !== type ? [{ name, type, columns }] : [],
+  );
+  const importance = matrix?.of(places, path) ?? new Map<string, Float32Array>();
+  checkNeeded(recipe, places, importance, path);
+  const tasks = tensors.map(({ weight, place }) => {
+    const own = importance.get(place.name);
+    return ggufTask(weight, place, own === undefined ? {} : { importance: own });
+  });
+  if (matrix === null) return planOfTasks(tasks, content.metadata, recipe);
+  const plan = planOfTasks(tasks, new Map([...content.metadata, ...matrix.metadata]), recipe);
+  return { ...plan, decisions: { ...plan.decisions, imatrix: matrix.hash } };
 }
 
 /**

@@ -4,12 +4,11 @@
  * @module
  */
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
-import { configOfMetadata } from '../checkpoint/gguf/config-of-metadata.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
-import { isChosen, isLinear, layerOf } from './selection.js';
+import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
 import { keepTask, outlineOf, quantizeTask, type Task } from './task.js';
 
@@ -27,6 +26,8 @@ export interface Plan {
   readonly outputBytes: number;
   /** Bytes that the files of the result take. */
   readonly fileBytes: number;
+  /** What the result lacks, in sentences. */
+  readonly warnings?: readonly string[];
 }
 
 export function tasksOf(plan: Plan): Task[] {
@@ -99,6 +100,7 @@ export function configOf(groups: readonly Group[], ignored: readonly string[], p
 /**
  * Decides what becomes of each weight.
  *
+ * @param checkpoint - With the config of a Hugging Face model.
  * @throws {@link CheckpointError} if the checkpoint is quantized already, no layer is chosen, or a chosen one can't be
  *   quantized this way; the message names every such tensor and what to do.
  */
@@ -128,11 +130,13 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   const groups = new Map<string, Group>();
   const writers = new Map<Weight, LayoutWriter>();
   const refusals: { weight: Weight; reason: string }[] = [];
+  const hasHead = chosen.some(isHead);
   for (const weight of chosen) {
     const layerSpec = specOf(weight, spec) as LayerSpec;
     const { writer, key } = writerOf(
       { ...layerSpec, format: spec.format ?? 'compressed-tensors' },
       weight.dtype ?? 'float32',
+      { hasHead },
     );
     const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
     groups.set(key, group);
@@ -141,7 +145,10 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
     if (reason === null) writers.set(weight, writer);
     else refusals.push({ weight, reason });
   }
-  const remedy = 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
+  const hasOneSetting = spec.format !== undefined && spec.format !== 'compressed-tensors';
+  const remedy = hasOneSetting
+    ? 'Choose other settings for all, or leave these in float (--exclude <regex>).'
+    : 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
   refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
@@ -156,16 +163,10 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
       `${JSON.stringify(json, null, 2)}\n`,
     ]),
   );
-  return planOf(files, { ...modelConfigOf(checkpoint, weights), quantization_config: quantizationConfig }, texts, {
+  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
     tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
     range: spec.range ?? 'minmax',
   });
-}
-
-/** config.json of a model, or what it would be of one that comes from GGUF. */
-export function modelConfigOf({ config, gguf, path }: Checkpoint, weights: readonly Weight[]): Json | null {
-  if (gguf === null) return config;
-  return configOfMetadata(gguf, new Map(weights.map(({ name, shape }) => [name, shape])), path);
 }
 
 /** A plan of safetensors files. */
@@ -191,4 +192,9 @@ export function planOf(
     ),
     fileBytes: files.reduce((sum, file) => sum + file.bytes, 0),
   };
+}
+
+/** A plan whose result has more files, and less than it should have. */
+export function withTexts(plan: Plan, texts: ReadonlyMap<string, string>, warnings: readonly string[]): Plan {
+  return { ...plan, texts: new Map([...texts, ...plan.texts]), warnings };
 }

@@ -9,7 +9,8 @@ import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
-import { type Plan, planQuantization } from './plan.js';
+import { asHuggingFace } from './hugging-face.js';
+import { type Plan, planQuantization, withTexts } from './plan.js';
 import { planGgufQuantization } from './plan-gguf.js';
 import { checkSpec, type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
 
@@ -27,9 +28,9 @@ export async function planOfSpec(
   weights: readonly Weight[],
   spec: QuantizationSpec,
 ): Promise<Plan> {
-  return spec.format === 'gguf'
-    ? planGgufQuantization(checkpoint, weights, spec)
-    : planQuantization(checkpoint, weights, spec);
+  if (spec.format === 'gguf') return planGgufQuantization(checkpoint, weights, spec);
+  const model = await asHuggingFace(checkpoint, weights);
+  return withTexts(planQuantization(model.checkpoint, model.weights, spec), model.texts, model.warnings);
 }
 
 /** @internal Checks the options of {@link quantizeCheckpoint}. */

@@ -29,6 +29,11 @@ export function isLinear(weight: Weight): boolean {
   return isMatrix(weight) && !NOT_LINEAR.test(weight.name);
 }
 
+/** Whether a weight is the output head. */
+export function isHead({ name }: Weight): boolean {
+  return OUTPUT_HEAD.test(name);
+}
+
 export function isChosen(weight: Weight, { include, exclude }: Selection): boolean {
   if (exclude?.test(weight.name)) return false;
   if (include !== undefined) return isMatrix(weight) && include.test(weight.name);

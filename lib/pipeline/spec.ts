@@ -5,16 +5,21 @@
  */
 
 import type { Json } from '../checkpoint/checkpoint.js';
+import { checkImatrix, type ImportanceMatrix } from '../checkpoint/gguf/imatrix.js';
 import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
 import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
 import { bitsandbytesWriter } from '../checkpoint/layouts/bitsandbytes/writer.js';
-import type { CompressedTensorsSettings } from '../checkpoint/layouts/compressed-tensors/writer.js';
-import { compressedTensorsWriter } from '../checkpoint/layouts/compressed-tensors/writer.js';
+import {
+  type ActivationDtype,
+  activationsOf,
+  type CompressedTensorsSettings,
+  compressedTensorsWriter,
+} from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { fp8Writer } from '../checkpoint/layouts/fp8-writer.js';
 import { gptqWriter } from '../checkpoint/layouts/gptq-writer.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Sharing } from '../checkpoint/layouts/scaled-weight.js';
-import type { LargeFloatDtype } from '../dtype.js';
+import type { LargeFloatDtype, QuantDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { capabilities } from '../runtime.js';
 import type { Granularity, Scheme } from '../tensor/quantized-tensor.js';
@@ -51,6 +56,9 @@ export type CheckpointDtype =
   | 'mxfp8_e4m3'
   | GgufRecipe;
 
+/** How compressed-tensors stores codes: what its own config calls the format, where there is a choice. */
+export type CodeLayout = 'pack-quantized' | 'int-quantized' | 'naive-quantized' | 'float-quantized';
+
 /** How the weights of a layer are quantized. */
 export interface LayerSpec {
   /** Default `'compressed-tensors'`. */
@@ -72,6 +80,19 @@ export interface LayerSpec {
   readonly groupSize?: number | null;
   /** `bitsandbytes` only: whether scales are quantized as well ("double quantization"). Default false. */
   readonly nested?: boolean;
+  /**
+   * `compressed-tensors` only: how codes are stored. `'pack-quantized'` (default of integers) packs them into words, for
+   * kernels that dequantize; `'int-quantized'` (default of integers with `activations: 'int8'`) and `'naive-quantized'` give
+   * each a byte, for kernels that multiply bytes. FP8 is `'float-quantized'` or `'naive-quantized'`. Other dtypes have one.
+   */
+  readonly layout?: CodeLayout;
+  /**
+   * `compressed-tensors` only: what engines quantize activations to at run time, with a scale for each token (W8A8,
+   * FP8_DYNAMIC). It is a wish in the config: no weight depends on it. Integers: `'float'` (default: not at all), `'int8'`
+   * (default with `layout: 'int-quantized'`) or `'float8_e4m3fn'`; `float8_e4m3fn` and `mxfp8_e4m3`: themselves (default) or
+   * `'float'`; `mxfp4`: `'float'` (default) or itself; `nvfp4`: `'float'`.
+   */
+  readonly activations?: ActivationDtype;
 }
 
 /** Layers that are treated otherwise than the rest. */
@@ -90,6 +111,11 @@ export interface QuantizationSpec extends LayerSpec, Selection {
   readonly layers?: readonly LayerOverride[];
   /** Whether weights that are quantized already may be quantized once more. Default false. */
   readonly requantize?: boolean;
+  /**
+   * `gguf` only: how much errors count, input by input: the path of an importance matrix of llama.cpp's, or the matrix (see
+   * {@link readImatrix}). Some mixtures choose other types with one; `q2_k_s` needs one.
+   */
+  readonly imatrix?: string | ImportanceMatrix;
 }
 
 interface Format {
@@ -123,15 +149,21 @@ export interface Setting {
   /** Null unless the granularity is `'per-group'`. */
   readonly groupSize: number | null;
   readonly nested: boolean;
+  /** Null but for compressed-tensors with a choice. */
+  readonly layout: CodeLayout | null;
+  /** Undefined: what goes with the layout. */
+  readonly activations: ActivationDtype | undefined;
 }
 
 /** What is not said, by the defaults. */
 export function completed(spec: LayerSpec): Setting {
-  const { format = 'compressed-tensors', groupSize } = spec;
+  const { format = 'compressed-tensors', groupSize, activations } = spec;
   const { dtypes, scheme } = FORMATS[format];
-  const dtype = spec.dtype ?? (dtypes[0] as CheckpointDtype);
+  const dtype = spec.dtype ?? dtypeOfLayout(spec.layout) ?? (dtypes[0] as CheckpointDtype);
   const isInteger = /^int\d$/.test(dtype);
-  const granularity = spec.granularity ?? usualGranularity(format, dtype, groupSize);
+  const layout = format === 'compressed-tensors' ? (spec.layout ?? usualLayout(dtype, activations)) : null;
+  const isW8A8 = dtype === 'int8' && layout === 'int-quantized' && groupSize === undefined;
+  const granularity = spec.granularity ?? (isW8A8 ? 'per-channel' : usualGranularity(format, dtype, groupSize));
   return {
     format,
     dtype,
@@ -139,7 +171,21 @@ export function completed(spec: LayerSpec): Setting {
     granularity,
     groupSize: granularity === 'per-group' ? (groupSize ?? (format === 'bitsandbytes' ? 64 : 128)) : null,
     nested: spec.nested ?? false,
+    layout,
+    activations,
   };
+}
+
+/** The usual codes of a layout, if they are not those of the format. */
+function dtypeOfLayout(layout: CodeLayout | undefined): CheckpointDtype | undefined {
+  if (layout === 'float-quantized') return 'float8_e4m3fn';
+  return layout === 'int-quantized' || layout === 'naive-quantized' ? 'int8' : undefined;
+}
+
+function usualLayout(dtype: CheckpointDtype, activations: ActivationDtype | undefined): CodeLayout | null {
+  if (dtype === 'float8_e4m3fn') return 'float-quantized';
+  if (!/^int\d$/.test(dtype)) return null;
+  return activations === 'int8' ? 'int-quantized' : 'pack-quantized';
 }
 
 function usualGranularity(
@@ -153,22 +199,23 @@ function usualGranularity(
 }
 
 /** compressed-tensors has a format for each kind of codes. */
-function compressedTensorsFormat({
-  dtype,
-  granularity,
-  groupSize,
-}: Setting): Omit<CompressedTensorsSettings, 'scaleDtype'> {
+function compressedTensorsFormat(setting: Setting): Omit<CompressedTensorsSettings, 'scaleDtype'> {
+  const { dtype, granularity, groupSize, layout, activations } = setting;
+  const common = activations === undefined ? {} : { activations };
   switch (dtype) {
     case 'nvfp4':
-      return { format: 'nvfp4-pack-quantized' };
+      return { ...common, format: 'nvfp4-pack-quantized' };
     case 'mxfp4':
-      return { format: 'mxfp4-pack-quantized' };
+      return { ...common, format: 'mxfp4-pack-quantized' };
     case 'mxfp8_e4m3':
-      return { format: 'mxfp8-quantized' };
-    case 'float8_e4m3fn':
-      return { format: 'float-quantized', sharing: sharingOf(granularity, groupSize) };
+      return { ...common, format: 'mxfp8-quantized' };
     default:
-      return { format: 'pack-quantized', dtype: dtype as 'int4', sharing: sharingOf(granularity, groupSize) };
+      return {
+        ...common,
+        format: layout as CodeLayout,
+        dtype: dtype as 'int4',
+        sharing: sharingOf(granularity, groupSize),
+      };
   }
 }
 
@@ -191,10 +238,26 @@ export function otherConfigs(spec: LayerSpec, config: Json, ignored: readonly st
   return new Map();
 }
 
-/** The layout's writer for a setting, and a key that is equal for equal settings. */
-export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer: LayoutWriter; key: string } {
+/** What must be known of the weights to write any of them. */
+export interface WeightTraits {
+  readonly ordered?: boolean;
+  readonly hasHead?: boolean;
+}
+
+/**
+ * The layout's writer for a setting, and a key that is equal for equal settings.
+ *
+ * @param about - What the weights are: `ordered`, whether they may come in act-order, for which GPTQ's and
+ *   compressed-tensors' layouts have room; `hasHead`, whether the output head is one of them, which GPTQ's config says.
+ */
+export function writerOf(
+  spec: LayerSpec,
+  modelDtype: LargeFloatDtype,
+  { ordered = false, hasHead = false }: WeightTraits = {},
+): { writer: LayoutWriter; key: string } {
   const setting = completed(spec);
   const { format, dtype, scheme, groupSize } = setting;
+  const actOrder = ordered && groupSize !== null && /^int\d$/.test(dtype);
   return { writer: makeWriter(), key: JSON.stringify(setting) };
 
   function makeWriter(): LayoutWriter {
@@ -203,7 +266,15 @@ export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer
       case 'gptq':
       case 'gptq_v2': {
         const tools = [`lowbit:${capabilities().version}`];
-        return gptqWriter({ bits, scheme, groupSize, version: format === 'gptq' ? 1 : 2, tools });
+        return gptqWriter({
+          bits,
+          scheme,
+          groupSize,
+          version: format === 'gptq' ? 1 : 2,
+          actOrder,
+          lmHead: hasHead,
+          tools,
+        });
       }
       case 'awq':
         return awqWriter({ scheme, groupSize });
@@ -217,17 +288,50 @@ export function writerOf(spec: LayerSpec, modelDtype: LargeFloatDtype): { writer
       case 'fp8':
         return fp8Writer({ granularity: setting.granularity as 'per-block' });
       case 'compressed-tensors':
-        return compressedTensorsWriter({ ...compressedTensorsFormat(setting), scheme, scaleDtype: modelDtype });
+        return compressedTensorsWriter({
+          ...compressedTensorsFormat(setting),
+          scheme,
+          actOrder,
+          scaleDtype: modelDtype,
+        });
       case 'gguf':
         throw new RangeError('GGUF has no layout of its own');
     }
   }
 }
 
-export const LAYER_OPTIONS = ['format', 'dtype', 'scheme', 'granularity', 'groupSize', 'nested'] as const;
+export const LAYER_OPTIONS = [
+  'format',
+  'dtype',
+  'scheme',
+  'granularity',
+  'groupSize',
+  'nested',
+  'layout',
+  'activations',
+] as const;
 
 /** @internal */
-export const SPEC_OPTIONS = [...LAYER_OPTIONS, 'range', 'include', 'exclude', 'layers', 'requantize'] as const;
+export const CODE_LAYOUTS: readonly CodeLayout[] = [
+  'pack-quantized',
+  'int-quantized',
+  'naive-quantized',
+  'float-quantized',
+];
+
+/** @internal */
+export const ACTIVATIONS: readonly ActivationDtype[] = ['float', 'int8', 'float8_e4m3fn', 'mxfp4', 'mxfp8_e4m3'];
+
+/** @internal */
+export const SPEC_OPTIONS = [
+  ...LAYER_OPTIONS,
+  'range',
+  'include',
+  'exclude',
+  'layers',
+  'requantize',
+  'imatrix',
+] as const;
 
 /** @internal Checks the setting of a layer; returns its format. */
 export function checkLayer(
@@ -255,11 +359,49 @@ export function checkLayer(
       }
     }
   }
-  checkGranularity(given, name, format, (given['dtype'] ?? dtypes[0]) as CheckpointDtype);
+  checkCompressed(given, name, format);
+  const { dtype } = completed({ ...(given as LayerSpec), format });
+  checkGranularity(given, name, format, dtype);
   if (given['scheme'] !== undefined) validate.oneOf(name('scheme'), given['scheme'], ['symmetric', 'asymmetric']);
   if (given['groupSize'] !== undefined && given['groupSize'] !== null)
     validate.integer(name('groupSize'), given['groupSize'], 1);
   return format;
+}
+
+/** How codes are stored and what becomes of activations: with compressed-tensors, and what goes with the dtype. */
+function checkCompressed(
+  given: Record<string, unknown>,
+  name: (option: string) => string,
+  format: CheckpointFormat,
+): void {
+  for (const option of ['layout', 'activations']) {
+    if (given[option] === undefined || format === 'compressed-tensors') continue;
+    const message = `Expected ${name(option)} with format: 'compressed-tensors' only.`;
+    throw new InvalidArgumentError(name(option), message);
+  }
+  const { layout, activations } = given;
+  if (layout !== undefined) validate.oneOf(name('layout'), layout, CODE_LAYOUTS);
+  if (activations !== undefined) validate.oneOf(name('activations'), activations, ACTIVATIONS);
+  const { dtype } = completed({ ...(given as LayerSpec), format });
+  if (layout !== undefined) {
+    const choices: readonly CodeLayout[] = /^int\d$/.test(dtype)
+      ? ['pack-quantized', 'int-quantized', 'naive-quantized']
+      : dtype === 'float8_e4m3fn'
+        ? ['float-quantized', 'naive-quantized']
+        : [];
+    if (!choices.includes(layout as CodeLayout)) {
+      const expected = choices.length === 0 ? `no ${name('layout')}` : `${name('layout')} ${choices.join(' or ')}`;
+      throw new InvalidArgumentError(name('layout'), `Expected ${expected} for ${dtype} but received ${layout}.`);
+    }
+  }
+  if (activations === undefined || format === 'gguf') return;
+  const choices = activationsOf(dtype as QuantDtype);
+  if (!choices.includes(activations as ActivationDtype)) {
+    throw new InvalidArgumentError(
+      name('activations'),
+      `Expected ${name('activations')} ${choices.join(' or ')} for ${dtype} but received ${activations}.`,
+    );
+  }
 }
 
 /** What shares a scale must be what the format and the dtype can hold. */
@@ -321,7 +463,11 @@ export function checkSpec(given: Record<string, unknown>): void {
   const format = checkLayer(given, '');
   validate.boolean('requantize', given['requantize'], false);
   for (const name of ['include', 'exclude'] as const) if (given[name] !== undefined) checkPattern(name, given[name]);
-  const { layers } = given;
+  const { layers, imatrix } = given;
+  if (imatrix !== undefined) {
+    if (format !== 'gguf') throw new InvalidArgumentError('imatrix', "Expected imatrix with format: 'gguf' only.");
+    if (typeof imatrix !== 'string') checkImatrix('imatrix', imatrix);
+  }
   if (layers === undefined) return;
   if (!Array.isArray(layers)) throw invalidArgument('layers', 'an array', layers);
   layers.forEach((layer: unknown, i) => {

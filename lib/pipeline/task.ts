@@ -155,8 +155,12 @@ export function keepTask(weight: Weight): Task {
 export type RangeMethod = 'minmax' | 'mse' | { readonly percentile: number };
 
 /** The buffers of a quantized block, out of scratch memory. */
-function resultIn(scratch: Scratch, writer: LayoutWriter, rows: number, columns: number): QuantizedTensor | null {
-  const { dtype, scheme, granularity, axis, groupSize } = writer.recipe;
+function resultIn(
+  scratch: Scratch,
+  { recipe }: LayoutWriter,
+  [rows, columns]: readonly [number, number],
+): QuantizedTensor | null {
+  const { dtype, scheme, granularity, axis, groupSize } = recipe;
   const bits = /^(u?int|nf|fp)(\d)$/.exec(dtype)?.[2];
   if (bits === undefined || (granularity !== 'per-group' && granularity !== 'per-channel')) return null;
   const groups = groupSize === undefined ? 1 : Math.ceil(columns / groupSize);
@@ -194,8 +198,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const outline = outlineOf(weight);
   const { rows, columns } = weight;
   const { recipe } = writer;
-  const { needsLargest, nested = false, ...how } = recipe;
-  const { dtype } = recipe;
+  const { dtype, needsLargest, nested = false, acrossRows = false } = recipe;
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
   let recovered: Float32Array | null = null;
@@ -203,9 +206,9 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const common = {
     dtype,
     granularity: recipe.granularity,
-    ...(how.axis === undefined ? {} : { axis: how.axis }),
-    ...(how.groupSize === undefined ? {} : { groupSize: how.groupSize }),
-    ...(how.blockShape === undefined ? {} : { blockShape: how.blockShape }),
+    ...(recipe.axis === undefined ? {} : { axis: recipe.axis }),
+    ...(recipe.groupSize === undefined ? {} : { groupSize: recipe.groupSize }),
+    ...(recipe.blockShape === undefined ? {} : { blockShape: recipe.blockShape }),
     ...(isCodebook ? {} : { scheme: recipe.scheme }),
     ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype: recipe.scaleDtype }),
   };
@@ -228,8 +231,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     async block(begin, end, scratch, signal) {
       const { read, q } = await quantized(begin, end, scratch, signal);
       const count = (end - begin) * columns;
-      const perRow = q.scales.length / (end - begin);
-      const scales = recovered?.subarray(begin * perRow, end * perRow) ?? q.scales;
+      const scales = recovered?.subarray(groupsBefore(begin), groupsBefore(end)) ?? q.scales;
       const back = await dequantizeTensorAsync({ ...q, scales }, { out: scratch.floats('back', count), signal });
       const sums = await compareSumsAsync(await floatsOf(read, count, columns, scratch, signal), back, signal);
       const pieces = await writer.encode(outline, begin, q, null);
@@ -250,13 +252,14 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
       block.kind === 'float'
         ? block
         : { kind: 'float', dtype: 'float32', data: await floatsOf(block, count, columns, scratch, signal) };
-    const out = resultIn(scratch, writer, end - begin, columns);
+    const shape = acrossRows ? ([1, count] as const) : ([end - begin, columns] as const);
+    const out = resultIn(scratch, writer, shape);
     const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
     const q = (await quantizeTensorAsync(read.data, {
       ...common,
       ...searched,
       ...whole,
-      shape: [end - begin, columns],
+      shape,
       inputDtype: read.dtype,
       ...(out === null ? {} : { out }),
       signal,
@@ -267,16 +270,19 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
 
   /** The scales of all rows, as they come back from being quantized themselves. */
   async function recoveredScales(blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<Float32Array> {
-    let scales = new Float32Array(0);
+    const scales = new Float32Array(groupsBefore(rows));
     for (let begin = 0; begin < rows; begin += blockRows) {
-      const end = Math.min(rows, begin + blockRows);
-      const { q } = await quantized(begin, end, scratch, signal);
-      const perRow = q.scales.length / (end - begin);
-      if (begin === 0) scales = new Float32Array(rows * perRow);
-      scales.set(q.scales, begin * perRow);
+      const { q } = await quantized(begin, Math.min(rows, begin + blockRows), scratch, signal);
+      scales.set(q.scales, groupsBefore(begin));
     }
     nestScales(scales);
     return scales;
+  }
+
+  /** Groups of all rows before one; only of the last row, where groups may run on, is there a shorter one. */
+  function groupsBefore(row: number): number {
+    const size = recipe.groupSize ?? columns;
+    return acrossRows ? Math.ceil((row * columns) / size) : row * Math.ceil(columns / size);
   }
 }
 

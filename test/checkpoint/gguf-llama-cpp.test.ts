@@ -6,8 +6,10 @@ import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { GgufFile } from '../../lib/checkpoint/gguf/gguf-file.js';
 import { fileTypeOf, GGUF_RECIPES } from '../../lib/checkpoint/gguf/recipes.js';
+import { importanceOf } from '../../lib/index.js';
 import { safetensors, temporaryFolder, writeFolder } from '../support/files.js';
-import { writeModel } from '../support/gguf-model.js';
+import { hashOfTensors, writeModel } from '../support/gguf-model.js';
+import { bundledImportance } from '../support/imatrix.js';
 import { float32, readJson, VECTORS } from '../support/vectors.js';
 
 const repository = join(__dirname, '..', '..');
@@ -153,6 +155,24 @@ describe.skipIf(!isLinux64 || !isThere)('llama.cpp', () => {
       await b.close();
     },
   );
+});
+
+describe.skipIf(!isLinux64 || !isThere)('llama.cpp with an importance matrix', () => {
+  const golden = readJson<Record<string, string>>('gguf-files', 'imatrix-hashes.json');
+  const imatrix = Object.fromEntries(
+    Array.from(bundledImportance().entries, ([name, entry]) => [
+      name,
+      Buffer.from(importanceOf(entry).buffer).toString('base64'),
+    ]),
+  );
+  // Those that llama-quantize weighs otherwise; what lowbit makes is compared with the same hashes elsewhere.
+  it.each(['q2_k_s', 'q3_k_m', 'q4_0', 'iq4_xs'] as const)('quantizes to the golden bytes: %s', async (recipe) => {
+    const [source, output] = [fresh(), fresh()];
+    await writeModel(join(repository, 'examples', 'shakespeare-llama'), source, 'f32');
+    const task = { task: 'quantize', model: source, output, fileType: fileTypeOf(recipe), imatrix };
+    expect(await llamaCpp<{ status: number }>(task)).toEqual({ status: 0 });
+    expect(await hashOfTensors(output)).toBe(golden[recipe]);
+  });
 });
 
 /** A model of one layer and no sense, with a tokenizer of test/vectors. */

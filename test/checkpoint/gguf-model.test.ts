@@ -93,6 +93,9 @@ describe('what config.json becomes', () => {
 
   const refused: [string, Json, string][] = [
     ['GGUF_UNKNOWN_ARCHITECTURE', { ...llama, architectures: ['MambaForCausalLM'] }, 'MambaForCausalLM'],
+    ['GGUF_UNKNOWN_ARCHITECTURE', { ...llama, architectures: ['MixtralForCausalLM'] }, 'MixtralForCausalLM'],
+    ['GGUF_UNKNOWN_ARCHITECTURE', { ...llama, architectures: ['Qwen3MoeForCausalLM'] }, 'Qwen3MoeForCausalLM'],
+    ['GGUF_UNKNOWN_ARCHITECTURE', { ...llama, architectures: ['LlamaModel'] }, 'LlamaModel'],
     ['GGUF_UNKNOWN_ARCHITECTURE', { model_type: 'gpt2' }, 'gpt2'],
     ['GGUF_UNKNOWN_ARCHITECTURE', { model_type: 'constructor' }, 'constructor'],
     ['GGUF_UNKNOWN_ARCHITECTURE', {}, 'not named'],
@@ -367,6 +370,41 @@ describe('tokenizers', () => {
     const settings = { chat_template: 'old' };
     const files = { 'tokenizer.json': json, 'tokenizer_config.json': settings, 'chat_template.jinja': 'new' };
     expect((await values(folderWith(files), 423))['tokenizer.chat_template']).toBe('new');
+    const older = {
+      'tokenizer.json': json,
+      'tokenizer_config.json': settings,
+      'chat_template.json': { chat_template: 'C' },
+    };
+    expect((await values(folderWith(older), 423))['tokenizer.chat_template']).toBe('C');
+  });
+
+  it('tokens that only tokenizer_config.json or added_tokens.json knows are there too', async () => {
+    const folder = folderWith({
+      'tokenizer.json': vector('gpt-2', 'tokenizer.json'),
+      'added_tokens.json': { '<own>': 423, '<tool>': 422 },
+      'tokenizer_config.json': { added_tokens_decoder: { 424: { content: '<|im_end|>', special: true } } },
+    });
+    const got = await values(folder, 426);
+    expect((got['tokenizer.ggml.tokens'] as string[]).slice(422)).toEqual([
+      '<tool>',
+      '<own>',
+      '<|im_end|>',
+      '[PAD425]',
+    ]);
+    expect(Array.from(got['tokenizer.ggml.token_type'] as Int32Array).slice(422)).toEqual([4, 4, 3, 5]);
+  });
+
+  it('tokens that only tokenizer.json adds to a SentencePiece model are there too', async () => {
+    const { pieces } = readJson<{ pieces: unknown[] }>('tokenizers', 'sentencepiece', 'expect.json');
+    const json = JSON.parse(vector('sentencepiece', 'tokenizer.json').toString()) as Tokenizer;
+    json.added_tokens.push({ id: pieces.length, content: '<|im_start|>', special: true });
+    const folder = folderWith({
+      'tokenizer.json': json,
+      'tokenizer.model': vector('sentencepiece', 'tokenizer.model'),
+    });
+    const got = await values(folder, pieces.length + 1);
+    expect((got['tokenizer.ggml.tokens'] as string[]).at(-1)).toBe('<|im_start|>');
+    expect(Array.from(got['tokenizer.ggml.token_type'] as Int32Array).at(-1)).toBe(3);
   });
 
   it('a tokenizer.model of another kind gives way to tokenizer.json', async () => {
@@ -419,6 +457,11 @@ describe('tokenizers', () => {
         changed('llama-bpe', (json) => {
           json['pre_tokenizer'] = JSON.parse(JSON.stringify(json['pre_tokenizer']).replace('{1,3}', '{1,4}'));
         }),
+    ],
+    [
+      'GGUF_UNSUPPORTED_TOKENIZER',
+      'letters made small',
+      () => changed('gpt-2', (json) => (json['normalizer'] = { type: 'Lowercase' })),
     ],
     [
       'GGUF_UNSUPPORTED_TOKENIZER',

@@ -129,6 +129,8 @@ const weights = fc.record({
   rows: fc.integer({ min: 1, max: 6 }).map((n) => 32 * n),
   groupSize: fc.constantFrom(32, 64, 96, null),
   groups: fc.integer({ min: 1, max: 5 }),
+  /** Multiples of 32 by which the last group is shorter. */
+  missing: fc.integer({ min: 0, max: 2 }),
   symmetric: fc.boolean(),
   signed: fc.boolean(),
   version: fc.constantFrom(1 as const, 2 as const),
@@ -140,7 +142,7 @@ const weights = fc.record({
 /** A weight with random codes, scales and zero points. */
 function randomWeight(w: typeof weights extends fc.Arbitrary<infer T> ? T : never, lowestZero: number) {
   const next = random(w.seed);
-  const columns = (w.groupSize ?? 32) * w.groups;
+  const columns = (w.groupSize ?? 32) * w.groups - 32 * Math.min(w.missing, (w.groupSize ?? 32) / 32 - 1);
   const groups = w.groupSize === null ? 1 : w.groups;
   const below = (n: number) => Math.floor(n * next());
   const middle = 2 ** (w.bits - 1);
@@ -236,7 +238,7 @@ describe('what is written is read again', () => {
   it('AWQ: any shape, group size and scheme', async () => {
     await fc.assert(
       fc.asyncProperty(weights, fc.integer({ min: 1, max: 30 }), async (w, n) => {
-        const four = { ...w, bits: 4 as const, rows: 8 * n };
+        const four = { ...w, bits: 4 as const, rows: 8 * n, missing: 0 };
         const x = randomWeight(four, 0);
         const { rows, groupSize, scaleDtype } = four;
         const scheme = w.symmetric ? 'symmetric' : 'asymmetric';
@@ -294,6 +296,7 @@ describe('what is written is read again', () => {
         rows: 96,
         groupSize: 32,
         groups: 2,
+        missing: 0,
         symmetric: true,
         signed: false,
         version: 1,
@@ -390,13 +393,34 @@ describe('what a layout can not hold', () => {
   it.each([
     [[30, 64], 32, 'output channels are no multiple of 32', 'output channels are no multiple of 8'],
     [[32, 36], null, 'inputs are no multiple of 32', 'inputs are no multiple of 8'],
-    [[32, 96], 64, 'group size, 64', 'group size, 64'],
     [[0, 64], 32, 'empty', 'empty'],
   ] as const)('a weight of %j in groups of %s', (dims, groupSize, first, second) => {
     expect(gptqWriter({ bits: 4, scheme: 'symmetric', groupSize }).refusal(outlineOf(dims))).toContain(first);
     expect(awqWriter({ scheme: 'symmetric', groupSize }).refusal(outlineOf(dims))).toContain(second);
     const odd = { ...outlineOf([32, 64]), name: 'model.embed' };
     expect(gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: null }).refusal(odd)).toContain('<layer>.weight');
+  });
+});
+
+describe('a shorter last group', () => {
+  it('has a place in GPTQ', () => {
+    const writer = gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: 64 });
+    expect(writer.refusal(outlineOf([32, 96]))).toBeNull();
+    const shapes = Object.fromEntries(writer.outputs(outlineOf([32, 96])).map(({ name, shape }) => [name, shape]));
+    expect(shapes).toEqual({
+      [`${layer}.qweight`]: [12, 32],
+      [`${layer}.qzeros`]: [2, 4],
+      [`${layer}.scales`]: [2, 32],
+      [`${layer}.g_idx`]: [96],
+    });
+  });
+
+  it('has none in AWQ, which says what would do', () => {
+    const writer = awqWriter({ scheme: 'symmetric', groupSize: 128 });
+    expect(writer.refusal(outlineOf([32, 192]))).toBe(
+      'its 192 inputs are no multiple of the group size, 128: choose a group size of 64 or 32, or a scale per channel',
+    );
+    expect(writer.refusal(outlineOf([32, 200]))).toContain('choose a scale per channel');
   });
 });
 
@@ -449,7 +473,11 @@ describe('configs', () => {
   });
 
   it('recipes', () => {
-    expect(gptqWriter({ bits: 3, scheme: 'asymmetric', groupSize: 64 }).recipe).toEqual({
+    expect(gptqWriter({ bits: 4, scheme: 'symmetric', groupSize: 64, actOrder: true }).recipe).toMatchObject({
+      ordered: true,
+      noLowestZeroPoint: true,
+    });
+    expect(gptqWriter({ bits: 3, scheme: 'asymmetric', groupSize: 64, version: 2 }).recipe).toEqual({
       dtype: 'uint3',
       scheme: 'asymmetric',
       granularity: 'per-group',

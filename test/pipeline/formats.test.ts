@@ -57,6 +57,15 @@ const SPECS: [string, QuantizationSpec][] = [
   ['gguf', { dtype: 'iq4_xs' }],
   ['gguf', { dtype: 'q8_0' }],
   ['gguf', { dtype: 'f16' }],
+  ['compressed-tensors', { dtype: 'int8', activations: 'int8' }],
+  ['compressed-tensors', { dtype: 'int4', layout: 'int-quantized', scheme: 'asymmetric', groupSize: 64 }],
+  ['compressed-tensors', { layout: 'naive-quantized', dtype: 'int3', groupSize: null }],
+  ['compressed-tensors', { layout: 'naive-quantized', dtype: 'float8_e4m3fn', granularity: 'per-block' }],
+  ['compressed-tensors', { dtype: 'mxfp4', activations: 'mxfp4' }],
+  // Neither 256 nor 768 inputs are whole groups of 96, or 512.
+  ['gptq', { groupSize: 96 }],
+  ['bitsandbytes', { groupSize: 512 }],
+  ['bitsandbytes', { groupSize: 512, nested: true }],
 ];
 const named = SPECS.map(
   ([format, spec]) => [`${format} ${Object.values(spec).join(' ')}`, { format, ...spec }] as const,
@@ -88,7 +97,16 @@ describe('the bundled Llama in every format', () => {
     expect(inspected.architecture).toBe('llama');
   });
 
-  it.each([named[0], named[8], named[11], named[15], named[19], named[20], named[23]] as (typeof named)[number][])(
+  it.each([
+    named[0],
+    named[8],
+    named[11],
+    named[15],
+    named[19],
+    named[20],
+    named[23],
+    named[35],
+  ] as (typeof named)[number][])(
     '%s: the same bytes for any number of threads, ceiling on memory and instruction set',
     async (_, given) => {
       const spec = given as QuantizationSpec;

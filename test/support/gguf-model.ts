@@ -1,9 +1,11 @@
 /** A Hugging Face model as a GGUF file, with the pieces of lib/checkpoint/gguf and nothing else. */
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { floatsOf } from '../../lib/checkpoint/floats.js';
 import { pairRows } from '../../lib/checkpoint/gguf/architecture.js';
+import { GgufFile } from '../../lib/checkpoint/gguf/gguf-file.js';
 import { writeGguf } from '../../lib/checkpoint/gguf/gguf-writer.js';
 import { describeModel } from '../../lib/checkpoint/gguf/metadata-of-model.js';
 import { planGguf } from '../../lib/checkpoint/gguf/model-plan.js';
@@ -56,4 +58,17 @@ export async function writeModel(
   }
   await writer.close();
   await checkpoint.close();
+}
+
+/** SHA-256 of all tensors of a GGUF file: names, types, shapes and bytes, in the order of the names. */
+export async function hashOfTensors(path: string): Promise<string> {
+  const file = await GgufFile.open(path);
+  const hash = createHash('sha256');
+  for (const tensor of [...file.tensors.values()].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const bytes = new Uint8Array(tensor.bytes);
+    await tensor.read(0, bytes);
+    hash.update(`${tensor.name} ${tensor.dtype} ${tensor.shape.join('x')}\n`).update(bytes);
+  }
+  await file.close();
+  return hash.digest('hex');
 }

@@ -4,7 +4,8 @@
  *
  * - `{ task: 'run', model, sequences, texts, greedy }`: logits of all positions of each sequence of token ids (base64 of
  *   float32), ids of each text, and greedy continuations of `greedy: [{ ids, count }]`.
- * - `{ task: 'quantize', model, output, fileType }`: what llama-quantize does.
+ * - `{ task: 'quantize', model, output, fileType, imatrix }`: what llama-quantize does; `imatrix`: base64 of the float32
+ *   importance of each tensor's columns, by the tensor's name.
  */
 import { join } from 'node:path';
 import koffi from '../../bench/peers/node_modules/koffi/index.js';
@@ -21,10 +22,35 @@ const call = (name, result, parameters) => llama.func(name, result, parameters);
 ggml.func('ggml_backend_load_all_from_path', 'void', ['str'])(folder);
 const task = JSON.parse(process.argv[2]);
 
-function quantize({ model, output, fileType }) {
+const Importance = koffi.struct('Importance', { name: 'char *', data: 'float *', size: 'size_t' });
+
+/** An array of importances that ends with an empty one, in memory that stays. */
+function importances(imatrix) {
+  const list = Object.entries(imatrix).map(([name, text]) => {
+    const bytes = Buffer.from(text, 'base64');
+    const data = koffi.alloc('float', bytes.length / 4);
+    koffi.encode(
+      data,
+      'float',
+      Array.from({ length: bytes.length / 4 }, (_, i) => bytes.readFloatLE(4 * i)),
+      bytes.length / 4,
+    );
+    return { name, data, size: bytes.length / 4 };
+  });
+  const array = koffi.alloc(Importance, list.length + 1);
+  koffi.encode(array, Importance, [...list, { name: null, data: null, size: 0 }], list.length + 1);
+  return koffi.address(array);
+}
+
+function quantize({ model, output, fileType, imatrix }) {
   const parameters = call('llama_model_quantize_default_params', Parameters, [])();
   parameters.words[0] = 1; // threads
   parameters.words[1] = fileType;
+  if (imatrix !== undefined) {
+    const address = importances(imatrix);
+    parameters.words[6] = Number(address & 0xffffffffn);
+    parameters.words[7] = Number(address >> 32n);
+  }
   return {
     status: call('llama_model_quantize', 'uint32', ['str', 'str', koffi.pointer(Parameters)])(
       model,

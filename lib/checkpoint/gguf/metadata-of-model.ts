@@ -10,6 +10,7 @@ import { CheckpointError } from '../../errors.js';
 import type { Json } from '../checkpoint.js';
 import { type Architecture, architectureOf } from './architecture.js';
 import { type GgufValue, ggufValue } from './metadata.js';
+import { type Llama3Scaling, llama3Factors } from './rope-scaling.js';
 
 /** A model as GGUF describes it. */
 export interface GgufDescription {
@@ -98,23 +99,12 @@ function checkWindow(config: Fields, layers: number, contextLength: number, path
   }
 }
 
-/**
- * What each rotary frequency is divided by under llama3 scaling: 1 for short wavelengths, `factor` for long ones, and in
- * between by degrees.
- */
-function llama3Factors(rope: Fields, theta: number, headDim: number, contextLength: number): Float32Array {
-  const factor = rope.positive('factor');
-  const low = rope.positive('low_freq_factor');
-  const high = rope.positive('high_freq_factor');
-  const original = rope.count('original_max_position_embeddings', contextLength);
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
-    const wavelength = 2 * Math.PI * theta ** ((2 * i) / headDim);
-    if (wavelength < original / high) return 1;
-    if (wavelength > original / low) return factor;
-    const smooth = (original / wavelength - low) / (high - low);
-    return 1 / ((1 - smooth) / factor + smooth);
-  });
-}
+const llama3Of = (rope: Fields, contextLength: number): Llama3Scaling => ({
+  factor: rope.positive('factor'),
+  low: rope.positive('low_freq_factor'),
+  high: rope.positive('high_freq_factor'),
+  original: rope.count('original_max_position_embeddings', contextLength),
+});
 
 interface Rope {
   readonly entries: [string, GgufValue][];
@@ -178,7 +168,7 @@ function ropeOf(config: Fields, headDim: number, contextLength: number, path: st
     case 'yarn':
       return { entries: [base, ...scaled(yarnEntries(rope, contextLength, path))], factors: null };
     case 'llama3':
-      return { entries: [base], factors: llama3Factors(rope, theta, headDim, contextLength) };
+      return { entries: [base], factors: llama3Factors(llama3Of(rope, contextLength), theta, headDim / 2) };
     default:
       return unsupported(path, `its rope scaling is ${JSON.stringify(type)}; linear, yarn and llama3 can be`);
   }

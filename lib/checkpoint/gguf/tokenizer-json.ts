@@ -3,13 +3,14 @@
  * BPE over characters with a token for each byte, as SentencePiece has it (Llama 2, Mistral).
  *
  * Sources: huggingface/tokenizers (the file's fields); llama.cpp, `src/llama-vocab.cpp` (what its tokenizers do with a
- * vocabulary, and their regular expressions).
+ * vocabulary).
  *
  * @module
  */
 import { CheckpointError } from '../../errors.js';
 import type { Json } from '../checkpoint.js';
 import { type GgufValue, ggufValue } from './metadata.js';
+import { preTokenizerNameOf } from './pre-tokenizers.js';
 import { type AddedToken, TOKEN, Vocabulary } from './vocabulary.js';
 
 /** A vocabulary with what else belongs to it. */
@@ -35,23 +36,6 @@ function stepsOf(value: unknown): Json[] {
   return listOf(inner).flatMap(stepsOf);
 }
 
-const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const WORDS = '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+';
-const REST = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
-const UPPER = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]';
-const LOWER = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]';
-const CASED_REST = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
-const casedWords = (after: string) =>
-  `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${after}|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${after}`;
-
-/** Regular expressions that split texts into words, and llama.cpp's names for them. */
-const SPLITS: ReadonlyMap<string, string> = new Map([
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, 'llama-bpe'],
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, 'qwen2'],
-  [`${casedWords('')}|\\p{N}|${CASED_REST}`, 'tekken'],
-  [`${casedWords(`${CONTRACTIONS}?`)}|\\p{N}{1,3}|${CASED_REST}`, 'gpt-4o'],
-]);
-
 /** A tokenizer.json that is being read. */
 class Reader {
   readonly model: Json;
@@ -61,6 +45,8 @@ class Reader {
   constructor(
     private readonly json: Json,
     private readonly path: string,
+    /** Tokens that other files of the folder add. */
+    private readonly more: readonly AddedToken[],
   ) {
     const model = json['model'];
     if (!isObject(model)) this.invalid('it has no "model"');
@@ -86,10 +72,13 @@ class Reader {
   }
 
   added(): AddedToken[] {
-    return listOf(this.json['added_tokens']).map(({ id, content, special }) => {
+    const own = listOf(this.json['added_tokens']).map(({ id, content, special }) => {
       if (typeof content !== 'string' || typeof id !== 'number') this.invalid('an added token lacks its id or content');
       return { id, content, special: special === true };
     });
+    // The file's own say best what they are; another file may know more of them.
+    const ids = new Set(own.map(({ id }) => id));
+    return [...own, ...this.more.filter(({ id }) => !ids.has(id))];
   }
 
   /** Pairs that are merged, the first ones first. */
@@ -126,24 +115,16 @@ class Reader {
 
   /** llama.cpp's name for how texts are split before pairs are merged. */
   preTokenizerName(): string {
+    // llama.cpp's own converter leaves NFC out as well; most texts are in this form.
+    for (const step of this.normalizer) {
+      if (step['type'] !== 'NFC') this.unsupported(`llama.cpp has no normalizer ${JSON.stringify(step)}`);
+    }
     const steps = [...this.preTokenizer];
     const last = steps.pop() as Json;
     if (last['type'] !== 'ByteLevel') this.unsupported(`its pre-tokenizer does not end with ByteLevel`);
     if (last['add_prefix_space'] === true) this.unsupported('it puts a space before every text');
-    const splitsWords = last['use_regex'] !== false;
-    const [step] = steps;
-    if (step === undefined && splitsWords) return 'gpt-2';
-    if (steps.length === 1 && step?.['type'] === 'Digits' && step['individual_digits'] === true && splitsWords) {
-      return 'smollm';
-    }
-    if (steps.length === 1 && step?.['type'] === 'Split' && !splitsWords) {
-      const pattern = isObject(step['pattern']) ? step['pattern']['Regex'] : undefined;
-      const keepsAll =
-        (step['behavior'] === 'Isolated' && step['invert'] === false) ||
-        (step['behavior'] === 'Removed' && step['invert'] === true);
-      const name = typeof pattern === 'string' && keepsAll ? SPLITS.get(pattern) : undefined;
-      if (name !== undefined) return name;
-    }
+    const name = preTokenizerNameOf(steps, last['use_regex'] !== false);
+    if (name !== undefined) return name;
     return this.unsupported(
       `llama.cpp is not known to split texts as its pre-tokenizer does: ${JSON.stringify(steps)}`,
     );
@@ -182,11 +163,17 @@ const BYTE = /^<0x([0-9A-F]{2})>$/;
  *
  * @param json - The file.
  * @param size - Rows of the model's embedding.
+ * @param more - Tokens that other files of the folder add.
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`; `GGUF_UNSUPPORTED_TOKENIZER` for what llama.cpp would tokenize
  *   otherwise.
  */
-export function readTokenizerJson(json: Json, size: number, path: string): TokenizerEntries {
-  const reader = new Reader(json, path);
+export function readTokenizerJson(
+  json: Json,
+  size: number,
+  path: string,
+  more: readonly AddedToken[] = [],
+): TokenizerEntries {
+  const reader = new Reader(json, path, more);
   const { model } = reader;
   if (model['type'] !== undefined && model['type'] !== 'BPE') {
     reader.unsupported(`its model is ${JSON.stringify(model['type'])}; BPE can be`);
@@ -271,12 +258,13 @@ function sentencePiece(reader: Reader, size: number, path: string): TokenizerEnt
   const scores = scoresOf(reader, ids);
   const unknown = model['unk_token'];
   const vocabulary = new Vocabulary(size, path);
-  for (let byte = 0; byte < 256; byte++) {
-    const text = `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
-    if (!ids.has(text)) reader.unsupported(`it has no token ${text} for a byte`);
-  }
   // llama.cpp writes spaces as U+2581 before it looks for tokens, whether the model does or not.
   const hasSpace = ids.has(' ') || ids.has(SPACE);
+  for (let byte = 0; byte < 256; byte++) {
+    const text = `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
+    // The byte of a space is in no other character.
+    if (!ids.has(text) && !(byte === 32 && hasSpace)) reader.unsupported(`it has no token ${text} for a byte`);
+  }
   for (const [text, id] of tokens) {
     let spelled = text;
     if (!replaced) {

@@ -45,11 +45,16 @@ async function jsonIfThere(path: string): Promise<Json | null> {
   throw new CheckpointError('TOKENIZER_INVALID', `Expected ${path} to hold a JSON object.`, { path });
 }
 
-/** Tokens that tokenizer_config.json and added_tokens.json add to a SentencePiece model. */
-function addedTokens(config: Json | null, added: Json | null): AddedToken[] {
+/** Tokens that tokenizer_config.json and added_tokens.json add, and for a SentencePiece model tokenizer.json. */
+function addedTokens(config: Json | null, added: Json | null, json: Json | null): AddedToken[] {
   const tokens = new Map<number, AddedToken>();
+  const own = json?.['added_tokens'];
+  for (const token of Array.isArray(own) ? (own as unknown[]) : []) {
+    if (!isObject(token) || typeof token['id'] !== 'number' || typeof token['content'] !== 'string') continue;
+    tokens.set(token['id'], { id: token['id'], content: token['content'], special: token['special'] === true });
+  }
   for (const [content, id] of Object.entries(added ?? {})) {
-    if (typeof id === 'number') tokens.set(id, { id, content, special: false });
+    if (typeof id === 'number' && !tokens.has(id)) tokens.set(id, { id, content, special: false });
   }
   const decoder = config?.['added_tokens_decoder'];
   for (const [id, token] of Object.entries(isObject(decoder) ? decoder : {})) {
@@ -150,9 +155,9 @@ function surroundings(
 }
 
 /** Chat templates: one, or a default one among several with names. */
-function chatTemplates(file: Buffer | null, config: Json | null): [string, GgufValue][] {
+function chatTemplates(file: Buffer | null, ...sources: (Json | null)[]): [string, GgufValue][] {
   if (file !== null) return [['tokenizer.chat_template', ggufValue.string(file.toString('utf8'))]];
-  const given = config?.['chat_template'];
+  const given = sources.map((source) => source?.['chat_template']).find((value) => value !== undefined);
   if (typeof given === 'string') return [['tokenizer.chat_template', ggufValue.string(given)]];
   const entries: [string, GgufValue][] = [];
   const names: string[] = [];
@@ -175,16 +180,17 @@ async function vocabularyOf(folder: string, size: number, config: Json | null): 
   const jsonPath = join(folder, 'tokenizer.json');
   const model = await readIfThere(modelPath);
   const json = await jsonIfThere(jsonPath);
+  const more = await jsonIfThere(join(folder, 'added_tokens.json'));
   if (model !== null) {
     try {
-      const added = addedTokens(config, await jsonIfThere(join(folder, 'added_tokens.json')));
+      const added = addedTokens(config, more, json);
       return [fromSentencePiece(readSentencePiece(model, modelPath), added, config, size, modelPath), true];
     } catch (error) {
       // Llama 3 has a tokenizer.model of another kind beside its tokenizer.json.
       if (json === null || (error as CheckpointError).code !== 'TOKENIZER_INVALID') throw error;
     }
   }
-  if (json !== null) return [readTokenizerJson(json, size, jsonPath), false];
+  if (json !== null) return [readTokenizerJson(json, size, jsonPath, addedTokens(config, more, null)), false];
   const message = `${folder} has no tokenizer. Expected tokenizer.json or tokenizer.model.`;
   throw new CheckpointError('GGUF_UNSUPPORTED_TOKENIZER', message, { path: folder });
 }
@@ -193,7 +199,7 @@ async function vocabularyOf(folder: string, size: number, config: Json | null): 
  * The keys `tokenizer.…` of a GGUF file.
  *
  * @param folder - With `tokenizer.model` (SentencePiece, BPE) or `tokenizer.json`, and tokenizer_config.json,
- *   special_tokens_map.json, added_tokens.json and chat_template.jinja where there are such.
+ *   special_tokens_map.json, added_tokens.json, chat_template.jinja and chat_template.json where there are such.
  * @param size - Rows of the model's embedding. Ids that no token has get one that never occurs.
  * @param config - config.json, for ids of special tokens that are named nowhere else.
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`, `GGUF_UNSUPPORTED_TOKENIZER`, `READ_FAILED`.
@@ -213,6 +219,6 @@ export async function tokenizerMetadata(folder: string, size: number, config: Js
       return id === undefined ? [] : [[`tokenizer.ggml.${key}`, ggufValue.uint32(id)]];
     }),
     ...surroundings(tokenizer, ids, settings, isSentencePiece, folder),
-    ...chatTemplates(template, settings),
+    ...chatTemplates(template, await jsonIfThere(join(folder, 'chat_template.json')), settings),
   ]);
 }

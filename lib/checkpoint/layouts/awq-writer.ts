@@ -20,6 +20,7 @@ import {
   wordsPiece,
 } from './packed-writer.js';
 import { rowsToAwq, sharedWords } from './repack.js';
+import { groupRefusal } from './writing.js';
 import { packAwqZeroPoints } from './zero-points.js';
 
 /** Settings of {@link awqWriter}. */
@@ -69,7 +70,11 @@ class AwqWriter implements LayoutWriter {
   }
 
   refusal(weight: Outline): string | null {
-    return sizeRefusal(weight, MULTIPLE, MULTIPLE, this.setting.groupSize);
+    const { groupSize } = this.setting;
+    // AutoAWQ, transformers and vLLM refuse a shorter last group.
+    return (
+      sizeRefusal(weight, MULTIPLE, MULTIPLE) ?? (groupSize === null ? null : groupRefusal(weight.columns, groupSize))
+    );
   }
 
   outputs({ name, rows, columns }: Outline): TensorSpec[] {

@@ -126,7 +126,8 @@ function sharingOf(
   inverse: boolean,
 ): Sharing {
   const blockShape = config?.blockShape ?? null;
-  if (blockShape !== null && elementCount(scale) !== 1) {
+  // The one block of a small weight is a matrix as well.
+  if (blockShape !== null && (elementCount(scale) !== 1 || (inverse && scale.shape.length === 2))) {
     const sharing: Sharing = { granularity: 'per-block', blockShape };
     // Some layers of a checkpoint of blocks may have scales of rows.
     if (inverse || !sameShape(scale.shape, [shape[0], 1])) {

@@ -26,7 +26,10 @@ import { type GptqVersion, packZeroPoints } from './zero-points.js';
 export interface GptqSettings {
   readonly bits: CodeBits;
   readonly scheme: Scheme;
-  /** Inputs that share a scale; null (−1 in the config): all of an output channel. */
+  /**
+   * Inputs that share a scale; the last group may have fewer, as AutoGPTQ, GPTQModel and transformers take it (vLLM and the
+   * kernels of ExLlama and Marlin do not). Null (−1 in the config): all of an output channel.
+   */
   readonly groupSize: number | null;
   /**
    * Default: 1 ("gptq"), which more runtimes read. Asymmetric weights may have a zero point of 0, which only 2 ("gptq_v2")
@@ -93,11 +96,13 @@ class GptqWriter implements LayoutWriter {
       ...(groupSize === null ? { granularity: 'per-channel', axis: 0 } : { granularity: 'per-group', groupSize }),
       scaleDtype,
       needsLargest: false,
+      ...(settings.actOrder === true ? { ordered: true } : {}),
+      ...(version === 1 ? { noLowestZeroPoint: true } : {}),
     };
   }
 
   refusal(weight: Outline): string | null {
-    return sizeRefusal(weight, MULTIPLE, MULTIPLE, this.setting.groupSize);
+    return sizeRefusal(weight, MULTIPLE, MULTIPLE);
   }
 
   outputs({ name, rows, columns }: Outline): TensorSpec[] {

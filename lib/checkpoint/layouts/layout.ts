@@ -38,6 +38,15 @@ export interface Recipe {
   readonly needsLargest: boolean;
   /** Whether scales are quantized as well, all of a tensor together: known only when all are there. */
   readonly nested?: boolean;
+  /**
+   * Whether groups run on from row to row, as if all rows were one: tensors have the shape [1, rows · columns], and blocks of
+   * rows begin where a group does.
+   */
+  readonly acrossRows?: boolean;
+  /** Whether columns may come in another order than the weight's (act-order). */
+  readonly ordered?: boolean;
+  /** Whether there is no room for a zero point that is the lowest code (GPTQ version 1). */
+  readonly noLowestZeroPoint?: boolean;
 }
 
 /** A weight that is to be written. */

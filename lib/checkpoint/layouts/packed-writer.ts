@@ -35,23 +35,19 @@ export function layerNameOf(weight: string): string | null {
 }
 
 export function groupCount(columns: number, groupSize: number | null): number {
-  return groupSize === null ? 1 : columns / groupSize;
+  return groupSize === null ? 1 : Math.ceil(columns / groupSize);
 }
 
-/** Why a weight of these sizes can't be stored: a clause, or null. */
+/** Why a weight of these sizes can't be stored, whatever its groups: a clause, or null. */
 export function sizeRefusal(
   { name, rows, columns }: Outline,
   rowMultiple: number,
   columnMultiple: number,
-  groupSize: number | null,
 ): string | null {
   if (layerNameOf(name) === null) return 'only tensors named <layer>.weight can be stored so';
   if (rows === 0 || columns === 0) return 'it is empty';
   if (rows % rowMultiple !== 0) return `its ${rows} output channels are no multiple of ${rowMultiple}`;
   if (columns % columnMultiple !== 0) return `its ${columns} inputs are no multiple of ${columnMultiple}`;
-  if (groupSize !== null && columns % groupSize !== 0) {
-    return `its ${columns} inputs are no multiple of the group size, ${groupSize}; choose one that divides them, or a scale per channel`;
-  }
   return null;
 }
 

@@ -28,6 +28,17 @@ export function inverseOrder(order: Int32Array): Int32Array {
   return inverse;
 }
 
+/** Sizes of groups that kernels know, from the largest. */
+const USUAL_GROUPS = [256, 128, 64, 32, 16] as const;
+
+/** Why rows can't be cut into groups of a size, where a shorter last one has no place, and what would do: a clause. */
+export function groupRefusal(columns: number, groupSize: number): string | null {
+  if (columns % groupSize === 0) return null;
+  const fitting = USUAL_GROUPS.filter((size) => size < groupSize && columns % size === 0).slice(0, 2);
+  const choices = fitting.length === 0 ? '' : `a group size of ${fitting.join(' or ')}, or `;
+  return `its ${columns} inputs are no multiple of the group size, ${groupSize}: choose ${choices}a scale per channel`;
+}
+
 /**
  * Makes sure that a tensor is what a writer announced in its recipe. Integers may be signed or unsigned: a code less its
  * zero point is what counts.

@@ -26,6 +26,17 @@ export interface QuantState {
 /** What comes before the type of codes in the name of the tensor. */
 export const STATE_NAME = '.quant_state.bitsandbytes__';
 
+/**
+ * Rows after which a block of codes ends with a row, where blocks run over all rows as if they were one.
+ *
+ * @param blockSize - A power of two.
+ */
+export function rowsOfBlocks(columns: number, blockSize: number): number {
+  let rows = blockSize;
+  for (let n = columns; rows > 1 && n % 2 === 0; n /= 2) rows /= 2;
+  return rows;
+}
+
 const LARGEST_STATE = 1 << 16;
 const BLOCK_SIZES: readonly unknown[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 const FIELDS: ReadonlySet<string> = new Set(['quant_type', 'blocksize', 'dtype', 'shape']);

@@ -18,7 +18,6 @@
  *
  * @module
  */
-import { dequantizeTensorAsync } from '../../../tensor/dequantize.js';
 import { dequantizeLlmInt8Async, swapNibblesAsync } from '../../../tensor/fields.js';
 import type { QuantizedTensor } from '../../../tensor/quantized-tensor.js';
 import type { Checkpoint } from '../../checkpoint.js';
@@ -38,7 +37,7 @@ import {
   readFloats,
   requiredPart,
 } from '../parts.js';
-import { type QuantState, readQuantState, STATE_NAME } from './quant-state.js';
+import { type QuantState, readQuantState, rowsOfBlocks, STATE_NAME } from './quant-state.js';
 import { codeValues } from './tables.js';
 
 /** Types whose bytes can be codes: `bnb_4bit_quant_storage`. */
@@ -111,17 +110,15 @@ interface FourBitWeight {
   readonly absmax: StoredTensor;
   readonly nested: Nested | null;
   readonly state: QuantState;
-  readonly rows: number;
-  readonly columns: number;
 }
 
-/** Elements `begin` … `end`, which begin with a block, as a tensor of some shape and granularity. */
+/** Elements `begin` … `end`, which begin with a block, as a tensor of some shape. */
 async function readElements(
   { codes, absmax, nested, state }: FourBitWeight,
   begin: number,
   end: number,
   scratch: Scratch,
-  sharing: Pick<QuantizedTensor, 'shape' | 'granularity' | 'groupSize' | 'blockShape'>,
+  sharing: Pick<QuantizedTensor, 'shape' | 'granularity' | 'groupSize'>,
 ): Promise<QuantizedTensor> {
   const first = begin / state.blockSize;
   const count = Math.ceil(end / state.blockSize) - first;
@@ -130,35 +127,6 @@ async function readElements(
   await codes.read(begin / 2, data);
   await swapNibblesAsync(data, data);
   return { dtype: state.quantType, scheme: 'symmetric', ...sharing, data, scales, zeroPoints: null };
-}
-
-/** Rows whose blocks begin and end with them. */
-function alignedRead(
-  weight: FourBitWeight,
-): { rowStep: number; sharing: Pick<QuantizedTensor, 'granularity' | 'groupSize' | 'blockShape'> } | null {
-  const { columns, state } = weight;
-  const { blockSize } = state;
-  if (columns % blockSize === 0) return { rowStep: 1, sharing: { granularity: 'per-group', groupSize: blockSize } };
-  // Rows of a single code would not begin with a byte.
-  if (blockSize % columns !== 0 || columns === 1) return null;
-  const height = blockSize / columns;
-  return { rowStep: height, sharing: { granularity: 'per-block', blockShape: [height, columns] } };
-}
-
-/** Rows out of blocks that run across them: only floats can be cut anywhere. */
-async function readAcross(weight: FourBitWeight, begin: number, end: number, scratch: Scratch): Promise<RowBlock> {
-  const { columns, rows, state } = weight;
-  const { blockSize } = state;
-  const from = Math.floor((begin * columns) / blockSize) * blockSize;
-  const to = Math.min(rows * columns, Math.ceil((end * columns) / blockSize) * blockSize);
-  const tensor = await readElements(weight, from, to, scratch, {
-    shape: [1, to - from],
-    granularity: 'per-group',
-    groupSize: blockSize,
-  });
-  const out = scratch.floats('across', to - from);
-  await dequantizeTensorAsync(tensor, { out });
-  return { kind: 'float', dtype: 'float32', data: out.subarray(begin * columns - from, end * columns - from) };
 }
 
 async function fourBitWeight(left: ReadonlyMap<string, StoredTensor>, stateTensor: StoredTensor): Promise<Weight> {
@@ -183,8 +151,8 @@ async function fourBitWeight(left: ReadonlyMap<string, StoredTensor>, stateTenso
   }
   if (state.nested === null) checkDtype(absmax, ['F32']);
   const inner = state.nested === null ? null : await nestedOf(left, name, absmax, blocks, state.nested);
-  const weight: FourBitWeight = { codes, absmax, nested: inner?.nested ?? null, state, rows, columns };
-  const aligned = alignedRead(weight);
+  const weight: FourBitWeight = { codes, absmax, nested: inner?.nested ?? null, state };
+  const groups = { granularity: 'per-group', groupSize: state.blockSize } as const;
   return {
     name,
     shape: state.shape,
@@ -198,12 +166,11 @@ async function fourBitWeight(left: ReadonlyMap<string, StoredTensor>, stateTenso
       traits: inner === null ? [] : ['nested'],
     },
     parts: [codes, stateTensor, absmax, map, ...(inner?.parts ?? [])],
-    rowStep: aligned?.rowStep ?? 1,
+    rowStep: rowsOfBlocks(columns, state.blockSize),
     async read(begin, end, scratch) {
-      if (aligned === null) return readAcross(weight, begin, end, scratch);
-      const shape = [end - begin, columns];
-      const sharing = { shape, ...aligned.sharing };
-      const tensor = await readElements(weight, begin * columns, end * columns, scratch, sharing);
+      // Where blocks run on from row to row, the rows come as one.
+      const shape = columns % state.blockSize === 0 ? [end - begin, columns] : [1, (end - begin) * columns];
+      const tensor = await readElements(weight, begin * columns, end * columns, scratch, { shape, ...groups });
       return { kind: 'quantized', tensor, order: null };
     },
   };

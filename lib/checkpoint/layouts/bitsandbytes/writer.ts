@@ -11,7 +11,7 @@ import type { Json } from '../../checkpoint.js';
 import type { TensorSpec } from '../../safetensors-writer.js';
 import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { bytesOf, checkEncoded } from '../writing.js';
-import { type QuantState, quantStateBytes, quantStateLength, STATE_NAME } from './quant-state.js';
+import { type QuantState, quantStateBytes, quantStateLength, rowsOfBlocks, STATE_NAME } from './quant-state.js';
 import { codeValues, dynamicMap, type FourBits } from './tables.js';
 
 /** What to write. */
@@ -51,12 +51,12 @@ class Writer implements LayoutWriter {
       scaleDtype: 'float32',
       needsLargest: false,
       nested,
+      acrossRows: true,
     };
   }
 
-  refusal({ columns }: Outline): string | null {
-    if (columns % this.blockSize === 0) return null;
-    return `its rows of ${columns} elements are no multiple of the block size ${this.blockSize}`;
+  refusal({ rows, columns }: Outline): string | null {
+    return rows * columns === 0 ? 'it is empty' : null;
   }
 
   private stateOf({ rows, columns, dtype }: Outline, offset: number): QuantState {
@@ -67,9 +67,9 @@ class Writer implements LayoutWriter {
   outputs(weight: Outline): TensorSpec[] {
     const { name, rows, columns } = weight;
     const count = rows * columns;
-    const blocks = count / this.blockSize;
+    const blocks = Math.ceil(count / this.blockSize);
     const specs: TensorSpec[] = [
-      { name, dtype: 'U8', shape: [count / 2, 1] },
+      { name, dtype: 'U8', shape: [Math.ceil(count / 2), 1] },
       { name: `${name}.absmax`, dtype: this.nested ? 'U8' : 'F32', shape: [blocks] },
       { name: `${name}.quant_map`, dtype: 'F32', shape: [16] },
       { name: `${name}${STATE_NAME}${this.dtype}`, dtype: 'U8', shape: [quantStateLength(this.stateOf(weight, 0))] },
@@ -81,24 +81,22 @@ class Writer implements LayoutWriter {
     return specs;
   }
 
-  rowStep(_weight: Outline): number {
-    return 1;
+  /** Blocks do not end with rows: only after so many rows both do. */
+  rowStep({ columns }: Outline): number {
+    return rowsOfBlocks(columns, this.blockSize);
   }
 
   async encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]> {
     const { name, columns } = weight;
-    const { dtype, recipe, blockSize } = this;
-    checkEncoded(
-      { dtype, scheme: 'symmetric', sharing: { granularity: 'per-group', groupSize: blockSize } },
-      weight,
-      tensor,
-    );
-    if (order !== null) throw new RangeError(`${recipe.dtype} keeps the order of columns`);
+    const { dtype, blockSize } = this;
+    if (order !== null) throw new RangeError(`${dtype} keeps the order of columns`);
+    const count = this.checkRows(weight, begin, tensor);
     const codes = new Uint8Array(new SharedArrayBuffer(tensor.data.length));
+    await swapNibblesAsync(tensor.data, codes);
+    // What is left of the last byte is the code of 0.
+    if (count % 2 === 1 && dtype === 'nf4') codes[codes.length - 1] = ((codes.at(-1) as number) & 0xf0) | 7;
     const firstBlock = (begin * columns) / blockSize;
-    const pieces: Piece[] = [
-      { tensor: name, begin: (begin * columns) / 2, data: await swapNibblesAsync(tensor.data, codes) },
-    ];
+    const pieces: Piece[] = [{ tensor: name, begin: (begin * columns) / 2, data: codes }];
     if (begin === 0) {
       pieces.push({ tensor: `${name}.quant_map`, begin: 0, data: bytesOf(codeValues(dtype)) });
       if (this.nested) pieces.push({ tensor: `${name}.nested_quant_map`, begin: 0, data: bytesOf(dynamicMap()) });
@@ -112,6 +110,25 @@ class Writer implements LayoutWriter {
     return pieces;
   }
 
+  /** Makes sure that rows are whole blocks, whatever rows the tensor has itself; returns how many elements they have. */
+  private checkRows(weight: Outline, begin: number, tensor: QuantizedTensor): number {
+    const { dtype, blockSize } = this;
+    const [lines = 0, length = 0] = tensor.shape;
+    const count = lines * length;
+    const end = begin + count / weight.columns;
+    const step = rowsOfBlocks(weight.columns, blockSize);
+    const isWhole = Number.isInteger(end) && begin % step === 0 && (end % step === 0 || end === weight.rows);
+    if (!isWhole || end > weight.rows || (lines !== 1 && length % blockSize !== 0)) {
+      throw new RangeError(`${weight.name}: rows ${begin} to ${end} are no blocks of ${blockSize}`);
+    }
+    checkEncoded(
+      { dtype, scheme: 'symmetric', sharing: { granularity: 'per-group', groupSize: blockSize } },
+      { ...weight, columns: count },
+      { ...tensor, shape: [1, count] },
+    );
+    return count;
+  }
+
   private statePiece(weight: Outline, offset: number): Piece {
     const data = quantStateBytes(this.stateOf(weight, offset));
     return { tensor: `${weight.name}${STATE_NAME}${this.dtype}`, begin: 0, data };
@@ -120,7 +137,7 @@ class Writer implements LayoutWriter {
   /** Absmax values are quantized relative to their mean, so only when all are there. */
   private gather(weight: Outline, firstBlock: number, scales: Float32Array): Piece[] {
     const { name, rows, columns } = weight;
-    const blocks = (rows * columns) / this.blockSize;
+    const blocks = Math.ceil((rows * columns) / this.blockSize);
     const known = this.gathered.get(name) ?? { absmax: new Float32Array(blocks), missing: blocks };
     this.gathered.set(name, known);
     known.absmax.set(scales, firstBlock);

@@ -32,15 +32,20 @@ function weightArguments({ dtype, bits, scheme, sharing, actOrder }: WriterPlan)
   };
 }
 
-/** What the formats for 8-bit products do with activations at run time: nothing of it is stored. */
-function activations({ format, dtype, sharing }: WriterPlan): Json | null {
-  const common = { num_bits: 8, symmetric: true, dynamic: true };
-  const token = { ...common, strategy: 'token', group_size: null };
-  const grouped = (size: number) => ({ ...common, type: 'float', strategy: 'group', group_size: size });
-  if (format === 'int-quantized') return { ...token, type: 'int' };
-  if (dtype === 'mxfp8_e4m3') return { ...grouped(32), scale_dtype: 'torch.uint8' };
-  if (format !== 'float-quantized' || sharing.granularity === 'per-group') return null;
-  return sharing.granularity === 'per-block' ? grouped(sharing.blockShape[1]) : { ...token, type: 'float' };
+/** What engines do with activations at run time: a scale for each token, or for each group of one. */
+function activationArguments({ activations, sharing }: WriterPlan): Json | null {
+  if (activations === 'float') return null;
+  const isMx = activations.startsWith('mx');
+  const common = {
+    num_bits: activations === 'mxfp4' ? 4 : 8,
+    type: activations === 'int8' ? 'int' : 'float',
+    symmetric: true,
+    dynamic: true,
+  };
+  const grouped = (size: number) => ({ ...common, strategy: 'group', group_size: size });
+  if (isMx) return { ...grouped(32), scale_dtype: 'torch.uint8' };
+  if (sharing.granularity === 'per-block') return grouped(sharing.blockShape[1]);
+  return { ...common, strategy: 'token', group_size: null };
 }
 
 /** The config of a plan. */
@@ -58,7 +63,7 @@ export function writtenConfig(plan: WriterPlan, ignored: readonly string[]): Jso
       group_0: {
         targets: ['Linear'],
         weights: weightArguments(plan),
-        input_activations: activations(plan),
+        input_activations: activationArguments(plan),
         output_activations: null,
       },
     },

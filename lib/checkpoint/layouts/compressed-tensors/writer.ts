@@ -6,34 +6,43 @@
  */
 import { type LargeFloatDtype, packedRowBytes, type QuantDtype } from '../../../dtype.js';
 import { castTensor } from '../../../tensor/cast.js';
-import { gatherFieldsAsync, moveFieldsAsync } from '../../../tensor/fields.js';
+import { type FieldRows, gatherFieldsAsync, moveFieldsAsync, unpackFieldsAsync } from '../../../tensor/fields.js';
 import type { QuantizedTensor, Scheme } from '../../../tensor/quantized-tensor.js';
 import type { Json } from '../../checkpoint.js';
 import type { SafetensorsDtype } from '../../safetensors.js';
 import { type TensorSpec, tensorBytes } from '../../safetensors-writer.js';
 import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { type Sharing, scaleGrid } from '../scaled-weight.js';
-import { bytesOf, checkEncoded, inverseOrder, STORED_FLOATS } from '../writing.js';
+import { bytesOf, checkEncoded, groupRefusal, inverseOrder, STORED_FLOATS } from '../writing.js';
 import type { FORMATS } from './config.js';
 import { writtenConfig } from './config-writer.js';
 import { groupIndexOf } from './group-index.js';
 import { packShape, packZeroPointFields, wordsFor, zeroPointStep } from './packing.js';
 
+/** What activations become at run time: codes with a scale for each token or group of it, or nothing else. */
+export type ActivationDtype = 'float' | 'int8' | 'float8_e4m3fn' | 'mxfp4' | 'mxfp8_e4m3';
+
 /** What to write. */
 export interface CompressedTensorsSettings {
   readonly format: (typeof FORMATS)[number];
   /**
-   * The codes: `int2`, `int3`, `int4` or `int8` with pack-quantized (default int4), `int8` or `float8_e4m3fn` with
-   * naive-quantized (default int8). The other formats have one type each.
+   * The codes: `int2`, `int3`, `int4` or `int8` with pack-quantized (default int4), int-quantized and naive-quantized (default
+   * int8; one to a byte), `float8_e4m3fn` with naive-quantized. The other formats have one type each.
    */
   readonly dtype?: 'int2' | 'int3' | 'int4' | 'int8' | 'float8_e4m3fn';
+  /**
+   * What engines quantize activations to, at run time: nothing of it is stored but this wish. Default: what the format is
+   * for, `int8` with int-quantized, `float8_e4m3fn` with float-quantized (but for groups), `mxfp8_e4m3` with
+   * mxfp8-quantized, else `float`: not at all.
+   */
+  readonly activations?: ActivationDtype;
   /** Integers only; default symmetric. */
   readonly scheme?: Scheme;
   /** Default: groups of 128 with pack-quantized, else channels. The formats of fixed blocks have no choice. */
   readonly sharing?: Sharing;
   /** Of the scales, where the format leaves it open: the model's. */
   readonly scaleDtype: LargeFloatDtype;
-  /** Whether weights come with an order of their columns, which becomes `weight_g_idx`; with groups only. */
+  /** Whether weights may come with an order of their columns, which becomes `weight_g_idx`; with groups only. */
   readonly actOrder?: boolean;
 }
 
@@ -46,10 +55,10 @@ export interface WriterPlan {
   readonly sharing: Sharing;
   readonly scaleDtype: LargeFloatDtype;
   readonly actOrder: boolean;
+  readonly activations: ActivationDtype;
 }
 
 const FIXED_DTYPES: Partial<Record<CompressedTensorsSettings['format'], QuantDtype>> = {
-  'int-quantized': 'int8',
   'float-quantized': 'float8_e4m3fn',
   'nvfp4-pack-quantized': 'nvfp4',
   'mxfp4-pack-quantized': 'mxfp4',
@@ -62,7 +71,7 @@ function planOf(settings: CompressedTensorsSettings): WriterPlan {
   const { format, scheme = 'symmetric', scaleDtype, actOrder = false } = settings;
   const packs = format === 'pack-quantized';
   const dtype = FIXED_DTYPES[format] ?? settings.dtype ?? (packs ? 'int4' : 'int8');
-  const allowed = packs ? ['int2', 'int3', 'int4', 'int8'] : ['int8', 'float8_e4m3fn'];
+  const allowed = ['int2', 'int3', 'int4', 'int8', ...(format === 'naive-quantized' ? ['float8_e4m3fn'] : [])];
   if (FIXED_DTYPES[format] === undefined ? !allowed.includes(dtype) : (settings.dtype ?? dtype) !== dtype) {
     throw new RangeError(`${format} does not hold ${settings.dtype}`);
   }
@@ -77,10 +86,26 @@ function planOf(settings: CompressedTensorsSettings): WriterPlan {
   if (actOrder && (sharing.granularity !== 'per-group' || !isInteger)) {
     throw new RangeError('act-order needs integers in groups');
   }
-  return { format, dtype, bits: BITS[dtype] ?? 8, scheme, sharing, scaleDtype, actOrder };
+  const activations = settings.activations ?? usualActivations(format, sharing);
+  if (!activationsOf(dtype).includes(activations)) throw new RangeError(`${dtype} does not go with ${activations}`);
+  return { format, dtype, bits: BITS[dtype] ?? 8, scheme, sharing, scaleDtype, actOrder, activations };
 }
 
-function recipeOf({ dtype, scheme, sharing, scaleDtype }: WriterPlan): Recipe {
+/** What activations can become beside weights of a type. */
+export function activationsOf(dtype: QuantDtype): readonly ActivationDtype[] {
+  if (/^int\d$/.test(dtype)) return ['float', 'int8', 'float8_e4m3fn'];
+  if (dtype === 'nvfp4') return ['float']; // NVFP4 activations need a scale that calibration finds
+  return ['float', dtype as ActivationDtype];
+}
+
+/** What activations become where nothing is said. */
+function usualActivations(format: CompressedTensorsSettings['format'], sharing: Sharing): ActivationDtype {
+  if (format === 'int-quantized') return 'int8';
+  if (format === 'mxfp8-quantized') return 'mxfp8_e4m3';
+  return format === 'float-quantized' && sharing.granularity !== 'per-group' ? 'float8_e4m3fn' : 'float';
+}
+
+function recipeOf({ dtype, scheme, sharing, scaleDtype, actOrder }: WriterPlan): Recipe {
   return {
     dtype,
     scheme,
@@ -88,6 +113,7 @@ function recipeOf({ dtype, scheme, sharing, scaleDtype }: WriterPlan): Recipe {
     ...(sharing.granularity === 'per-channel' ? { axis: 0 } : {}),
     scaleDtype: isBlockFormat(dtype) ? 'float32' : scaleDtype,
     needsLargest: dtype === 'nvfp4' || sharing.granularity === 'per-tensor',
+    ...(actOrder ? { ordered: true } : {}),
   };
 }
 
@@ -119,7 +145,7 @@ function specsOf(plan: WriterPlan, { name, rows, columns }: Outline): Record<str
         ? { name: `${layer}.weight_packed`, dtype: 'I32', shape: [rows, wordsFor(columns, bits, 'dense')] }
         : isPacked(plan)
           ? { name: `${layer}.weight_packed`, dtype: 'U8', shape: [rows, packedRowBytes(columns, 4)] }
-          : { name, dtype: dtype === 'int8' ? 'I8' : 'F8_E4M3', shape: [rows, columns] },
+          : { name, dtype: dtype.startsWith('int') ? 'I8' : 'F8_E4M3', shape: [rows, columns] },
     scale: { name: `${layer}.weight_scale`, dtype: scaleType(plan), shape: scaleShape },
   };
   if (format === 'pack-quantized') specs['shape'] = { name: `${layer}.weight_shape`, dtype: 'I64', shape: [2] };
@@ -141,7 +167,7 @@ function packsZeroPoints({ format, scheme, sharing }: WriterPlan): boolean {
   return format === 'pack-quantized' && scheme === 'asymmetric' && sharing.granularity !== 'per-tensor';
 }
 
-/** The codes as they are stored: signed ones with an offset in pack-quantized, in the columns' own order. */
+/** The codes as they are stored: signed ones with an offset in pack-quantized, else bytes; in the columns' own order. */
 async function storedCodes(plan: WriterPlan, tensor: QuantizedTensor, order: Int32Array | null): Promise<Uint8Array> {
   const [rows = 0, columns = 0] = tensor.shape;
   const { bits } = plan;
@@ -150,10 +176,24 @@ async function storedCodes(plan: WriterPlan, tensor: QuantizedTensor, order: Int
   const inStride = packedRowBytes(columns, bits);
   const outStride = plan.format === 'pack-quantized' ? 4 * wordsFor(columns, bits, 'dense') : inStride;
   const unsigned = tensor.dtype.startsWith('uint');
+  if (!isPacked(plan) && bits < 8) return codeBytes(data, fields, unsigned);
   const flip = plan.format === 'pack-quantized' ? !unsigned : unsigned;
   if (!flip && inStride === outStride) return data;
   const out = new Uint8Array(new SharedArrayBuffer(rows * outStride));
   return moveFieldsAsync(data, fields, { inStride, outStride, flip }, out);
+}
+
+/** Codes of fewer than eight bits, one to a byte. */
+async function codeBytes(data: Uint8Array, fields: FieldRows, unsigned: boolean): Promise<Uint8Array> {
+  const { rows, columns, bits } = fields;
+  const stride = packedRowBytes(columns, bits);
+  let from = data;
+  if (!unsigned) {
+    from = new Uint8Array(new SharedArrayBuffer(rows * stride));
+    await moveFieldsAsync(data, fields, { inStride: stride, outStride: stride, flip: true }, from);
+  }
+  const out = new Uint8Array(new SharedArrayBuffer(rows * columns));
+  return unpackFieldsAsync(from, fields, { stride, perWord: 0, offset: 2 ** (bits - 1) }, out);
 }
 
 function storedScales(plan: WriterPlan, { scales, globalScale }: QuantizedTensor): Uint8Array {
@@ -190,10 +230,10 @@ class Writer implements LayoutWriter {
   refusal({ name, columns }: Outline): string | null {
     if (!name.endsWith('.weight')) return 'its name does not end with ".weight"';
     const { sharing } = this.plan;
-    if (sharing.granularity === 'per-group' && columns % sharing.groupSize !== 0) {
-      return `its rows of ${columns} elements are no multiple of the group size ${sharing.groupSize}`;
-    }
-    return null;
+    if (sharing.granularity !== 'per-group') return null;
+    if (!isBlockFormat(this.plan.dtype)) return groupRefusal(columns, sharing.groupSize);
+    if (columns % sharing.groupSize === 0) return null;
+    return `its ${columns} inputs are no multiple of the ${sharing.groupSize} of a block of ${this.plan.dtype}`;
   }
 
   outputs(weight: Outline): TensorSpec[] {
@@ -209,8 +249,9 @@ class Writer implements LayoutWriter {
   async encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]> {
     const { plan } = this;
     checkEncoded(plan, weight, tensor);
-    if ((order !== null) !== plan.actOrder)
-      throw new RangeError('an order of columns comes with actOrder, and only then');
+    if (order !== null && !plan.actOrder) {
+      throw new RangeError(`${weight.name}: its columns are sorted, and this writer was made without actOrder`);
+    }
     const specs = specsOf(plan, weight);
     const { groups, rowsPerScale } = scaleGrid(weight.rows, weight.columns, plan.sharing);
     const scaleIndex = Math.floor(begin / rowsPerScale) * groups;
@@ -233,8 +274,9 @@ class Writer implements LayoutWriter {
     if (begin === 0) {
       if (specs['shape'] !== undefined) add('shape', 0, packShape(weight.rows, weight.columns));
       if (specs['global'] !== undefined) add('global', 0, bytesOf(Float32Array.of(tensor.globalScale as number)));
-      if (order !== null && plan.sharing.granularity === 'per-group') {
-        add('groupIndex', 0, bytesOf(groupIndexOf(order, plan.sharing.groupSize)));
+      if (plan.actOrder && plan.sharing.granularity === 'per-group') {
+        const places = order ?? Int32Array.from({ length: weight.columns }, (_, i) => i);
+        add('groupIndex', 0, bytesOf(groupIndexOf(places, plan.sharing.groupSize)));
       }
     }
     return pieces;
