@@ -8,6 +8,7 @@ import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
 import { convertCommand } from './convert.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
 import { verifyCommand } from './verify.js';
@@ -20,6 +21,7 @@ async function main(): Promise<number> {
     .addCommand(convertCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
+    .addCommand(generateCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands])
     command.exitOverride().showHelpAfterError('(--help shows the options)');

@@ -70,13 +70,18 @@ class JsonTokenizer implements Tokenizer {
 }
 
 /**
- * Tokens that end a text, by generation_config.json: models that talk have more of them than config.json says.
+ * Tokens that end a text besides that of the config: models that talk end their turns with others, which
+ * generation_config.json names, or the metadata of a GGUF file.
  *
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
  */
 export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
-  if (checkpoint.folder === null) return [];
-  return tokenIdsOf((await jsonOf(join(checkpoint.folder, 'generation_config.json')))?.['eos_token_id']);
+  const { gguf, folder } = checkpoint;
+  if (gguf !== null) {
+    return ['eot', 'eom'].flatMap((which) => tokenIdsOf(gguf.get(`tokenizer.ggml.${which}_token_id`)?.value));
+  }
+  if (folder === null) return [];
+  return tokenIdsOf((await jsonOf(join(folder, 'generation_config.json')))?.['eos_token_id']);
 }
 
 /**
