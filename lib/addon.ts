@@ -169,6 +169,32 @@ type AttentionArguments = [
   out: Float32Array,
 ];
 type CompareArguments = [reference: Float32Array, other: Float32Array, sums: Float64Array];
+/** The numbers of `record`s are listed in native/node/compare_calls.cc. */
+type CompareRowsFloatsArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, other: RawFloats];
+type CompareRowsAffineArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+];
+type CompareRowsCodebookArguments = [
+  record: Float64Array,
+  reference: RawFloats,
+  sums: Float64Array,
+  data: Uint8Array,
+  scales: Float32Array,
+];
+type CompareRowsBlocksArguments = [record: Float64Array, reference: RawFloats, sums: Float64Array, data: Uint8Array];
+type LogitStatisticsArguments = [
+  logits: Float32Array,
+  reference: Float32Array | null,
+  targets: Int32Array,
+  vocabulary: number,
+  statistics: Float64Array,
+  largest: Int32Array,
+];
 
 /** A packed weight of the addon: see native/node/weights.h. Nothing but the addon can make one. */
 export interface RawWeight {
@@ -238,6 +264,27 @@ type LlmInt8LinearArguments = [
   bias: Float32Array | null,
   out: Float32Array,
 ];
+/** The numbers of `record` are listed in native/node/method_calls.cc. */
+type GptqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  gram: Float32Array | null,
+  order: Int32Array | null,
+  groups: Int32Array,
+  factors: Float32Array,
+  importance: Float32Array | null,
+  scales: Float32Array,
+  zeroPoints: Int32Array | null,
+  codes: Uint8Array,
+  result: Float64Array,
+];
+type HqqArguments = [
+  record: Float64Array,
+  weight: Float32Array,
+  scales: Float32Array,
+  zeros: Float32Array,
+  codes: Uint8Array,
+];
 type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Array];
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
@@ -252,6 +299,7 @@ export interface RawError extends Error {
     | 'NON_FINITE'
     | 'SCALE_OVERFLOW'
     | 'INVALID_CODE'
+    | 'NOT_POSITIVE_DEFINITE'
     | 'OUT_OF_MEMORY'
     | 'CANCELLED'
     | 'INTERNAL';
@@ -294,6 +342,18 @@ export interface RawAddon {
   unpackCodesAsync(...args: [...UnpackArguments, Done]): number;
   compare(...args: CompareArguments): void;
   compareAsync(...args: [...CompareArguments, Done]): number;
+  compareRowsFloats(...args: CompareRowsFloatsArguments): void;
+  compareRowsFloatsAsync(...args: [...CompareRowsFloatsArguments, Done]): number;
+  compareRowsAffine(...args: CompareRowsAffineArguments): void;
+  compareRowsAffineAsync(...args: [...CompareRowsAffineArguments, Done]): number;
+  compareRowsCodebook(...args: CompareRowsCodebookArguments): void;
+  compareRowsCodebookAsync(...args: [...CompareRowsCodebookArguments, Done]): number;
+  compareRowsBlocks(...args: CompareRowsBlocksArguments): void;
+  compareRowsBlocksAsync(...args: [...CompareRowsBlocksArguments, Done]): number;
+  /** Adds bytes to a checksum of 256 bits: Fletcher's sums of the fourth order. `state` is zeros at first. */
+  checksum(data: Uint8Array, state: BigUint64Array): void;
+  logitStatistics(...args: LogitStatisticsArguments): void;
+  logitStatisticsAsync(...args: [...LogitStatisticsArguments, Done]): number;
   rmsNorm(...args: RmsNormArguments): void;
   rmsNormAsync(...args: [...RmsNormArguments, Done]): number;
   attention(...args: AttentionArguments): void;
@@ -370,6 +430,8 @@ export interface RawAddon {
   dynamicQuantizeMatmulAsync(...args: [...DynamicQuantizeMatmulArguments, Done]): number;
   gram(...args: GramArguments): void;
   gramAsync(...args: [...GramArguments, Done]): number;
+  gptqAsync(...args: [...GptqArguments, Done]): number;
+  hqqAsync(...args: [...HqqArguments, Done]): number;
   packedBytes(...args: PackedBytesArguments): void;
   packedBytesAsync(...args: [...PackedBytesArguments, Done]): number;
   loadPacked(...args: LoadPackedArguments): void;

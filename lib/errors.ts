@@ -101,7 +101,9 @@ export type OutputErrorCode =
   | 'UNFINISHED_WORK'
   | 'DISK_FULL'
   | 'PERMISSION_DENIED'
-  | 'WRITE_FAILED';
+  | 'WRITE_FAILED'
+  | 'VERIFICATION_FAILED'
+  | 'BELOW_THRESHOLD';
 
 /** Codes of {@link PackedFileError}: one for each way in which the file of a packed weight can be wrong. */
 export type PackedFileErrorCode =
@@ -111,6 +113,16 @@ export type PackedFileErrorCode =
   | 'PACKED_TRUNCATED'
   | 'FILE_NOT_FOUND'
   | 'READ_FAILED';
+
+/** Codes of {@link CalibrationError}. */
+export type CalibrationErrorCode =
+  | 'CALIBRATION_TEXT_TOO_SHORT'
+  | 'CALIBRATION_OVERFLOW'
+  | 'VOCABULARY_MISMATCH'
+  | 'STATISTICS_INVALID'
+  | 'STATISTICS_MISMATCH'
+  | 'STATISTICS_OVERLAP'
+  | 'STATISTICS_MISSING';
 
 /** Codes of {@link AddonError}. */
 export type AddonErrorCode = 'ADDON_NOT_FOUND' | 'INVALID_ENVIRONMENT' | 'INTERNAL';
@@ -124,6 +136,7 @@ export type ErrorCode =
   | CheckpointErrorCode
   | PackedFileErrorCode
   | OutputErrorCode
+  | CalibrationErrorCode
   | AddonErrorCode;
 
 /** The base of every error that lowbit throws on purpose. */
@@ -220,7 +233,7 @@ export class PackedFileError extends LowbitError {
   }
 }
 
-/** A result can't be written. Nothing is left under its final name. */
+/** A result can't be written, or is not what it should be. Nothing is left under its final name. */
 export class OutputError extends LowbitError {
   declare readonly code: OutputErrorCode;
   /** The file or folder concerned. */
@@ -229,6 +242,18 @@ export class OutputError extends LowbitError {
   constructor(code: OutputErrorCode, message: string, details: { path: string; cause?: unknown }) {
     super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
     this.path = details.path;
+  }
+}
+
+/** A model can't be calibrated with what was given, or statistics don't fit what they are to be used for. */
+export class CalibrationError extends LowbitError {
+  declare readonly code: CalibrationErrorCode;
+  /** The input of linear layers, or the weight, concerned, where there is one. */
+  readonly layer: string | undefined;
+
+  constructor(code: CalibrationErrorCode, message: string, details: { layer?: string; cause?: unknown } = {}) {
+    super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.layer = details.layer;
   }
 }
 

@@ -5,6 +5,33 @@
  */
 
 export {
+  type CalibrationProgress,
+  type CollectOptions,
+  type CollectReport,
+  collectStatistics,
+} from './calibration/collect.js';
+export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
+export {
+  type FloatPart,
+  layerOfPart,
+  type ModelPart,
+  type QuantizationMethod,
+  type QuantizedPart,
+  type QuantizeModelOptions,
+  quantizeModel,
+} from './calibration/quantize-model.js';
+export type { SampledRow } from './calibration/sampled-rows.js';
+export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
+export {
+  type CalibrationWindows,
+  cutIntoWindows,
+  type WindowOptions,
+  type WindowPlace,
+  type WindowSelection,
+  type WindowText,
+  type WindowTokenizer,
+} from './calibration/windows.js';
+export {
   type ImportanceEntry,
   type ImportanceMatrix,
   importanceOf,
@@ -32,6 +59,8 @@ export {
   AddonError,
   type AddonErrorCode,
   type ArgumentErrorCode,
+  CalibrationError,
+  type CalibrationErrorCode,
   CheckpointError,
   type CheckpointErrorCode,
   type ErrorCode,
@@ -45,6 +74,11 @@ export {
   type PackedFileErrorCode,
   ScaleOverflowError,
 } from './errors.js';
+export type { Activations } from './evaluate/activations.js';
+export type { CheckpointSize } from './evaluate/checkpoint-size.js';
+export type { Estimate } from './evaluate/estimate.js';
+export { type EvaluateOptions, type EvaluationProgress, evaluateModel } from './evaluate/evaluate-model.js';
+export type { Distance, Evaluation, Quality } from './evaluate/evaluation.js';
 export {
   type BinaryMatmulOptions,
   binaryMatmul,
@@ -124,6 +158,32 @@ export {
   ternaryMatmul,
   ternaryMatmulAsync,
 } from './matmul/ternary.js';
+export {
+  type AwqClip,
+  type AwqClipOptions,
+  type AwqScaleOptions,
+  type AwqScales,
+  type AwqScaling,
+  awqClip,
+  awqScales,
+} from './methods/awq.js';
+export { type GptqOptions, type GptqResult, gptq } from './methods/gptq.js';
+export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
+export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
+export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
+export { type LayerError, layerError } from './methods/layer-error.js';
+export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
+export type { GptqChoices } from './methods/quantize-weight.js';
+export { type RtnOptions, rtn } from './methods/rtn.js';
+export {
+  type ActivationScales,
+  type SmoothQuantOptions,
+  type SmoothQuantScales,
+  searchSmoothQuant,
+  smoothQuantScales,
+} from './methods/smoothquant.js';
+export type { Convention } from './methods/sweep.js';
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
@@ -153,7 +213,8 @@ export {
 } from './observe/observer.js';
 export { type PytorchParametersOptions, pytorchParameters, type QuantizationParameters } from './observe/parameters.js';
 export type { ObserverMethod, ObserverOptions, ObserverState } from './observe/state.js';
-export type { RunOptions, RunReport, RunStart } from './pipeline/carry-out.js';
+export type { RunOptions, RunReport, RunStart, TensorReport } from './pipeline/carry-out.js';
+export type { RowComparison, TensorComparison } from './pipeline/compare-weights.js';
 export { type ConvertCheckpointOptions, convertCheckpoint } from './pipeline/convert-checkpoint.js';
 export {
   type InspectedWeight,
@@ -167,7 +228,7 @@ export {
   type QuantizeCheckpointOptions,
   quantizeCheckpoint,
 } from './pipeline/quantize-checkpoint.js';
-export type { Progress, TensorReport } from './pipeline/run.js';
+export type { Progress, WrittenTensor } from './pipeline/run.js';
 export type { Selection } from './pipeline/selection.js';
 export type {
   CheckpointDtype,
@@ -179,8 +240,6 @@ export type {
 } from './pipeline/spec.js';
 export type { RangeMethod, TaskKind } from './pipeline/task.js';
 export {
-  type RowComparison,
-  type TensorComparison,
   type VerificationReport,
   type VerifyOptions,
   verifyCheckpoint,

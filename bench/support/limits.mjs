@@ -39,6 +39,13 @@ function recipesOf(isa, arithmetic, bits) {
   ];
 }
 
+/** What multiply-adds of float32 allow: `run` goes through `operations` of them. */
+export function multiplyLimit({ isa, threads }) {
+  const tasks = TASKS_PER_THREAD * threads;
+  const name = RECIPES[isa]?.float ?? 'fma ymm';
+  return { name, operations: limits.peak(name, tasks), run: () => limits.peak(name, tasks) };
+}
+
 /**
  * What counting bits allows: `run` goes through the best recipe of the instruction set, and `operations` is how many products
  * and additions of signs that is; null where there is none.

@@ -106,6 +106,11 @@ export class Output {
     }
   }
 
+  /** The path, for now, of the result as a folder. */
+  get folder(): string {
+    return join(this.workPath, RESULT);
+  }
+
   /** The path, for now, of a file of the result. */
   file(name: string): string {
     return join(this.workPath, RESULT, name);
@@ -127,13 +132,13 @@ export class Output {
   /**
    * Gives the result its final name, in place of what had that name before.
    *
-   * @param single - The one file that is the result, and one that is to lie beside it under its name with a dot and its
+   * @param single - The one file that is the result, and maybe one that is to lie beside it under its name with a dot and its
    *   own; without it the result is a folder.
    */
-  async publish(single?: { file: string; beside: string }): Promise<void> {
+  async publish(single?: { file: string; beside?: string }): Promise<void> {
     try {
       await syncTree(this.workPath);
-      if (single !== undefined) await rename(this.file(single.beside), `${this.path}.${single.beside}`);
+      if (single?.beside !== undefined) await rename(this.file(single.beside), `${this.path}.${single.beside}`);
       const result = single === undefined ? join(this.workPath, RESULT) : this.file(single.file);
       if (await exists(this.path)) await this.replace(result);
       else await rename(result, this.path);

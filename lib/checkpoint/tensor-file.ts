@@ -58,7 +58,8 @@ export class TensorFile {
     await readFully(this.path, this.handle, this.positionOf(name, begin, into.length), into, name);
   }
 
-  private positionOf(name: string, begin: number, length: number): number {
+  /** Where bytes of a tensor lie in the file. */
+  positionOf(name: string, begin: number, length: number): number {
     const place = this.places.get(name);
     if (place === undefined) throw new RangeError(`${name} was not announced`);
     if (begin < 0 || begin + length > place.bytes) throw new RangeError(`${name} has ${place.bytes} bytes`);

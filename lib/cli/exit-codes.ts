@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  CalibrationError,
   CheckpointError,
   InvalidArgumentError,
   LowbitError,
@@ -22,7 +23,7 @@ export const EXIT = {
   input: 3,
   /** The output can't be written. */
   output: 4,
-  /** A quantized checkpoint falls below a threshold. */
+  /** A quantized checkpoint is not what it should be, or falls below a threshold. */
   quality: 5,
   /** Ctrl-C. */
   interrupted: 130,
@@ -30,9 +31,11 @@ export const EXIT = {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof InvalidArgumentError) return EXIT.usage;
-  if (error instanceof CheckpointError || error instanceof NonFiniteError || error instanceof ScaleOverflowError)
-    return EXIT.input;
-  if (error instanceof OutputError) return EXIT.output;
+  const inputErrors = [CheckpointError, CalibrationError, NonFiniteError, ScaleOverflowError];
+  if (inputErrors.some((type) => error instanceof type)) return EXIT.input;
+  if (error instanceof OutputError) {
+    return error.code === 'VERIFICATION_FAILED' || error.code === 'BELOW_THRESHOLD' ? EXIT.quality : EXIT.output;
+  }
   return EXIT.internal;
 }
 

@@ -7,6 +7,7 @@
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
 import { convertCommand } from './convert.js';
+import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
 import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
@@ -21,6 +22,7 @@ async function main(): Promise<number> {
     .addCommand(convertCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
+    .addCommand(evalCommand())
     .addCommand(generateCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands])

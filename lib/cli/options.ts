@@ -34,6 +34,15 @@ export function regularExpression(text: string): RegExp {
   }
 }
 
+/** One of some words. */
+export function oneOf<T extends string>(...words: readonly T[]): (text: string) => T {
+  return (text) => {
+    const found = words.find((word) => word === text);
+    if (found === undefined) throw new InvalidOption(`Expected ${words.join(' or ')}.`);
+    return found;
+  };
+}
+
 const UNITS: Readonly<Record<string, number>> = {
   '': 1,
   B: 1,

@@ -6,7 +6,7 @@
 import type { Command } from 'commander';
 import type { RunOptions, RunReport, RunStart } from '../pipeline/carry-out.js';
 import { bytes } from './format.js';
-import { byteCount, type CommonFlags, interruptible, readingOf, toJson } from './options.js';
+import { byteCount, type CommonFlags, interruptible, number, readingOf, toJson } from './options.js';
 import { progressDisplay } from './progress.js';
 import { reportTable } from './table.js';
 
@@ -14,6 +14,9 @@ export interface RunFlags extends CommonFlags {
   output?: string;
   maxMemory?: number;
   inputHashes: boolean;
+  verify: boolean;
+  minSqnr?: number;
+  minCosine?: number;
   overwrite?: boolean;
   restart?: boolean;
 }
@@ -27,6 +30,13 @@ export function withRunOptions(command: Command): Command {
       '--no-input-hashes',
       'leave the SHA-256 of the input files out of lowbit.json, which saves reading them twice',
     )
+    .option('--no-verify', 'do not read the result back and compare it with the input, which measures its errors')
+    .option(
+      '--min-sqnr <dB>',
+      'fail, and write nothing, if a tensor has a lower signal to quantization noise ratio',
+      number,
+    )
+    .option('--min-cosine <value>', 'fail, and write nothing, if a tensor has a lower cosine similarity', number)
     .option('--overwrite', 'replace the output if it exists')
     .option('--restart', 'throw away what an unfinished run left, instead of going on with it');
 }
@@ -45,6 +55,9 @@ export async function runAndReport(
 ): Promise<void> {
   const { output } = flags;
   if (output === undefined) return command.error("error: required option '-o, --output <path>' not specified");
+  if (!flags.verify && (flags.minSqnr !== undefined || flags.minCosine !== undefined)) {
+    return command.error('error: --min-sqnr and --min-cosine need what --no-verify leaves out');
+  }
   const isTalking = flags.quiet !== true && flags.json !== true;
   const display = isTalking ? progressDisplay(process.stderr) : null;
   const report = await interruptible((signal) =>
@@ -54,6 +67,9 @@ export async function runAndReport(
       overwrite: flags.overwrite === true,
       restart: flags.restart === true,
       hashInputs: flags.inputHashes,
+      verify: flags.verify,
+      ...(flags.minSqnr === undefined ? {} : { minSqnr: flags.minSqnr }),
+      ...(flags.minCosine === undefined ? {} : { minCosine: flags.minCosine }),
       ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
       signal,
       onStart: (start) => {

@@ -5,6 +5,7 @@
  */
 import Table from 'cli-table3';
 import { storedBytes } from '../checkpoint/weight.js';
+import type { TensorReport } from '../pipeline/carry-out.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
 import type { QuantizationReport } from '../pipeline/quantize-checkpoint.js';
 import { layerOf } from '../pipeline/selection.js';
@@ -20,7 +21,8 @@ export function table(head: string[], alignment: ('left' | 'right')[]): Table.Ta
 /** One row per layer, and a summary. */
 export function reportTable(report: QuantizationReport): string {
   const { tensors } = report;
-  const byError = [...tensors].sort((a, b) => a.sqnrDb - b.sqnrDb);
+  const sqnrOf = ({ sqnrDb }: TensorReport) => sqnrDb ?? Number.POSITIVE_INFINITY;
+  const byError = [...tensors].sort((a, b) => sqnrOf(a) - sqnrOf(b) || 0); // Infinity − Infinity is NaN
   const shown = tensors.length <= LISTED_LAYERS ? tensors : byError.slice(0, LISTED_LAYERS);
   const layers = table(
     ['layer', 'shape', 'bits/weight', 'before', 'after', 'SQNR', 'max error'],
@@ -33,11 +35,11 @@ export function reportTable(report: QuantizationReport): string {
       tensor.bitsPerWeight.toFixed(2),
       bytes(tensor.inputBytes),
       bytes(tensor.outputBytes),
-      decibels(tensor.sqnrDb),
-      tensor.maxAbs.toPrecision(3),
+      tensor.sqnrDb === null ? '' : decibels(tensor.sqnrDb),
+      tensor.maxAbs?.toPrecision(3) ?? '',
     ]);
   }
-  const worst = byError[0];
+  const worst = byError[0] === undefined ? Number.POSITIVE_INFINITY : sqnrOf(byError[0]);
   const summary = table([], ['left', 'left']);
   summary.push(
     ['tensors', `${tensors.length} quantized, ${report.copied.length} copied`],
@@ -46,7 +48,7 @@ export function reportTable(report: QuantizationReport): string {
       'size',
       `${bytes(report.inputBytes)} → ${bytes(report.outputBytes)} (${((100 * report.outputBytes) / report.inputBytes).toFixed(1)} %)`,
     ],
-    ['SQNR', `worst ${decibels(worst?.sqnrDb ?? Number.POSITIVE_INFINITY)} in ${report.worstTensor}`],
+    ['SQNR', report.verified ? `worst ${decibels(worst)} in ${report.worstTensor}` : 'not measured (--no-verify)'],
     ['time', `${report.seconds.toFixed(2)} s, ${(report.inputBytes / report.seconds / 1e9).toFixed(2)} GB/s read`],
     ['written to', report.output],
   );

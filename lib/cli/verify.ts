@@ -3,9 +3,8 @@
  *
  * @module
  */
-import { rename, rm, writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
-import { outputError } from '../errors.js';
+import { shortcomings } from '../pipeline/read-back.js';
 import { type VerificationReport, verifyCheckpoint } from '../pipeline/verify.js';
 import { EXIT } from './exit-codes.js';
 import { bytes, decibels } from './format.js';
@@ -19,6 +18,7 @@ import {
   toJson,
   withCommonOptions,
 } from './options.js';
+import { writePage } from './page.js';
 import { progressDisplay } from './progress.js';
 import { table } from './table.js';
 import { verificationPage } from './verification-page.js';
@@ -75,28 +75,11 @@ function verificationTable(report: VerificationReport): string {
 
 /** What falls short of the thresholds, and what is missing. */
 function failures(report: VerificationReport, { minSqnr, minCosine }: Flags): string[] {
-  const found: string[] = [];
-  if (minSqnr === undefined && minCosine === undefined) return found;
-  for (const { name, sqnrDb, cosine } of report.tensors) {
-    if (minSqnr !== undefined && sqnrDb < minSqnr) found.push(`${name}: ${decibels(sqnrDb)} < ${decibels(minSqnr)}`);
-    if (minCosine !== undefined && cosine < minCosine)
-      found.push(`${name}: cosine ${cosine.toFixed(6)} < ${minCosine}`);
-  }
+  if (minSqnr === undefined && minCosine === undefined) return [];
+  const found = shortcomings(report.tensors, { minSqnr, minCosine });
   for (const name of report.missing) found.push(`${name}: missing`);
   for (const { name } of report.reshaped) found.push(`${name}: another shape`);
   return found;
-}
-
-/** Writes a file that appears complete, or not at all. */
-async function writePage(path: string, page: string): Promise<void> {
-  const partial = `${path}.partial`;
-  try {
-    await writeFile(partial, page);
-    await rename(partial, path);
-  } catch (cause) {
-    await rm(partial, { force: true });
-    throw outputError(path, cause);
-  }
 }
 
 async function run(original: string, quantized: string, flags: Flags): Promise<void> {

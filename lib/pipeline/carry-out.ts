@@ -7,18 +7,28 @@ import { stat } from 'node:fs/promises';
 import { basename, resolve, sep } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { hashFiles } from '../checkpoint/file-hash.js';
 import { Output } from '../checkpoint/output.js';
 import { checkReadingOptions, READING_OPTIONS, type ReadingOptions } from '../checkpoint/weights.js';
-import { CheckpointError, InvalidArgumentError, NonFiniteError, OutputError, ScaleOverflowError } from '../errors.js';
+import {
+  CheckpointError,
+  InvalidArgumentError,
+  invalidArgument,
+  NonFiniteError,
+  OutputError,
+  ScaleOverflowError,
+} from '../errors.js';
 import { capabilities } from '../runtime.js';
+import { comparisonOf, noSums } from '../tensor/compare.js';
 import * as validate from '../validate.js';
-import { hashFiles } from './file-hash.js';
+import type { RowComparison, TensorComparison } from './compare-weights.js';
 import { hashOf, type InputIdentity, Journal } from './journal.js';
 import { MANIFEST_NAME, manifestText } from './manifest.js';
 import { planMemory } from './memory.js';
 import { copyOtherFiles } from './other-files.js';
 import { type Plan, tasksOf } from './plan.js';
-import { type Progress, Run, type TensorReport } from './run.js';
+import { verifyResult } from './read-back.js';
+import { type Progress, Run, type WrittenTensor } from './run.js';
 
 /** What is known before the work begins. */
 export interface RunStart {
@@ -28,6 +38,19 @@ export interface RunStart {
   readonly outputBytes: number;
   /** Whether it goes on where another run ended. */
   readonly continued: boolean;
+}
+
+/** What became of a weight. How far it is from the original is read back from the result; null without `verify`. */
+export interface TensorReport extends WrittenTensor {
+  /** Signal to quantization noise in decibels; Infinity if nothing was lost. */
+  readonly sqnrDb: number | null;
+  readonly cosine: number | null;
+  /** Mean squared error. */
+  readonly mse: number | null;
+  /** The largest error. */
+  readonly maxAbs: number | null;
+  /** The three rows with the lowest SQNR; none if nothing was lost. */
+  readonly worstRows: readonly RowComparison[] | null;
 }
 
 /** How a plan is carried out. */
@@ -42,7 +65,16 @@ export interface RunOptions extends ReadingOptions {
   readonly maxMemory?: number;
   /** Whether the manifest holds the SHA-256 of the input files, which reads them once more. Default true. */
   readonly hashInputs?: boolean;
-  /** Called after each block of rows. */
+  /**
+   * Whether the result is read back and compared with the input before it gets its name; what can't be read, lacks a weight or
+   * holds other values than it must never appears. Default true.
+   */
+  readonly verify?: boolean;
+  /** The lowest signal to quantization noise, in decibels, that a changed tensor may have; below it, no result appears. */
+  readonly minSqnr?: number;
+  /** The lowest cosine similarity that a changed tensor may have. */
+  readonly minCosine?: number;
+  /** Called after each block of rows, first of those that are written, then of those that are verified. */
   readonly onProgress?: (progress: Progress) => void;
   /** Called before the work begins. */
   readonly onStart?: (start: RunStart) => void;
@@ -67,8 +99,10 @@ export interface RunReport {
   /** Bytes of all tensors before and after. */
   readonly inputBytes: number;
   readonly outputBytes: number;
-  /** Name of the weight with the lowest SQNR. */
+  /** Name of the weight with the lowest SQNR; empty without `verify`. */
   readonly worstTensor: string;
+  /** Whether the result was read back and compared. */
+  readonly verified: boolean;
   readonly seconds: number;
 }
 
@@ -80,6 +114,9 @@ export const RUN_OPTIONS = [
   'restart',
   'maxMemory',
   'hashInputs',
+  'verify',
+  'minSqnr',
+  'minCosine',
   'onProgress',
   'onStart',
   'signal',
@@ -91,6 +128,15 @@ export function checkRunOptions(given: Record<string, unknown>): void {
     throw new InvalidArgumentError('output', 'Expected output to name the folder to create.');
   }
   for (const name of ['overwrite', 'restart', 'hashInputs']) validate.boolean(name, given[name], false);
+  const verify = validate.boolean('verify', given['verify'], true);
+  for (const name of ['minSqnr', 'minCosine']) {
+    if (given[name] === undefined) continue;
+    if (typeof given[name] !== 'number' || !Number.isFinite(given[name])) {
+      throw invalidArgument(name, 'a finite number', given[name]);
+    }
+    if (!verify)
+      throw new InvalidArgumentError(name, `Expected no ${name} with verify: false, which measures nothing.`);
+  }
   if (given['maxMemory'] !== undefined) validate.integer('maxMemory', given['maxMemory'], 1);
   for (const name of ['onProgress', 'onStart']) {
     if (given[name] !== undefined && typeof given[name] !== 'function') {
@@ -112,6 +158,7 @@ async function identityOf(path: string): Promise<InputIdentity> {
 
 /** Whether the same call can go on from where an error ended this one. */
 function canContinue(error: unknown): boolean {
+  if (error instanceof OutputError && error.code === 'VERIFICATION_FAILED') return false;
   const isFault = [CheckpointError, NonFiniteError, ScaleOverflowError].some((type) => error instanceof type);
   return !isFault || (error as CheckpointError).code === 'READ_FAILED';
 }
@@ -136,7 +183,7 @@ export async function carryOut(
     );
   }
   const tasks = tasksOf(plan);
-  const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + outputs.length, 0);
+  const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + 2 * outputs.length, 0);
   const memory = planMemory(tasks, tensors, options.maxMemory);
   const paths = checkpoint.files.map((file) => file.path);
   const inputs = await Promise.all(paths.map(identityOf));
@@ -156,14 +203,28 @@ export async function carryOut(
   try {
     options.onStart?.({ peakBytes: memory.peakBytes, outputBytes: plan.fileBytes, continued: journal.done.size > 0 });
     hashing = options.hashInputs === false ? null : hashFiles(paths);
-    let reports: TensorReport[];
+    let written: WrittenTensor[];
     try {
-      reports = await new Run(plan.files, memory, output, journal, options.onProgress, signal).run();
+      written = await new Run(plan.files, memory, output, journal, options.onProgress, signal).run();
     } finally {
       await journal.close();
     }
     const leftOut = plan.isSingleFile ? [] : await copyOtherFiles(checkpoint, output);
     for (const [name, text] of plan.texts) await output.writeText(name, text);
+    const file = plan.isSingleFile ? (plan.files[0]?.name as string) : null;
+    const comparisons =
+      options.verify === false
+        ? null
+        : await verifyResult(
+            path,
+            file === null ? output.folder : output.file(file),
+            tasks,
+            memory,
+            options,
+            options.onProgress,
+            signal,
+          );
+    const reports = withErrors(written, comparisons);
     const hashes = await hashing?.hashes;
     const manifest = {
       version,
@@ -173,15 +234,37 @@ export async function carryOut(
     };
     await output.writeText(MANIFEST_NAME, manifestText(manifest));
     signal?.throwIfAborted();
-    await output.publish(
-      plan.isSingleFile ? { file: plan.files[0]?.name as string, beside: MANIFEST_NAME } : undefined,
-    );
-    return summarize(input, path, plan, reports, leftOut, (performance.now() - start) / 1000);
+    await output.publish(file === null ? undefined : { file, beside: MANIFEST_NAME });
+    const verified = comparisons !== null;
+    return summarize(input, path, plan, reports, leftOut, verified, (performance.now() - start) / 1000);
   } catch (error) {
     hashing?.stop();
     await (journal.unitCount > 0 && canContinue(error) ? output.leave() : output.discard());
     throw error;
   }
+}
+
+/** Reports with the errors that were measured. What has no original, such as numbers of a config, lost nothing. */
+function withErrors(
+  written: readonly WrittenTensor[],
+  comparisons: readonly TensorComparison[] | null,
+): TensorReport[] {
+  if (comparisons === null) {
+    return written.map((tensor) => ({
+      ...tensor,
+      sqnrDb: null,
+      cosine: null,
+      mse: null,
+      maxAbs: null,
+      worstRows: null,
+    }));
+  }
+  const byName = new Map(comparisons.map((comparison) => [comparison.name, comparison]));
+  const nothing = { ...comparisonOf(noSums()), worstRows: [] };
+  return written.map((tensor) => {
+    const { sqnrDb, cosine, mse, maxAbs, worstRows } = byName.get(tensor.name) ?? nothing;
+    return { ...tensor, sqnrDb, cosine, mse, maxAbs, worstRows };
+  });
 }
 
 function summarize(
@@ -190,6 +273,7 @@ function summarize(
   plan: Plan,
   reports: readonly TensorReport[],
   leftOut: readonly string[],
+  verified: boolean,
   seconds: number,
 ): RunReport {
   const tensors = reports.filter(({ kind }) => kind !== 'copied');
@@ -210,8 +294,13 @@ function summarize(
     bitsPerWeight: weights === 0 ? 0 : bits / weights,
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,
-    worstTensor:
-      tensors.reduce<TensorReport | null>((a, b) => (a === null || b.sqnrDb < a.sqnrDb ? b : a), null)?.name ?? '',
+    worstTensor: verified ? (worstOf(tensors)?.name ?? '') : '',
+    verified,
     seconds,
   };
+}
+
+function worstOf(tensors: readonly TensorReport[]): TensorReport | null {
+  const of = ({ sqnrDb }: TensorReport) => sqnrDb ?? Number.POSITIVE_INFINITY;
+  return tensors.reduce<TensorReport | null>((a, b) => (a === null || of(b) < of(a) ? b : a), null);
 }

@@ -9,9 +9,8 @@ import { ggufTensorBytes } from '../checkpoint/gguf/gguf-writer.js';
 import type { Scratch } from '../checkpoint/scratch.js';
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
-import { dequantizeBlocksAsync, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
+import { blockFormatOf, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
 import { castTensorAsync } from '../tensor/cast.js';
-import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
 import { blocksWith, codesOf, type ExactType } from './grids-gguf.js';
 import { leastCommonMultiple, type Task } from './task.js';
 
@@ -26,11 +25,6 @@ export interface GgufPlace {
 
 const FLOATS: Readonly<Record<string, LargeFloatDtype>> = { f32: 'float32', f16: 'float16', bf16: 'bfloat16' };
 
-interface Encoded {
-  readonly data: Uint8Array;
-  readonly sums: ComparisonSums | null;
-}
-
 function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
@@ -40,36 +34,24 @@ async function asFloats(
   to: LargeFloatDtype,
   scratch: Scratch,
   signal: AbortSignal,
-): Promise<Encoded> {
-  if (to === 'float32') return { data: bytesOf(floats), sums: null };
-  const out = await castTensorAsync(floats, {
-    from: 'float32',
-    to,
-    out: scratch.halves('cast', floats.length),
-    signal,
-  });
-  const back = scratch.floats('back', floats.length);
-  await castTensorAsync(out, { from: to, to: 'float32', out: back, signal });
-  return { data: bytesOf(out), sums: await compareSumsAsync(floats, back, signal) };
+): Promise<Uint8Array> {
+  if (to === 'float32') return bytesOf(floats);
+  const out = scratch.halves('cast', floats.length);
+  return bytesOf(await castTensorAsync(floats, { from: 'float32', to, out, signal }));
 }
 
-async function asBlocks(
+function asBlocks(
   floats: Float32Array,
   type: GgufType,
   rowLength: number,
   importance: Float32Array | undefined,
   scratch: Scratch,
   signal: AbortSignal,
-): Promise<Encoded> {
-  const data = await quantizeBlocksAsync(floats, {
-    type,
-    rowLength,
-    ...(importance === undefined ? {} : { importance }),
-    signal,
-  });
-  const out = scratch.floats('back', floats.length);
-  const back = await dequantizeBlocksAsync(data, { type, rowLength, out, signal });
-  return { data, sums: await compareSumsAsync(floats, back, signal) };
+): Promise<Uint8Array> {
+  const { length, bytes } = blockFormatOf('type', type);
+  const out = scratch.bytes('blocks made', (floats.length / length) * bytes);
+  const how = { type, rowLength, out, signal };
+  return quantizeBlocksAsync(floats, importance === undefined ? how : { ...how, importance });
 }
 
 /**
@@ -102,26 +84,24 @@ export function ggufTask(
       const count = (end - begin) * columns;
       const bytesRead = rows === 0 ? 0 : (storedBytes(weight) * (end - begin)) / rows;
       const read = await weight.read(begin, end, scratch);
-      let encoded: Encoded;
+      let data: Uint8Array;
       if (read.kind === 'blocks' && read.type === type) {
-        encoded = { data: read.data, sums: null };
+        data = read.data;
       } else if (isExact) {
-        const { tensor } = codesOf(read, end - begin, columns);
-        encoded = { data: blocksWith(tensor, type as ExactType), sums: null };
+        data = blocksWith(codesOf(read, end - begin, columns).tensor, type as ExactType);
       } else {
         const floats = await floatsOf(read, count, columns, scratch, signal);
-        encoded =
+        data =
           float === undefined
             ? await asBlocks(floats, type as GgufType, columns, importance, scratch, signal)
             : await asFloats(floats, float, scratch, signal);
       }
-      let { data } = encoded;
       if (headRows > 1) {
         const paired = scratch.bytes('paired', data.length);
         pairRows(data, paired, isVector ? rowBytes / columns : rowBytes, headRows);
         data = paired;
       }
-      return { pieces: [{ tensor: name, begin: begin * rowBytes, data }], sums: encoded.sums, bytesRead };
+      return { pieces: [{ tensor: name, begin: begin * rowBytes, data }], bytesRead };
     },
   };
 }

@@ -27,8 +27,8 @@ export interface Heading {
 /** A finished unit. */
 export interface Entry {
   readonly unit: string;
-  /** SHA-256 of what it wrote. */
-  readonly sha256: string;
+  /** Of what it wrote. */
+  readonly checksum: string;
   /** What is to be reported about it. */
   readonly report: unknown;
 }
@@ -61,7 +61,7 @@ function isHeading(value: unknown): value is Heading {
 
 function isEntry(value: unknown): value is Entry {
   const entry = value as Partial<Entry> | null;
-  return typeof entry?.unit === 'string' && typeof entry.sha256 === 'string' && 'report' in entry;
+  return typeof entry?.unit === 'string' && typeof entry.checksum === 'string' && 'report' in entry;
 }
 
 /** What another process left is continued only if it did the same with the same inputs. */

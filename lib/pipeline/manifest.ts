@@ -4,7 +4,7 @@
  * @module
  */
 import type { Json } from '../checkpoint/checkpoint.js';
-import type { TensorReport } from './run.js';
+import type { TensorReport } from './carry-out.js';
 
 /** An input file of a result. */
 export interface ManifestInput {

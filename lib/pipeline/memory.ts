@@ -22,7 +22,7 @@ const TENSOR_BYTES = 2048;
 const ELEMENT_BYTES = 24;
 
 /** More elements do not make a block faster. */
-const MOST_ELEMENTS = 2 ** 20;
+const MOST_ELEMENTS = 2 ** 21;
 
 /** How a run divides its work, and what memory that takes. */
 export interface MemoryPlan {

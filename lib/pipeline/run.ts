@@ -4,20 +4,22 @@
  *
  * @module
  */
-import { createHash } from 'node:crypto';
+import { addon } from '../addon.js';
 import type { Piece } from '../checkpoint/layouts/layout.js';
 import type { Output } from '../checkpoint/output.js';
-import { Scratch } from '../checkpoint/scratch.js';
+import { pageOffsetFor, Scratch, sharedPages } from '../checkpoint/scratch.js';
 import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
-import { addSums, type Comparison, type ComparisonSums, comparisonOf, noSums } from '../tensor/compare.js';
 import type { Entry, Journal } from './journal.js';
 import { blockRows, type MemoryPlan } from './memory.js';
 import type { Task, TaskKind } from './task.js';
+import { inParallel } from './workers.js';
 
 /** How far a run is. */
 export interface Progress {
+  /** What is being done: weights are written, then all are compared with the original. */
+  readonly stage: 'write' | 'verify';
   /** The tensor that was worked on last. */
   readonly tensor: string;
   /** Bytes of input done, and in all. */
@@ -28,8 +30,8 @@ export interface Progress {
   readonly totalTensors: number;
 }
 
-/** What became of a weight. */
-export interface TensorReport extends Comparison {
+/** What a weight was written as. */
+export interface WrittenTensor {
   readonly name: string;
   readonly kind: TaskKind;
   readonly shape: readonly number[];
@@ -50,16 +52,10 @@ export interface FilePlan {
   open(path: string): Promise<TensorFile>;
 }
 
-/** JSON has no Infinity; a report that went through the journal has it back. */
-function revived(report: TensorReport): TensorReport {
-  return report.sqnrDb === null ? { ...report, sqnrDb: Number.POSITIVE_INFINITY } : report;
-}
-
 /** A unit under way. */
 interface Unit {
   readonly task: Task;
   readonly file: OpenFile;
-  readonly sums: (ComparisonSums | null)[];
   readonly prepared: Promise<void> | null;
   blocksLeft: number;
   bytesLeft: number;
@@ -72,7 +68,6 @@ interface OpenFile {
 
 interface Block {
   readonly unit: Unit;
-  readonly index: number;
   readonly begin: number;
   readonly end: number;
 }
@@ -80,12 +75,12 @@ interface Block {
 /** Finished units wait this long, in milliseconds, for others that are flushed to disk with them. */
 const FLUSH_INTERVAL = 1000;
 
-/** Bytes that are hashed at once. */
-const HASH_BYTES = 2 ** 22;
+/** Bytes that are read back at once for their checksum. */
+const CHECKSUM_BYTES = 2 ** 20;
 
 export class Run {
   private readonly stop = new AbortController();
-  private readonly reports = new Map<string, TensorReport>();
+  private readonly reports = new Map<string, WrittenTensor>();
   private waiting: { entry: Entry; file: OpenFile }[] = [];
   private lastFlush = performance.now();
   private flushing: Promise<void> = Promise.resolve();
@@ -109,7 +104,7 @@ export class Run {
   }
 
   /** Does all the work that the journal does not say is done; returns the reports in the order of the plan. */
-  async run(): Promise<TensorReport[]> {
+  async run(): Promise<WrittenTensor[]> {
     const open = new Set<OpenFile>();
     try {
       for (const file of this.files) await this.runFile(file, open);
@@ -118,28 +113,20 @@ export class Run {
       await this.flushing.catch(() => undefined);
       await Promise.all([...open].map(({ writer }) => writer.close()));
     }
-    return this.files.flatMap((file) => file.tasks.map(({ weight }) => this.reports.get(weight.name) as TensorReport));
+    return this.files.flatMap((file) => file.tasks.map(({ weight }) => this.reports.get(weight.name) as WrittenTensor));
   }
 
   private async runFile(file: FilePlan, open: Set<OpenFile>): Promise<void> {
     const current: OpenFile = { writer: await file.open(this.output.file(file.name)), unitsLeft: file.tasks.length };
     open.add(current);
-    const blocks = this.blocksOf(file, current);
-    const work = async () => {
-      const scratch = new Scratch();
-      for await (const block of blocks) await this.do(block, scratch);
-    };
-    const results = await Promise.allSettled(
-      Array.from({ length: this.memory.slots }, () =>
-        work().catch((error: unknown) => {
-          this.stop.abort(error); // the first failure ends the others
-          throw error;
-        }),
-      ),
-    );
-    if (results.some(({ status }) => status === 'rejected')) {
+    try {
+      await inParallel(this.blocksOf(file, current), this.memory.slots, this.stop, () => {
+        const scratch = new Scratch();
+        return (block) => this.do(block, scratch);
+      });
+    } catch (error) {
       await this.flush(true).catch(() => undefined);
-      throw this.stop.signal.reason;
+      throw error;
     }
     await this.flush(true);
     open.delete(current);
@@ -156,16 +143,9 @@ export class Run {
       const prepared = task.prepare?.(rows, new Scratch(), this.stop.signal) ?? null;
       prepared?.catch(() => undefined); // whoever takes the first block reports it
       const bytesLeft = outputBytesOf(task);
-      const unit: Unit = {
-        task,
-        file: open,
-        sums: new Array(count).fill(null),
-        prepared,
-        blocksLeft: count,
-        bytesLeft,
-      };
+      const unit: Unit = { task, file: open, prepared, blocksLeft: count, bytesLeft };
       for (let index = 0; index < count; index++) {
-        yield { unit, index, begin: index * rows, end: Math.min(task.length, (index + 1) * rows) };
+        yield { unit, begin: index * rows, end: Math.min(task.length, (index + 1) * rows) };
       }
     }
   }
@@ -173,30 +153,31 @@ export class Run {
   /** Whether the journal says so, and the bytes are those that it speaks of. */
   private async isDone(task: Task, file: OpenFile): Promise<boolean> {
     const entry = this.journal.done.get(task.weight.name);
-    if (entry === undefined || entry.sha256 !== (await this.hash(task, file.writer))) return false;
-    const report = revived(entry.report as TensorReport);
-    this.reports.set(task.weight.name, report);
+    if (entry === undefined || entry.checksum !== (await this.checksum(task, file.writer))) return false;
+    this.reports.set(task.weight.name, entry.report as WrittenTensor);
     this.progress(task, storedBytes(task.weight));
     return true;
   }
 
-  /** SHA-256 of the tensors that a unit wrote, one after the other. */
-  private async hash(task: Task, writer: TensorFile): Promise<string> {
-    const hash = createHash('sha256');
+  /** The checksum of the tensors that a unit wrote, one after the other. */
+  private async checksum(task: Task, writer: TensorFile): Promise<string> {
+    const sums = new BigUint64Array(4);
     const largest = task.outputs.reduce((most, { bytes }) => Math.max(most, bytes), 0);
-    const buffer = new Uint8Array(Math.min(HASH_BYTES, largest));
+    const most = Math.min(CHECKSUM_BYTES, largest);
+    const buffer = sharedPages(most);
     for (const { name, bytes } of task.outputs) {
-      for (let begin = 0; begin < bytes; begin += buffer.length) {
+      for (let begin = 0; begin < bytes; begin += most) {
         this.stop.signal.throwIfAborted();
-        const part = buffer.subarray(0, Math.min(buffer.length, bytes - begin));
+        const length = Math.min(most, bytes - begin);
+        const part = new Uint8Array(buffer, pageOffsetFor(writer.positionOf(name, begin, length)), length);
         await writer.read(name, begin, part);
-        hash.update(part);
+        addon.checksum(part, sums);
       }
     }
-    return hash.digest('hex');
+    return Array.from(sums, (sum) => sum.toString(16).padStart(16, '0')).join('');
   }
 
-  private async do({ unit, index, begin, end }: Block, scratch: Scratch): Promise<void> {
+  private async do({ unit, begin, end }: Block, scratch: Scratch): Promise<void> {
     const { task, file } = unit;
     const { signal } = this.stop;
     signal.throwIfAborted();
@@ -211,20 +192,17 @@ export class Run {
       await write(file.writer, piece);
       unit.bytesLeft -= piece.data.length;
     }
-    unit.sums[index] = result.sums;
     if (--unit.blocksLeft === 0) await this.finish(unit);
     this.progress(task, result.bytesRead);
   }
 
-  private async finish({ task, file, sums, bytesLeft }: Unit): Promise<void> {
+  private async finish({ task, file, bytesLeft }: Unit): Promise<void> {
     const { weight, kind, as } = task;
     if (bytesLeft !== 0) throw new RangeError(`${bytesLeft} bytes of ${weight.name} were not written`);
-    const total = noSums();
-    for (const part of sums) if (part !== null) addSums(total, part);
     const outputBytes = outputBytesOf(task);
     const shapeBytes = task.outputs.reduce((sum, { dtype, bytes }) => sum + (dtype === 'I64' ? bytes : 0), 0);
     const count = weight.rows * weight.columns;
-    const report: TensorReport = {
+    const report: WrittenTensor = {
       name: weight.name,
       kind,
       shape: weight.shape,
@@ -233,9 +211,8 @@ export class Run {
       bitsPerWeight: count === 0 ? 0 : (8 * (outputBytes - shapeBytes)) / count,
       inputBytes: storedBytes(weight),
       outputBytes,
-      ...comparisonOf(total),
     };
-    const entry: Entry = { unit: weight.name, sha256: await this.hash(task, file.writer), report };
+    const entry: Entry = { unit: weight.name, checksum: await this.checksum(task, file.writer), report };
     this.reports.set(weight.name, report);
     this.waiting.push({ entry, file });
     file.unitsLeft--;
@@ -260,6 +237,7 @@ export class Run {
   private progress(task: Task, bytes: number): void {
     this.bytesDone += bytes;
     this.onProgress?.({
+      stage: 'write',
       tensor: task.weight.name,
       bytes: Math.round(this.bytesDone),
       totalBytes: this.totalBytes,

@@ -36,6 +36,7 @@ export function isHead({ name }: Weight): boolean {
 
 export function isChosen(weight: Weight, { include, exclude }: Selection): boolean {
   if (exclude?.test(weight.name)) return false;
+  if (weight.rows * weight.columns === 0) return false; // there is nothing to quantize, and no reader takes it
   if (include !== undefined) return isMatrix(weight) && include.test(weight.name);
   return isLinear(weight) && !OUTPUT_HEAD.test(weight.name);
 }

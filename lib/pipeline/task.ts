@@ -12,9 +12,6 @@ import type { Scratch } from '../checkpoint/scratch.js';
 import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { castTensorAsync } from '../tensor/cast.js';
-import { type ComparisonSums, compareSumsAsync } from '../tensor/compare.js';
-import { dequantizeTensorAsync } from '../tensor/dequantize.js';
-import { nestScales } from '../tensor/nested-scales.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import { codesOf } from './grids-gguf.js';
@@ -36,8 +33,6 @@ export interface OutputTensor {
 /** What a block of work leaves. */
 export interface BlockResult {
   readonly pieces: readonly Piece[];
-  /** How far the result is from the input; null if it is the same. */
-  readonly sums: ComparisonSums | null;
   /** Bytes of input that it took. */
   readonly bytesRead: number;
 }
@@ -82,7 +77,7 @@ export function copyTask(weight: Weight): Task {
     step: 1,
     width: 1,
     async block(begin, end, scratch) {
-      const data = scratch.bytes('input', end - begin);
+      const data = scratch.bytes('input', end - begin, (parts[0]?.position ?? 0) + begin);
       const pieces: Piece[] = [];
       let first = 0;
       for (const part of parts) {
@@ -95,7 +90,7 @@ export function copyTask(weight: Weight): Task {
         }
         first += part.bytes;
       }
-      return { pieces, sums: null, bytesRead: end - begin };
+      return { pieces, bytesRead: end - begin };
     },
   };
 }
@@ -131,16 +126,14 @@ export function castTask(weight: Weight, dtype: LargeFloatDtype = weight.dtype ?
       const count = (end - begin) * columns;
       const floats = await floatsOf(await weight.read(begin, end, scratch), count, columns, scratch, signal);
       const begins = begin * columns * elementBytes;
-      const result = { bytesRead: bytesBehind(weight, end - begin) };
-      if (dtype === 'float32') {
-        return { ...result, pieces: [{ tensor: name, begin: begins, data: bytesOf(floats) }], sums: null };
-      }
-      const out = scratch.halves('cast', count);
-      await castTensorAsync(floats, { from: 'float32', to: dtype, out, signal });
-      const back = scratch.floats('back', count);
-      await castTensorAsync(out, { from: dtype, to: 'float32', out: back, signal });
-      const sums = await compareSumsAsync(floats, back, signal);
-      return { ...result, pieces: [{ tensor: name, begin: begins, data: bytesOf(out) }], sums };
+      const data =
+        dtype === 'float32'
+          ? floats
+          : await castTensorAsync(floats, { from: 'float32', to: dtype, out: scratch.halves('cast', count), signal });
+      return {
+        pieces: [{ tensor: name, begin: begins, data: bytesOf(data) }],
+        bytesRead: bytesBehind(weight, end - begin),
+      };
     },
   };
 }
@@ -198,10 +191,9 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const outline = outlineOf(weight);
   const { rows, columns } = weight;
   const { recipe } = writer;
-  const { dtype, needsLargest, nested = false, acrossRows = false } = recipe;
+  const { dtype, needsLargest, acrossRows = false } = recipe;
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
-  let recovered: Float32Array | null = null;
   const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
   const common = {
     dtype,
@@ -220,22 +212,17 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     length: rows,
     step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
     width: columns,
-    ...(needsLargest || nested
+    ...(needsLargest
       ? {
           async prepare(blockRows, scratch, signal) {
-            if (needsLargest) whole = parametersOfAll(recipe, await largestOf(weight, blockRows, scratch, signal));
-            if (nested) recovered = await recoveredScales(blockRows, scratch, signal);
+            whole = parametersOfAll(recipe, await largestOf(weight, blockRows, scratch, signal));
           },
         }
       : {}),
     async block(begin, end, scratch, signal) {
-      const { read, q } = await quantized(begin, end, scratch, signal);
-      const count = (end - begin) * columns;
-      const scales = recovered?.subarray(groupsBefore(begin), groupsBefore(end)) ?? q.scales;
-      const back = await dequantizeTensorAsync({ ...q, scales }, { out: scratch.floats('back', count), signal });
-      const sums = await compareSumsAsync(await floatsOf(read, count, columns, scratch, signal), back, signal);
-      const pieces = await writer.encode(outline, begin, q, null);
-      return { pieces, sums, bytesRead: bytesBehind(weight, end - begin) };
+      const tensor = await quantized(begin, end, scratch, signal);
+      const pieces = await writer.encode(outline, begin, tensor, null, scratch);
+      return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
 
@@ -244,7 +231,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     end: number,
     scratch: Scratch,
     signal: AbortSignal,
-  ): Promise<{ read: RowBlock; q: QuantizedTensor }> {
+  ): Promise<QuantizedTensor> {
     const count = (end - begin) * columns;
     const block = await weight.read(begin, end, scratch);
     // What is not stored in float is dequantized once.
@@ -255,7 +242,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     const shape = acrossRows ? ([1, count] as const) : ([end - begin, columns] as const);
     const out = resultIn(scratch, writer, shape);
     const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
-    const q = (await quantizeTensorAsync(read.data, {
+    return (await quantizeTensorAsync(read.data, {
       ...common,
       ...searched,
       ...whole,
@@ -265,24 +252,6 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
       signal,
       // The combination is checked at run time: TypeScript can't follow it through the spread.
     } as never)) as QuantizedTensor;
-    return { read, q };
-  }
-
-  /** The scales of all rows, as they come back from being quantized themselves. */
-  async function recoveredScales(blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<Float32Array> {
-    const scales = new Float32Array(groupsBefore(rows));
-    for (let begin = 0; begin < rows; begin += blockRows) {
-      const { q } = await quantized(begin, Math.min(rows, begin + blockRows), scratch, signal);
-      scales.set(q.scales, groupsBefore(begin));
-    }
-    nestScales(scales);
-    return scales;
-  }
-
-  /** Groups of all rows before one; only of the last row, where groups may run on, is there a shorter one. */
-  function groupsBefore(row: number): number {
-    const size = recipe.groupSize ?? columns;
-    return acrossRows ? Math.ceil((row * columns) / size) : row * Math.ceil(columns / size);
   }
 }
 
@@ -311,8 +280,8 @@ export function repackTask(
     width: weight.columns,
     async block(begin, end, scratch) {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
-      const pieces = await writer.encode(outline, begin, await refit(tensor), order);
-      return { pieces, sums: null, bytesRead: bytesBehind(weight, end - begin) };
+      const pieces = await writer.encode(outline, begin, await refit(tensor), order, scratch);
+      return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
 }

@@ -4,23 +4,12 @@
  * @module
  */
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
-import { floatsOf } from '../checkpoint/floats.js';
-import { Scratch } from '../checkpoint/scratch.js';
-import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import { checkReadingOptions, READING_OPTIONS, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
-import { InvalidArgumentError, NonFiniteError } from '../errors.js';
-import {
-  addSums,
-  type Comparison,
-  type ComparisonSums,
-  compareSumsAsync,
-  comparisonOf,
-  noSums,
-} from '../tensor/compare.js';
+import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
+import { compareWeights, type TensorComparison } from './compare-weights.js';
 import type { Progress } from './run.js';
-import { leastCommonMultiple } from './task.js';
 
 /** Options of {@link verifyCheckpoint}. */
 export interface VerifyOptions extends ReadingOptions {
@@ -29,30 +18,6 @@ export interface VerifyOptions extends ReadingOptions {
   /** Called after each block of rows. */
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
-}
-
-/** How far a row is from the original. */
-export interface RowComparison {
-  readonly row: number;
-  readonly sqnrDb: number;
-  readonly maxAbs: number;
-}
-
-/** How far a tensor is from the original. */
-export interface TensorComparison extends Comparison {
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** Types before and after: `bfloat16`, `int4`, `q4_k`. */
-  readonly from: string;
-  readonly to: string;
-  readonly originalBytes: number;
-  readonly quantizedBytes: number;
-  /** Bits that the quantized checkpoint stores for each weight. */
-  readonly bitsPerWeight: number;
-  /** Whether all values are the same, bit for bit in float32. */
-  readonly identical: boolean;
-  /** The rows with the lowest SQNR; none if the tensors are identical. */
-  readonly worstRows: readonly RowComparison[];
 }
 
 /** What {@link verifyCheckpoint} found. */
@@ -82,140 +47,12 @@ export interface VerificationReport {
 
 const OPTIONS: ReadonlySet<string> = new Set([...READING_OPTIONS, 'worstRows', 'onProgress', 'signal']);
 
-/** Elements of a block. */
+/** Elements of a block, and blocks under way at once: some 100 MB, whatever the size of the checkpoints. */
 const BLOCK_ELEMENTS = 2 ** 20;
+const SLOTS = 2;
 
-/** The worst of many rows, without keeping all. */
-class WorstRows {
-  private readonly rows: RowComparison[] = [];
-
-  constructor(private readonly most: number) {}
-
-  add(row: RowComparison): void {
-    const last = this.rows.at(-1);
-    if (this.most === 0 || (this.rows.length >= this.most && last !== undefined && row.sqnrDb >= last.sqnrDb)) return;
-    this.rows.push(row);
-    this.rows.sort((a, b) => a.sqnrDb - b.sqnrDb || a.row - b.row);
-    if (this.rows.length > this.most) this.rows.pop();
-  }
-
-  list(): RowComparison[] {
-    return this.rows;
-  }
-}
-
-function compareRows(
-  original: Float32Array,
-  other: Float32Array,
-  columns: number,
-  first: number,
-  worst: WorstRows,
-): void {
-  for (let begin = 0, row = first; begin < original.length; begin += columns, row++) {
-    let power = 0;
-    let error = 0;
-    let maxAbs = 0;
-    for (let i = begin; i < begin + columns; i++) {
-      const x = original[i] as number;
-      const distance = x - (other[i] as number);
-      power += x * x;
-      error += distance * distance;
-      if (Math.abs(distance) > maxAbs) maxAbs = Math.abs(distance);
-    }
-    if (error > 0) worst.add({ row, sqnrDb: 10 * Math.log10(power / error), maxAbs });
-  }
-}
-
-/** Whether two tensors hold the same bytes. */
-async function sameBytes(a: StoredTensor, b: StoredTensor, signal: AbortSignal | undefined): Promise<boolean> {
-  if (a.bytes !== b.bytes || a.dtype !== b.dtype) return false;
-  const [x, y] = [new Uint8Array(Math.min(a.bytes, 2 ** 22)), new Uint8Array(Math.min(a.bytes, 2 ** 22))];
-  for (let begin = 0; begin < a.bytes; begin += x.length) {
-    signal?.throwIfAborted();
-    const length = Math.min(x.length, a.bytes - begin);
-    await Promise.all([a.read(begin, x.subarray(0, length)), b.read(begin, y.subarray(0, length))]);
-    if (Buffer.compare(x.subarray(0, length), y.subarray(0, length)) !== 0) return false;
-  }
-  return true;
-}
-
-class Verification {
-  private readonly ours = new Scratch();
-  private readonly theirs = new Scratch();
-
-  constructor(
-    private readonly worstRows: number,
-    private readonly signal: AbortSignal | undefined,
-    private readonly onRows: (weight: Weight, bytes: number) => void,
-  ) {}
-
-  async compare(original: Weight, quantized: Weight): Promise<TensorComparison> {
-    const worst = new WorstRows(this.worstRows);
-    const sums =
-      original.dtype === null || quantized.dtype === null
-        ? await this.compareStored(original, quantized)
-        : await this.compareValues(original, quantized, worst);
-    const count = original.rows * original.columns;
-    const quantizedBytes = storedBytes(quantized);
-    return {
-      name: original.name,
-      shape: original.shape,
-      from: original.encoding.dtype,
-      to: quantized.encoding.dtype,
-      originalBytes: storedBytes(original),
-      quantizedBytes,
-      bitsPerWeight: count === 0 ? 0 : (8 * quantizedBytes) / count,
-      identical: sums.errorPower === 0,
-      ...comparisonOf(sums),
-      worstRows: worst.list(),
-    };
-  }
-
-  /** What has no values to compare is the same, or infinitely far away. */
-  private async compareStored(original: Weight, quantized: Weight): Promise<ComparisonSums> {
-    const [a, b] = [original.parts[0], quantized.parts[0]];
-    const same = a !== undefined && b !== undefined && (await sameBytes(a, b, this.signal));
-    this.onRows(original, storedBytes(original));
-    return same ? noSums() : { ...noSums(), count: 1, errorPower: 1, maxAbs: Number.POSITIVE_INFINITY };
-  }
-
-  private async compareValues(original: Weight, quantized: Weight, worst: WorstRows): Promise<ComparisonSums> {
-    const { rows, columns } = original;
-    const total = noSums();
-    const step = leastCommonMultiple(original.rowStep, quantized.rowStep);
-    const block = step * Math.max(1, Math.floor(BLOCK_ELEMENTS / Math.max(1, columns * step)));
-    for (let begin = 0; begin < rows; begin += block) {
-      this.signal?.throwIfAborted();
-      const end = Math.min(rows, begin + block);
-      const [a, b] = await Promise.all([
-        this.floats(original, begin, end, this.ours),
-        this.floats(quantized, begin, end, this.theirs),
-      ]);
-      addSums(
-        total,
-        await compareSumsAsync(a, b, this.signal).catch((error) => Promise.reject(named(error, original.name))),
-      );
-      if (this.worstRows > 0) compareRows(a, b, columns, begin, worst);
-      this.onRows(original, rows === 0 ? 0 : (storedBytes(original) * (end - begin)) / rows);
-    }
-    return total;
-  }
-
-  private async floats(weight: Weight, begin: number, end: number, scratch: Scratch): Promise<Float32Array> {
-    const block = await weight.read(begin, end, scratch);
-    return floatsOf(block, (end - begin) * weight.columns, weight.columns, scratch, this.signal);
-  }
-}
-
-/** The error of a block in terms of its tensor. */
-function named(error: unknown, tensor: string): unknown {
-  if (!(error instanceof NonFiniteError)) return error;
-  const which = error.message.includes('of reference') ? 'original' : 'quantized';
-  const message = `Tensor ${tensor} of the ${which} checkpoint holds ${error.value}: there is nothing to compare with.`;
-  return new NonFiniteError(message, error.index, error.value, tensor);
-}
-
-function sameShape(a: Weight, b: Weight): boolean {
+/** @internal */
+export function sameShape(a: Weight, b: Weight): boolean {
   return a.shape.length === b.shape.length && a.shape.every((dim, i) => dim === b.shape[i]);
 }
 
@@ -267,19 +104,21 @@ export async function verifyCheckpoint(
     });
     const alike = pairs.filter(([weight, other]) => sameShape(weight, other));
     let bytes = 0;
-    const tensors: TensorComparison[] = [];
     const totalBytes = alike.reduce((sum, [weight]) => sum + storedBytes(weight), 0);
-    const verification = new Verification(worstRows, signal, (weight, more) => {
-      bytes += more;
-      onProgress?.({
-        tensor: weight.name,
-        bytes: Math.round(bytes),
-        totalBytes,
-        tensors: tensors.length,
-        totalTensors: alike.length,
-      });
-    });
-    for (const [weight, other] of alike) tensors.push(await verification.compare(weight, other));
+    const tensors = await compareWeights(
+      alike.map(([weight, other]) => ({ original: weight, quantized: other })),
+      {
+        blockElements: BLOCK_ELEMENTS,
+        slots: SLOTS,
+        worstRows,
+        signal,
+        onBlock: (weight, more, done) => {
+          bytes += more;
+          const [tensor, totalTensors] = [weight.name, alike.length];
+          onProgress?.({ stage: 'verify', tensor, bytes: Math.round(bytes), totalBytes, tensors: done, totalTensors });
+        },
+      },
+    );
     return summarize(tensors, {
       original,
       quantized,

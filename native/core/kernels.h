@@ -10,6 +10,9 @@
 #include "ops/compare/compare_kernels.h"
 #include "ops/decoder/decoder_kernels.h"
 #include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/hqq/hqq_kernels.h"
+#include "ops/linalg/linalg_kernels.h"
+#include "ops/logits/logits_kernels.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/observe/observe_kernels.h"
 #include "ops/repack/repack_kernels.h"
@@ -31,7 +34,10 @@ struct Kernels {
   const ObserveKernels* observe;
   const BitsKernels* bits;
   const RepackKernels* repack;
+  const LinalgKernels* linalg;
+  const HqqKernels* hqq;
   const MatmulKernels* matmul;
+  const LogitsKernels* logits;
 };
 
 // The tables compiled into this binary, best first; the last is always "scalar".

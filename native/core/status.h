@@ -10,6 +10,7 @@ enum class Status : std::uint8_t {
   kNonFinite,      // an input element is NaN or infinite; `index` is the first
   kScaleOverflow,  // a scale is too large for its type; `index` is its parameter set
   kInvalidCode,    // a code that stands for nothing; `index` is the first such element
+  kNotPositive,    // a matrix is not positive definite; `index` is the first column that shows it
   kCancelled,
 };
 

@@ -47,6 +47,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("setThreads", Napi::Function::New<set_threads>(env, "setThreads"));
   exports.Set("cancel", Napi::Function::New<cancel>(env, "cancel"));
   register_bits_calls(env, exports);
+  register_compare_calls(env, exports);
   register_decoder_calls(env, exports);
   register_fields_calls(env, exports);
   register_file_calls(env, exports);
@@ -55,6 +56,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   register_repack_calls(env, exports);
   register_safetensors_calls(env, exports);
   register_training_calls(env, exports);
+  register_method_calls(env, exports);
   return exports;
 }
 

@@ -17,6 +17,7 @@ std::string text_of(float value) {
 std::size_t element_size(napi_typedarray_type type) {
   switch (type) {
     case napi_float64_array:
+    case napi_biguint64_array:
       return 8;
     case napi_float32_array:
     case napi_int32_array:
@@ -42,6 +43,7 @@ Napi::Error error_of(Napi::Env env, const Outcome& outcome) {
   if (outcome.status == Status::kNonFinite) code = "NON_FINITE";
   if (outcome.status == Status::kScaleOverflow) code = "SCALE_OVERFLOW";
   if (outcome.status == Status::kInvalidCode) code = "INVALID_CODE";
+  if (outcome.status == Status::kNotPositive) code = "NOT_POSITIVE_DEFINITE";
   Napi::Error error = error_with_code(env, code, code);
   error.Set("index", Napi::Number::New(env, static_cast<double>(outcome.index)));
   return error;

@@ -48,11 +48,13 @@ void register_call(Napi::Env env, Napi::Object exports, const std::string& name)
 }
 
 void register_bits_calls(Napi::Env env, Napi::Object exports);
+void register_compare_calls(Napi::Env env, Napi::Object exports);
 void register_decoder_calls(Napi::Env env, Napi::Object exports);
 void register_fields_calls(Napi::Env env, Napi::Object exports);
 void register_file_calls(Napi::Env env, Napi::Object exports);
 void register_tensor_calls(Napi::Env env, Napi::Object exports);
 void register_matmul_calls(Napi::Env env, Napi::Object exports);
+void register_method_calls(Napi::Env env, Napi::Object exports);
 void register_repack_calls(Napi::Env env, Napi::Object exports);
 void register_safetensors_calls(Napi::Env env, Napi::Object exports);
 void register_training_calls(Napi::Env env, Napi::Object exports);

@@ -12,6 +12,7 @@
 #include "ops/codebook/codebook.h"
 #include "ops/codebook/nested_scales.h"
 #include "ops/compare/compare.h"
+#include "ops/logits/logits.h"
 
 namespace lowbit::node {
 namespace {
@@ -252,6 +253,33 @@ Work prepare_compare(const Napi::CallbackInfo& info) {
   };
 }
 
+// logitStatistics(logits, reference | null, targets, vocabulary, statistics, largest): statistics is a Float64Array
+// that receives the four members of LogitStatistics for each row, largest an Int32Array of two for each row.
+Work prepare_logit_statistics(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Bytes logits = a.array(0, "logits", napi_float32_array);
+  const Bytes targets = a.array(2, "targets", napi_int32_array);
+  const std::size_t vocabulary = a.size(3, "vocabulary"), rows = targets.size / sizeof(std::int32_t);
+  a.check(vocabulary > 0 && vocabulary <= std::numeric_limits<std::int32_t>::max(),
+          "Expected a vocabulary of 1 to 2^31 - 1 tokens.");
+  const std::size_t count = checked_product(a, rows, vocabulary);
+  a.check(logits.size / sizeof(float) == count, "Expected a row of logits for each target.");
+  const Bytes reference = a.optional_array(1, "reference", napi_float32_array, count);
+  const Bytes statistics = a.array(4, "statistics", napi_float64_array);
+  const Bytes largest = a.array(5, "largest", napi_int32_array);
+  a.check(statistics.size / sizeof(LogitStatistics) == rows && statistics.size % sizeof(LogitStatistics) == 0,
+          "Expected room for four statistics of each row.");
+  a.check(largest.size == 2 * targets.size, "Expected room for two indices of each row.");
+  for (std::size_t i = 0; i < rows; i++) {
+    const std::int32_t target = targets.as<const std::int32_t>()[i];
+    a.check(target >= 0 && static_cast<std::size_t>(target) < vocabulary, "Expected targets in the vocabulary.");
+  }
+  return [=](const CancelFlag* cancel) {
+    return logit_statistics(logits.as<const float>(), reference.as<const float>(), targets.as<const std::int32_t>(),
+                            rows, vocabulary, statistics.as<LogitStatistics>(), largest.as<std::int32_t>(), cancel);
+  };
+}
+
 void check_importance(const Arguments& a, const Bytes& importance) {
   const auto* values = importance.as<const float>();
   for (std::size_t i = 0; i < importance.size / sizeof(float); i++) {
@@ -309,6 +337,7 @@ void register_tensor_calls(Napi::Env env, Napi::Object exports) {
   register_call<prepare_nest_scales>(env, exports, "nestScales");
   register_call<prepare_unpack>(env, exports, "unpackCodes");
   register_call<prepare_compare>(env, exports, "compare");
+  register_call<prepare_logit_statistics>(env, exports, "logitStatistics");
   register_call<prepare_quantize_blocks>(env, exports, "quantizeBlocks");
   register_call<prepare_dequantize_blocks>(env, exports, "dequantizeBlocks");
 }

@@ -114,7 +114,7 @@ describe('lowbit quantize', () => {
     expect(stdout).toMatch(/bits per weight\s+│ 4\.500/);
     expect(stdout).toMatch(/42 quantized, 15 copied/);
     expect(stdout).toMatch(/GB\/s/);
-    expect(stderr).toMatch(/^100 %: 57 of 57 tensors/m);
+    expect(stderr).toMatch(/^written: 100 %, 57 of 57 tensors/m);
     expect(stderr).not.toContain('\u001b');
   });
 

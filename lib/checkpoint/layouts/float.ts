@@ -75,9 +75,12 @@ class PlainWeight implements Weight {
     if (dtype === null) throw new RangeError(`${tensor.name} is no float tensor`);
     const count = (end - begin) * columns;
     const elementBytes = dtype === 'float32' ? 4 : 2;
-    const bytes = scratch.bytes('input', count * elementBytes);
-    await tensor.read(begin * columns * elementBytes, bytes);
-    const data = dtype === 'float32' ? scratch.floats('input', count) : scratch.halves('input', count);
+    const first = begin * columns * elementBytes;
+    const bytes = scratch.bytes('input', count * elementBytes, tensor.position + first);
+    await tensor.read(first, bytes);
+    const { buffer, byteOffset } = bytes;
+    const isWide = dtype === 'float32';
+    const data = isWide ? new Float32Array(buffer, byteOffset, count) : new Uint16Array(buffer, byteOffset, count);
     return { kind: 'float', dtype, data };
   }
 }

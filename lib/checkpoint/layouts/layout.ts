@@ -7,6 +7,7 @@ import type { LargeFloatDtype, QuantDtype } from '../../dtype.js';
 import type { Granularity, QuantizedTensor, Scheme } from '../../tensor/quantized-tensor.js';
 import type { Checkpoint, Json } from '../checkpoint.js';
 import type { TensorSpec } from '../safetensors-writer.js';
+import type { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
 import type { Weight, WeightFormat } from '../weight.js';
 
@@ -83,8 +84,15 @@ export interface LayoutWriter {
    * Rows from `begin` on, as they are stored; with the first of them, what belongs to no row.
    *
    * @param order - Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same.
+   * @param scratch - Memory that pieces may lie in until the next call with it.
    */
-  encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]>;
+  encode(
+    weight: Outline,
+    begin: number,
+    tensor: QuantizedTensor,
+    order: Int32Array | null,
+    scratch?: Scratch,
+  ): Promise<Piece[]>;
   /**
    * `quantization_config` of config.json.
    *

@@ -141,7 +141,7 @@ export function scaledWeight(spec: ScaledWeightSpec): Weight {
 /** Codes that lie in the file as they are in memory, `rowBytes` for each row. */
 export function storedCodes(tensor: StoredTensor, dtype: QuantDtype, rowBytes: number): ScaledWeightSpec['codes'] {
   return async (begin, end, scratch) => {
-    const data = scratch.bytes('codes', (end - begin) * rowBytes);
+    const data = scratch.bytes('codes', (end - begin) * rowBytes, tensor.position + begin * rowBytes);
     await tensor.read(begin * rowBytes, data);
     return { dtype, data };
   };

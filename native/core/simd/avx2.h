@@ -412,6 +412,11 @@ LOWBIT_INLINE F64x8 magnitude(F64x8 x) {
   const __m256d sign = _mm256_set1_pd(-0.0);
   return {_mm256_andnot_pd(sign, x.low), _mm256_andnot_pd(sign, x.high)};
 }
+LOWBIT_INLINE __m256d two_to_the(__m256d shifted) {
+  const __m256i biased = _mm256_add_epi64(_mm256_castpd_si256(shifted), _mm256_set1_epi64x(1023));
+  return _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52));
+}
+LOWBIT_INLINE F64x8 two_to_the(F64x8 shifted) { return {two_to_the(shifted.low), two_to_the(shifted.high)}; }
 LOWBIT_INLINE double pairwise_sum(F64x8 x) {
   const __m256d four = _mm256_add_pd(x.low, x.high);
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));

@@ -283,6 +283,10 @@ LOWBIT_INLINE F64x8 fused(F64x8 a, F64x8 b, F64x8 c) { return {_mm512_fmadd_pd(a
 LOWBIT_INLINE F64x8 load_lanes(const double* in) { return {_mm512_loadu_pd(in)}; }
 LOWBIT_INLINE void store_lanes(double* out, F64x8 x) { _mm512_storeu_pd(out, x.v); }
 LOWBIT_INLINE F64x8 magnitude(F64x8 x) { return {_mm512_abs_pd(x.v)}; }
+LOWBIT_INLINE F64x8 two_to_the(F64x8 shifted) {
+  const __m512i biased = _mm512_add_epi64(_mm512_castpd_si512(shifted.v), _mm512_set1_epi64(1023));
+  return {_mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))};
+}
 LOWBIT_INLINE double pairwise_sum(F64x8 x) {
   const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1));
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));

@@ -89,7 +89,13 @@ class TopBits {
 
   void apply(const std::uint8_t* in, std::size_t count, std::uint8_t* out) const {
     for (; count >= bytes_; count -= bytes_, in += bytes_, out += bytes_) {
-      for (std::size_t i = 0; i < bytes_; i++) out[i] = in[i] ^ mask_[i];
+      for (std::size_t i = 0; i < bytes_; i += sizeof(std::uint64_t)) {
+        std::uint64_t fields, mask;
+        std::memcpy(&fields, in + i, sizeof fields);
+        std::memcpy(&mask, mask_ + i, sizeof mask);
+        fields ^= mask;
+        std::memcpy(out + i, &fields, sizeof fields);
+      }
     }
     for (std::size_t i = 0; i < count; i++) out[i] = in[i] ^ mask_[i];
   }

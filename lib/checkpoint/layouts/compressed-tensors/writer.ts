@@ -11,6 +11,7 @@ import type { QuantizedTensor, Scheme } from '../../../tensor/quantized-tensor.j
 import type { Json } from '../../checkpoint.js';
 import type { SafetensorsDtype } from '../../safetensors.js';
 import { type TensorSpec, tensorBytes } from '../../safetensors-writer.js';
+import { Scratch } from '../../scratch.js';
 import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { type Sharing, scaleGrid } from '../scaled-weight.js';
 import { bytesOf, checkEncoded, groupRefusal, inverseOrder, STORED_FLOATS } from '../writing.js';
@@ -168,7 +169,12 @@ function packsZeroPoints({ format, scheme, sharing }: WriterPlan): boolean {
 }
 
 /** The codes as they are stored: signed ones with an offset in pack-quantized, else bytes; in the columns' own order. */
-async function storedCodes(plan: WriterPlan, tensor: QuantizedTensor, order: Int32Array | null): Promise<Uint8Array> {
+async function storedCodes(
+  plan: WriterPlan,
+  tensor: QuantizedTensor,
+  order: Int32Array | null,
+  scratch: Scratch,
+): Promise<Uint8Array> {
   const [rows = 0, columns = 0] = tensor.shape;
   const { bits } = plan;
   const fields = { rows, columns, bits };
@@ -179,7 +185,7 @@ async function storedCodes(plan: WriterPlan, tensor: QuantizedTensor, order: Int
   if (!isPacked(plan) && bits < 8) return codeBytes(data, fields, unsigned);
   const flip = plan.format === 'pack-quantized' ? !unsigned : unsigned;
   if (!flip && inStride === outStride) return data;
-  const out = new Uint8Array(new SharedArrayBuffer(rows * outStride));
+  const out = scratch.bytes('stored codes', rows * outStride);
   return moveFieldsAsync(data, fields, { inStride, outStride, flip }, out);
 }
 
@@ -246,7 +252,13 @@ class Writer implements LayoutWriter {
     return packsZeroPoints(this.plan) ? zeroPointStep(bits) : 1;
   }
 
-  async encode(weight: Outline, begin: number, tensor: QuantizedTensor, order: Int32Array | null): Promise<Piece[]> {
+  async encode(
+    weight: Outline,
+    begin: number,
+    tensor: QuantizedTensor,
+    order: Int32Array | null,
+    scratch: Scratch = new Scratch(),
+  ): Promise<Piece[]> {
     const { plan } = this;
     checkEncoded(plan, weight, tensor);
     if (order !== null && !plan.actOrder) {
@@ -261,7 +273,7 @@ class Writer implements LayoutWriter {
       if (spec !== undefined) pieces.push({ tensor: spec.name, begin: at, data });
     };
     const codes = specs['codes'] as TensorSpec;
-    add('codes', begin * (tensorBytes(codes) / weight.rows), await storedCodes(plan, tensor, order));
+    add('codes', begin * (tensorBytes(codes) / weight.rows), await storedCodes(plan, tensor, order, scratch));
     if (plan.sharing.granularity !== 'per-tensor' || begin === 0) {
       const scales = storedScales(plan, tensor);
       add('scale', scaleIndex * (scales.length / tensor.scales.length), scales);

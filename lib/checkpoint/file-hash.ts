@@ -4,15 +4,19 @@
  * @module
  */
 import { Worker } from 'node:worker_threads';
-import { readError } from '../checkpoint/file.js';
+import { readError } from './file.js';
+import { pageOffsetFor, sharedPages } from './scratch.js';
+
+/** Bytes that are hashed at once. */
+const HASH_BYTES = 2 ** 22;
 
 /** Runs in a thread of its own: hashing is as much work as quantizing. */
 const SCRIPT = `
 const { createHash } = require('node:crypto');
 const { openSync, readSync, closeSync } = require('node:fs');
 const { parentPort, workerData } = require('node:worker_threads');
-const buffer = Buffer.allocUnsafe(1 << 22);
-for (const path of workerData) {
+const buffer = new Uint8Array(workerData.memory, workerData.offset, ${HASH_BYTES});
+for (const path of workerData.paths) {
   try {
     const hash = createHash('sha256');
     const file = openSync(path, 'r');
@@ -34,7 +38,10 @@ interface Answer {
 
 /** Hashes of files, by path; stop() ends the work early. */
 export function hashFiles(paths: readonly string[]): { hashes: Promise<Map<string, string>>; stop(): void } {
-  const worker = new Worker(SCRIPT, { eval: true, workerData: paths });
+  const worker = new Worker(SCRIPT, {
+    eval: true,
+    workerData: { paths, memory: sharedPages(HASH_BYTES), offset: pageOffsetFor(0) },
+  });
   const hashes = new Promise<Map<string, string>>((resolve, reject) => {
     const found = new Map<string, string>();
     worker.on('message', ({ path, sha256, code, message }: Answer) => {

@@ -1,0 +1,546 @@
+/**
+ * Quantizing a decoder, block by block, by methods that look at activations.
+ *
+ * @module
+ */
+import { createHash } from 'node:crypto';
+import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
+import { type AwqScaling, awqClip, awqScales } from '../methods/awq.js';
+import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
+import { int8Layer } from '../methods/int8-layers.js';
+import { layerError } from '../methods/layer-error.js';
+import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
+import { type GptqChoices, quantizeWeight, type Rounding } from '../methods/quantize-weight.js';
+import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
+import type { DecoderBlock } from '../model/block.js';
+import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
+import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
+import type { DecoderModel } from '../model/model.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import * as validate from '../validate.js';
+import { type BlockStates, openBlockStates } from './block-states.js';
+import {
+  type CalibrationProgress,
+  checkModelAndWindows,
+  columnsOf,
+  embedWindows,
+  inputNameOf,
+  passThrough,
+  samplePlaces,
+} from './collect.js';
+import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from './fold.js';
+import { InputAccumulator } from './input-accumulator.js';
+import { modelIdentity } from './model-identity.js';
+import { sampleRows } from './sampled-rows.js';
+import { SAMPLE_ROWS, type StatisticsFile } from './statistics-file.js';
+import type { CalibrationWindows } from './windows.js';
+
+/**
+ * Methods of {@link quantizeModel}.
+ *
+ * | method | weights | needs |
+ * | --- | --- | --- |
+ * | `rtn` | rounded to the nearest code of any dtype; NF4 and FP4 of bitsandbytes among them, with `nested` | nothing |
+ * | `gptq` | {@link gptq}: errors are made up for by the columns that follow | windows or statistics |
+ * | `hqq` | {@link hqq}: a search for zero points of unsigned codes | nothing |
+ * | `awq` | {@link awqScales}, {@link awqClip}, then rounded | windows or statistics |
+ * | `awq-gptq` | the scales of AWQ, then GPTQ | windows or statistics |
+ * | `smoothquant` | {@link smoothQuantScales}, then rounded to int8; activations int8 | windows or statistics |
+ * | `llm-int8` | int8 per output channel, activations int8 but for outliers | nothing |
+ */
+export type QuantizationMethod = 'rtn' | 'gptq' | 'hqq' | 'awq' | 'awq-gptq' | 'smoothquant' | 'llm-int8';
+
+/** Options of {@link quantizeModel}. */
+export interface QuantizeModelOptions {
+  method: QuantizationMethod;
+  /**
+   * How weights are quantized; a function decides by the name of each (`model.layers.0.mlp.up_proj.weight`), null leaves it in
+   * float. Default: int4 in groups of 128; for `smoothquant`, `llm-int8` and whenever activations are int8, int8 per channel.
+   */
+  weights?: WeightSettings | ((name: string) => WeightSettings | null);
+  /** Texts to run the model on; from {@link cutIntoWindows}. */
+  windows?: CalibrationWindows;
+  /** What was collected before, instead of windows. */
+  statistics?: StatisticsFile;
+  /**
+   * `'sequential'` (default with windows): each layer is quantized for the inputs that it gets from the quantized layers before
+   * it. `'parallel'` (always with statistics): for those of the float model, so that blocks are independent of each other.
+   */
+  mode?: 'sequential' | 'parallel';
+  /**
+   * Whether activations become int8 as well: `'dynamic'`, with a scale for each token; `'static'`, with one that is found here.
+   * Default: `'dynamic'` for `smoothquant`, `'none'` otherwise.
+   */
+  activations?: 'none' | 'dynamic' | 'static';
+  /** How the ranges of static activations are found. Default `'minmax'`. */
+  range?: RangeOfInputs;
+  /** Options of {@link gptq}. */
+  gptq?: GptqChoices;
+  /** Exponents that are tried (default 20), from what scales follow (default `'both'`), and whether weights are clipped (default true). */
+  awq?: { readonly grid?: number; readonly scaling?: AwqScaling; readonly clip?: boolean };
+  /** The exponent from 0 to 1, or `'search'` (default): for each input the one with the least error. */
+  smoothquant?: { readonly alpha?: number | 'search' };
+  /** Magnitude from which activations count as outliers (`llm-int8`). Default 6. */
+  threshold?: number;
+  /**
+   * A folder, which must exist, for hidden states and a note of what is done. With it a run that was ended is continued by the
+   * same call; see {@link quantizeModel}. Without, hidden states are in memory.
+   */
+  scratch?: string;
+  /** Called after each window of each pass through a block. */
+  onProgress?: (progress: CalibrationProgress) => void;
+  signal?: AbortSignal;
+}
+
+/** A weight that was quantized. */
+export interface QuantizedPart {
+  readonly kind: 'quantized';
+  /** `model.layers.0.mlp.up_proj.weight` */
+  readonly name: string;
+  readonly block: number;
+  readonly tensor: QuantizedTensor;
+  /** Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same. */
+  readonly order: Int32Array | null;
+  /** The scale of static int8 activations of this layer; null if they are not static. */
+  readonly inputScale: number | null;
+  /**
+   * Squared error of the layer's outputs relative to their squares, over all activations of the calibration; null without a Gram
+   * matrix.
+   */
+  readonly relativeError: number | null;
+  readonly warnings: readonly string[];
+}
+
+/** A norm or weight that stays in float, but with other values, because scales were folded into it. */
+export interface FloatPart {
+  readonly kind: 'float';
+  /** `model.layers.0.input_layernorm.weight` */
+  readonly name: string;
+  readonly block: number;
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** What {@link quantizeModel} yields. Whatever of the model is not yielded stays as it is. */
+export type ModelPart = QuantizedPart | FloatPart;
+
+const OPTIONS: ReadonlySet<string> = new Set([
+  'method',
+  'weights',
+  'windows',
+  'statistics',
+  'mode',
+  'activations',
+  'range',
+  'gptq',
+  'awq',
+  'smoothquant',
+  'threshold',
+  'scratch',
+  'onProgress',
+  'signal',
+]);
+const METHODS = ['rtn', 'gptq', 'hqq', 'awq', 'awq-gptq', 'smoothquant', 'llm-int8'] as const;
+const INT8: WeightSettings = { dtype: 'int8', granularity: 'per-channel', axis: 0 };
+const INT4: WeightSettings = { dtype: 'int4', granularity: 'per-group', groupSize: 128 };
+
+/** Everything decided. */
+interface Work {
+  readonly model: DecoderModel;
+  readonly method: QuantizationMethod;
+  readonly rounding: Rounding;
+  readonly transforms: 'awq' | 'smoothquant' | null;
+  readonly settingsOf: (name: string) => WeightSettings | null;
+  readonly activations: 'none' | 'dynamic' | 'static' | 'llm-int8';
+  readonly source: 'none' | 'file' | 'parallel' | 'sequential';
+  readonly options: QuantizeModelOptions;
+  readonly signal: AbortSignal | undefined;
+}
+
+function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
+  const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
+  const method = validate.oneOf('method', given['method'], METHODS);
+  const usual = method === 'smoothquant' ? 'dynamic' : 'none';
+  const choice = validate.oneOf('activations', given['activations'] ?? usual, ['none', 'dynamic', 'static']);
+  const activations = method === 'llm-int8' ? 'llm-int8' : choice;
+  const usualWeights = activations === 'none' ? INT4 : INT8;
+  const weights = options.weights ?? usualWeights;
+  if (typeof weights !== 'function' && (typeof weights !== 'object' || weights === null)) {
+    throw invalidArgument('weights', 'an object or a function', weights);
+  }
+  const { windows, statistics } = options;
+  if (windows !== undefined && statistics !== undefined) {
+    throw new InvalidArgumentError('statistics', 'Expected windows or statistics, but received both.');
+  }
+  const transforms =
+    method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
+  const rounding = method === 'gptq' || method === 'awq-gptq' ? 'gptq' : method === 'hqq' ? 'hqq' : 'rtn';
+  const needs = transforms !== null || rounding === 'gptq' || activations === 'static';
+  if (needs && windows === undefined && statistics === undefined) {
+    const what = transforms === null && rounding !== 'gptq' ? 'static activations' : method;
+    throw new InvalidArgumentError(
+      'windows',
+      `Expected windows of text or statistics, which ${what} can't do without. cutIntoWindows makes the former, lowbit calibrate the latter.`,
+    );
+  }
+  const mode = validate.oneOf('mode', given['mode'] ?? (statistics === undefined ? 'sequential' : 'parallel'), [
+    'sequential',
+    'parallel',
+  ]);
+  if (mode === 'sequential' && statistics !== undefined) {
+    throw new InvalidArgumentError(
+      'mode',
+      "Expected mode 'parallel' with statistics, which are those of the float model.",
+    );
+  }
+  if (windows !== undefined) checkModelAndWindows(model, windows);
+  return {
+    model,
+    method,
+    rounding,
+    transforms,
+    settingsOf: typeof weights === 'function' ? weights : () => weights,
+    activations,
+    source: !needs ? 'none' : statistics !== undefined ? 'file' : mode,
+    options,
+    signal: validate.abortSignal('signal', given['signal']),
+  };
+}
+
+/** Whether statistics are of this model, and hold what the method needs. */
+async function checkStatistics(
+  { model, transforms, rounding, method, signal }: Work,
+  file: StatisticsFile,
+): Promise<void> {
+  const { header, path } = file;
+  if (header.model !== (await modelIdentity(model.path, signal))) {
+    const message = `${path} holds statistics of another model than ${model.path}. Calibrate this one.`;
+    throw new CalibrationError('STATISTICS_MISMATCH', message);
+  }
+  if ((transforms === 'awq' || rounding === 'gptq') && !header.gram) {
+    const message = `${path} has no Gram matrices, which ${method} needs. Calibrate anew without gram: false (--no-gram).`;
+    throw new CalibrationError('STATISTICS_MISSING', message);
+  }
+  if (header.places.length === 0) {
+    const message = `${path} holds no windows: it is a part of a calibration. Merge all parts first.`;
+    throw new CalibrationError('STATISTICS_MISSING', message);
+  }
+}
+
+/** Everything that the hidden states depend on. */
+function fingerprintOf(work: Work): string {
+  const { model, options, method, activations, source, settingsOf } = work;
+  const { windows, range, gptq, awq, smoothquant, threshold } = options;
+  const settings = Array.from({ length: model.config.numLayers }, (_, block) =>
+    INPUTS.flatMap(({ linears }) => linears.map((name) => settingsOf(`model.layers.${block}.${name}.weight`))),
+  );
+  const { windowLength, places, prefix } = windows ?? {};
+  const all = [model.path, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
+  return createHash('sha256')
+    .update(JSON.stringify([...all, windowLength, prefix, places]))
+    .digest('hex');
+}
+
+/** Passes over the windows of one block. */
+class BlockRun {
+  private readonly kept: readonly ReadonlyMap<number, number>[];
+  private readonly sampleCount: number;
+
+  constructor(
+    private readonly work: Work,
+    private readonly windows: CalibrationWindows,
+    private readonly states: BlockStates,
+    private readonly block: DecoderBlock,
+  ) {
+    const sample = sampleRows(windows.places, windows.windowLength, SAMPLE_ROWS);
+    this.kept = samplePlaces(windows, sample);
+    this.sampleCount = sample.length;
+  }
+
+  /** Runs the block up to `until`, or to its end, and collects statistics of inputs on the way. */
+  async collect(
+    inputs: readonly InputName[],
+    gram: boolean,
+    until: InputName | null,
+  ): Promise<Map<InputName, InputStatistics>> {
+    const { block, states, windows, kept, sampleCount, work } = this;
+    const { config } = work.model;
+    const accumulators = new Map(
+      inputs.map((name) => {
+        const accumulator = new InputAccumulator(inputNameOf(block.index, name), columnsOf(config, name), {
+          gram,
+          sampleRows: sampleCount,
+        });
+        return [name, accumulator] as const;
+      }),
+    );
+    const onWindow = (done: number) =>
+      work.options.onProgress?.({
+        blocks: block.index,
+        totalBlocks: config.numLayers,
+        windows: done,
+        totalWindows: windows.tokens.length,
+      });
+    await passThrough({ block, states, windows, accumulators, kept, onWindow, signal: work.signal }, until);
+    return new Map([...accumulators].map(([name, accumulator]) => [name, accumulator.finish()]));
+  }
+}
+
+const ALL_INPUTS = INPUTS.map(({ name }) => name);
+
+/** Finds scales for the inputs of a block, and folds them. */
+async function transform(
+  work: Work,
+  block: DecoderBlock,
+  weights: BlockWeights,
+  statistics: ReadonlyMap<InputName, InputStatistics>,
+): Promise<Map<InputName, Float32Array>> {
+  const scalesOf = new Map<InputName, Float32Array>();
+  for (const { name: input, linears } of INPUTS) {
+    work.signal?.throwIfAborted();
+    const settings = linears.map((name) => work.settingsOf(block.weightName(name))).filter((each) => each !== null);
+    const [first] = settings;
+    if (first === undefined || !canFold(block, weights, input)) continue;
+    const readers = linears
+      .filter((name) => work.settingsOf(block.weightName(name)) !== null)
+      .map((name) => weights.linears.get(name) as LinearWeight);
+    const scales = await scalesFor(work, readers, statistics.get(input) as InputStatistics, first);
+    if (scales.every((scale) => scale === 1)) continue;
+    fold(weights, input, scales);
+    scalesOf.set(input, scales);
+  }
+  return scalesOf;
+}
+
+async function scalesFor(
+  { transforms, activations, options, signal }: Work,
+  readers: readonly LinearWeight[],
+  statistics: InputStatistics,
+  settings: WeightSettings,
+): Promise<Float32Array> {
+  const withSignal = signal === undefined ? {} : { signal };
+  if (transforms === 'awq') {
+    const { grid, scaling } = options.awq ?? {};
+    const found = await awqScales(readers, statistics, {
+      weights: settings,
+      ...(grid === undefined ? {} : { grid }),
+      ...(scaling === undefined ? {} : { scaling }),
+      ...withSignal,
+    });
+    return found.scales;
+  }
+  const alpha = options.smoothquant?.alpha ?? 'search';
+  if (alpha !== 'search') {
+    // Channels that were never seen may come yet, and must not be divided by 1e-5 then.
+    return smoothQuantScales(readers, statistics.absMax, alpha).map((s, k) => (statistics.absMax[k] === 0 ? 1 : s));
+  }
+  const how = activations === 'static' ? 'static' : 'dynamic';
+  return (await searchSmoothQuant(readers, statistics, { activations: how, ...withSignal })).scales;
+}
+
+/** Queries and keys are not clipped: their products make errors grow. */
+const UNCLIPPED: ReadonlySet<LinearName> = new Set(['self_attn.q_proj', 'self_attn.k_proj']);
+
+/** Quantizes one linear layer. */
+async function quantizeLinear(
+  work: Work,
+  block: DecoderBlock,
+  name: LinearName,
+  weight: LinearWeight,
+  settings: WeightSettings,
+  statistics: InputStatistics | null,
+): Promise<QuantizedPart> {
+  const { rounding, transforms, activations, options, signal } = work;
+  const full = block.weightName(name);
+  if (activations !== 'none') checkInt8(full, settings);
+  let target = weight;
+  if (
+    transforms === 'awq' &&
+    rounding === 'rtn' &&
+    statistics !== null &&
+    options.awq?.clip !== false &&
+    !UNCLIPPED.has(name)
+  ) {
+    const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
+    target = { ...weight, data: clip.data };
+  }
+  const rounded = await quantizeWeight(target, rounding, settings, statistics, {
+    name: full,
+    signal,
+    ...(options.gptq === undefined ? {} : { gptq: options.gptq }),
+  });
+  return {
+    kind: 'quantized',
+    name: full,
+    block: block.index,
+    tensor: rounded.tensor,
+    order: rounded.order,
+    inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
+    relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
+    warnings: rounded.warnings,
+  };
+}
+
+function checkInt8(name: string, { dtype, granularity, scheme = 'symmetric' }: WeightSettings): void {
+  if (dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric') return;
+  throw new InvalidArgumentError(
+    'weights',
+    `Expected symmetric int8 per channel for ${name}, since activations are int8, but received ${scheme} ${dtype} ${granularity ?? 'per-tensor'}.`,
+  );
+}
+
+function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefined): number {
+  const { min, max } = statistics.range(range);
+  const largest = Math.max(-min, max);
+  return largest === 0 ? 1 : Math.fround(largest / 127);
+}
+
+/**
+ * The linear layer of a part, as it computes in the quantized model, for {@link DecoderBlock.replace}.
+ *
+ * @param activations - As in {@link QuantizeModelOptions}, or `{ threshold }` for LLM.int8().
+ * @throws {@link InvalidArgumentError}
+ */
+export async function layerOfPart(
+  part: QuantizedPart,
+  bias: Float32Array | null,
+  activations: 'none' | 'dynamic' | 'static' | { readonly threshold: number } = 'none',
+): Promise<LinearLayer> {
+  const { tensor, order, inputScale } = part;
+  if (activations === 'none') return linearOfTensor(tensor, bias, 'float32', order);
+  if (activations !== 'static') return int8Layer(tensor, { activations, bias });
+  if (inputScale === null) {
+    throw new InvalidArgumentError('part', `Expected ${part.name} to have an inputScale for static activations.`);
+  }
+  return int8Layer(tensor, { activations: { inputScale }, bias });
+}
+
+/**
+ * Quantizes the linear layers of a decoder, block by block, and yields what becomes of them in the order of computation: first
+ * norms that scales were folded into, then layers. Whatever is not yielded stays as it is in the model. The result does not depend
+ * on the number of threads. The model itself is not changed.
+ *
+ * One block is in memory at a time, and the hidden states of all windows, or with `scratch` one window's. With windows and
+ * `mode: 'sequential'`, a block runs once for each input whose statistics a method needs, and once more to its end.
+ *
+ * To go on after an interruption, pass a `scratch` folder, and make each part durable before asking for the next one. When the
+ * first part of block i + 1 is asked for (or the end), the folder has the hidden states that go into block i + 1 and a note that
+ * block i is done; the same call with the same folder then begins with that block, and yields nothing of earlier ones. If the process
+ * ends before, block i is done again, and gives the same parts. Where no windows run (statistics, or methods that need none), blocks
+ * are independent, and the folder holds the note alone.
+ *
+ * @param model - From {@link openModel}; with `residentBlocks: 'one'` if it is large.
+ * @throws {@link InvalidArgumentError}; {@link CalibrationError} `STATISTICS_MISMATCH`, `STATISTICS_MISSING`,
+ *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder; the
+ *   signal's reason.
+ *
+ * @example
+ * ```ts
+ * const windows = cutIntoWindows(model.tokenizer, [text], { windowLength: 512 });
+ * for await (const part of quantizeModel(model, { method: 'awq', windows })) await store(part);
+ * ```
+ */
+export async function* quantizeModel(
+  model: DecoderModel,
+  options: QuantizeModelOptions,
+): AsyncGenerator<ModelPart, void, undefined> {
+  const work = checkedWork(model, options);
+  const { windows, scratch } = options;
+  if (work.source === 'file') await checkStatistics(work, options.statistics as StatisticsFile);
+  const runs = work.source === 'parallel' || work.source === 'sequential';
+  const { numLayers, hiddenSize } = model.config;
+  const states = await openBlockStates(
+    scratch === undefined
+      ? null
+      : {
+          folder: scratch,
+          fingerprint: fingerprintOf(work),
+          windowBytes: runs ? 4 * hiddenSize * (windows as CalibrationWindows).windowLength : 0,
+          windows: runs ? (windows as CalibrationWindows).tokens.length : 0,
+          blocks: numLayers,
+        },
+  );
+  try {
+    if (runs) await embedWindows(model, windows as CalibrationWindows, states, work.signal);
+    else if (states.next === -1) await states.advance();
+    while (states.next < numLayers) {
+      work.signal?.throwIfAborted();
+      const block = await model.openBlock(states.next);
+      try {
+        yield* quantizeBlock(work, block, states);
+      } finally {
+        block.dispose();
+      }
+      await states.advance();
+    }
+  } finally {
+    await states.close();
+  }
+}
+
+async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStates): AsyncGenerator<ModelPart> {
+  const { model, transforms, rounding, activations, source, options } = work;
+  const isLast = block.index === model.config.numLayers - 1;
+  const weights = await readBlockWeights(block, model.config);
+  const run =
+    source === 'parallel' || source === 'sequential'
+      ? new BlockRun(work, options.windows as CalibrationWindows, states, block)
+      : null;
+  const gram = transforms === 'awq' || rounding === 'gptq';
+  let all: ReadonlyMap<InputName, InputStatistics> = new Map();
+  if (source === 'file') all = await fromFile(options.statistics as StatisticsFile, block.index);
+  else if (source === 'parallel') all = await (run as BlockRun).collect(ALL_INPUTS, gram, null);
+  else if (transforms !== null) all = await (run as BlockRun).collect(ALL_INPUTS, gram, 'mlp.down_proj');
+
+  const scales = transforms === null ? new Map<InputName, Float32Array>() : await transform(work, block, weights, all);
+  for (const [name, data] of weights.norms) {
+    if (!weights.changed.has(name)) continue;
+    block.setNorm(name, data);
+    const full = block.weightName('self_attn.q_proj').replace('self_attn.q_proj', name);
+    yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
+  }
+  for (const name of weights.linears.keys()) {
+    if (source === 'sequential' && weights.changed.has(name))
+      block.replace(name, (weights.linears.get(name) as LinearWeight).data);
+  }
+  // After folding, ranges of static activations and GPTQ's matrices are those of what really comes in.
+  const collectsAnew = source === 'sequential' && (rounding === 'gptq' || activations === 'static');
+  for (const { name: input, linears } of INPUTS) {
+    const before = all.get(input);
+    const statistics = collectsAnew
+      ? ((await (run as BlockRun).collect([input], gram, input)).get(input) as InputStatistics)
+      : before === undefined
+        ? null
+        : afterFolding(before, scales.get(input));
+    for (const name of linears) {
+      work.signal?.throwIfAborted();
+      const weight = weights.linears.get(name) as LinearWeight;
+      const full = block.weightName(name);
+      const settings = work.settingsOf(full);
+      if (settings === null) {
+        if (!weights.changed.has(name)) continue;
+        yield {
+          kind: 'float',
+          name: full,
+          block: block.index,
+          shape: [weight.rows, weight.columns],
+          data: weight.data,
+        };
+        continue;
+      }
+      const part = await quantizeLinear(work, block, name, weight, settings, statistics);
+      if (source === 'sequential') {
+        const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
+        block.replace(name, await layerOfPart(part, block.bias(name), how));
+      }
+      yield part;
+    }
+  }
+  if (source === 'sequential' && !isLast) await (run as BlockRun).collect([], false, null);
+}
+
+async function fromFile(file: StatisticsFile, block: number): Promise<Map<InputName, InputStatistics>> {
+  const statistics = new Map<InputName, InputStatistics>();
+  for (const name of ALL_INPUTS) statistics.set(name, await file.read(inputNameOf(block, name)));
+  return statistics;
+}

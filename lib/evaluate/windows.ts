@@ -1,0 +1,151 @@
+/**
+ * A text as windows of tokens.
+ *
+ * @module
+ */
+import { InvalidArgumentError } from '../errors.js';
+import type { Tokenizer } from '../model/tokenizer.js';
+
+/** How a text is cut. */
+export interface Windowing {
+  /** Tokens of a window, those before the text included. */
+  readonly windowLength: number;
+  /** Windows at most; null: all. */
+  readonly maxWindows: number | null;
+  /** Chooses the windows at random; null: they lie evenly over the text. */
+  readonly seed: number | null;
+}
+
+/** The windows of a text that are evaluated. */
+export interface TextWindows {
+  /** Their numbers in the text, ascending. */
+  readonly indices: Int32Array;
+  /** Windows that the text has. */
+  readonly total: number;
+  /** Tokens that a model is given of each window: all but the last, which is only predicted. */
+  readonly inputLength: number;
+  /** Tokens scored in each window, the last ones. */
+  readonly scored: number;
+  /** UTF-8 bytes of the scored tokens of each window. */
+  readonly bytes: Int32Array;
+  /** The inputs of `count` windows from the first-th on, one after the other. */
+  inputs(first: number, count: number): Int32Array;
+  /** The tokens that follow them; those before the first scored one are there as well. */
+  targets(first: number, count: number): Int32Array;
+}
+
+/** What the tokenizer puts before a text, most often one token for its beginning, or nothing. */
+export function tokensBefore(tokenizer: Tokenizer): Int32Array {
+  const probe = 'a';
+  const plain = tokenizer.encode(probe, { addSpecialTokens: false });
+  const full = tokenizer.encode(probe, { addSpecialTokens: true });
+  for (let at = 0; at + plain.length <= full.length; at++) {
+    if (plain.every((token, i) => full[at + i] === token)) return full.slice(0, at);
+  }
+  return new Int32Array(0);
+}
+
+/** Numbers from 0 to 2³² − 1 that a seed determines (Steele, Lea, Flood: SplitMix; the 32-bit variant of its mixer). */
+function randomOf(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0;
+    let mixed = state;
+    mixed = Math.imul(mixed ^ (mixed >>> 16), 0x21f0aaad);
+    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97);
+    return (mixed ^ (mixed >>> 15)) >>> 0;
+  };
+}
+
+/** `count` of the numbers below `total`, ascending: evenly spaced, or drawn without repetition. */
+export function chooseWindows(total: number, count: number, seed: number | null): Int32Array {
+  if (count >= total) return Int32Array.from({ length: total }, (_, i) => i);
+  if (seed === null) return Int32Array.from({ length: count }, (_, i) => Math.floor((i * total) / count));
+  const random = randomOf(seed);
+  const all = Int32Array.from({ length: total }, (_, i) => i);
+  for (let i = 0; i < count; i++) {
+    const j = i + Math.floor((random() / 2 ** 32) * (total - i));
+    [all[i], all[j]] = [all[j] as number, all[i] as number];
+  }
+  return all.subarray(0, count).sort();
+}
+
+const REPLACEMENT = '\uFFFD';
+
+/**
+ * Bytes of text before each of some tokens, ascending. A token may end within a character, which then counts for the token
+ * that completes it.
+ */
+function bytesBefore(text: string, tokens: Int32Array, tokenizer: Tokenizer, places: readonly number[]): number[] {
+  // Up to `token`, the text is decoded whole: up to `offset`, and `bytes`.
+  const whole = { token: 0, offset: 0, bytes: 0 };
+  return places.map((place) => {
+    let decoded = tokenizer.decode(tokens.subarray(whole.token, place), { skipSpecialTokens: false });
+    const follows = (part: string) => text.startsWith(part, whole.offset);
+    if (!follows(decoded)) {
+      const begun = decoded.replace(new RegExp(`${REPLACEMENT}+$`), '');
+      if (begun !== decoded && follows(begun)) return whole.bytes + Buffer.byteLength(begun);
+      // Some tokenizers strip the space before the first word of what they decode.
+      if (follows(` ${decoded}`)) decoded = ` ${decoded}`;
+    }
+    whole.token = place;
+    whole.offset += decoded.length;
+    whole.bytes += Buffer.byteLength(decoded);
+    return whole.bytes;
+  });
+}
+
+/**
+ * Cuts a text into consecutive windows that do not overlap. Each begins with what the tokenizer puts before a text
+ * ("<s>"), then come tokens of the text; what is left at the end and fills no window is dropped. Every token of the text is
+ * scored given those before it in its window; where nothing is put before the text, the first of each window is not.
+ *
+ * @throws {@link InvalidArgumentError} if the text does not fill a window.
+ */
+export function windowsOf(text: string, tokenizer: Tokenizer, windowing: Windowing): TextWindows {
+  const before = tokensBefore(tokenizer);
+  const { windowLength } = windowing;
+  const content = windowLength - before.length;
+  if (content < 1 || windowLength < 2) {
+    const needed = Math.max(2, before.length + 1);
+    throw new InvalidArgumentError(
+      'windowLength',
+      `Expected windowLength to be at least ${needed}, so that a token is left to score, but received ${windowLength}.`,
+    );
+  }
+  const tokens = tokenizer.encode(text, { addSpecialTokens: false });
+  const total = Math.floor(tokens.length / content);
+  if (total === 0) {
+    throw new InvalidArgumentError(
+      'text',
+      `Expected a text that fills a window, ${content} tokens, but it has ${tokens.length}. ` +
+        'Take a longer text or a smaller windowLength.',
+    );
+  }
+  const indices = chooseWindows(total, windowing.maxWindows ?? total, windowing.seed);
+  const first = before.length === 0 ? 1 : 0;
+  const places = Array.from(indices).flatMap((index) => [index * content + first, (index + 1) * content]);
+  const ends = bytesBefore(text, tokens, tokenizer, places);
+  const window = (i: number) => {
+    const begin = (indices[i] as number) * content;
+    const result = new Int32Array(windowLength);
+    result.set(before);
+    result.set(tokens.subarray(begin, begin + content), before.length);
+    return result;
+  };
+  const inputLength = windowLength - 1;
+  const collect = (from: number, count: number, shift: number) => {
+    const all = new Int32Array(count * inputLength);
+    for (let i = 0; i < count; i++) all.set(window(from + i).subarray(shift, shift + inputLength), i * inputLength);
+    return all;
+  };
+  return {
+    indices,
+    total,
+    inputLength,
+    scored: content - first,
+    bytes: Int32Array.from(indices, (_, i) => (ends[2 * i + 1] as number) - (ends[2 * i] as number)),
+    inputs: (from, count) => collect(from, count, 0),
+    targets: (from, count) => collect(from, count, 1),
+  };
+}

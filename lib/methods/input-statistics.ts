@@ -1,0 +1,60 @@
+/**
+ * What methods know of the activations that a linear layer reads.
+ *
+ * @module
+ */
+import type { ObserverMethod } from '../observe/state.js';
+
+/** Statistics of the activations that one or several linear layers read. */
+export interface InputStatistics {
+  /** K, the columns of x. */
+  readonly columns: number;
+  /** Rows of x that were seen: tokens. */
+  readonly rows: number;
+  /** `[K, K]`: xᵀ·x, a sum and not a mean; null where it was not collected. */
+  readonly gram: Float32Array | null;
+  /** `[K]`: the largest magnitude of each channel. */
+  readonly absMax: Float32Array;
+  /** `[K]`: the sum of the squares of each channel. */
+  readonly sumOfSquares: Float64Array;
+  /** `[K]`: the sum of the magnitudes of each channel. */
+  readonly sumOfMagnitudes: Float64Array;
+  /** `[S, K]`: some rows as they came, at most 256 of all windows together. */
+  readonly sample: Float32Array;
+  /** A range for all of x, for static quantization of activations; see {@link Observer}. */
+  range(method?: RangeOfInputs): { readonly min: number; readonly max: number };
+}
+
+/** How the range of activations is found. */
+export type RangeOfInputs = Exclude<ObserverMethod, 'moving-average'> | { readonly percentile: number };
+
+/**
+ * Statistics of activations whose channels are divided by `scales`, as when those are folded into what comes before.
+ *
+ * Their range is that of the largest magnitudes: histograms can't be divided.
+ */
+export function scaledStatistics(statistics: InputStatistics, scales: Float32Array): InputStatistics {
+  const { columns, rows } = statistics;
+  const inverse = Float64Array.from(scales, (s) => 1 / s);
+  const gram = statistics.gram?.slice() ?? null;
+  if (gram !== null) {
+    for (let i = 0; i < columns; i++) {
+      const f = inverse[i] as number;
+      for (let j = 0; j < columns; j++) {
+        (gram[i * columns + j] as number) *= f * (inverse[j] as number);
+      }
+    }
+  }
+  const absMax = statistics.absMax.map((value, k) => value * (inverse[k] as number));
+  const largest = absMax.reduce((a, b) => Math.max(a, b), 0);
+  return {
+    columns,
+    rows,
+    gram,
+    absMax,
+    sumOfSquares: statistics.sumOfSquares.map((value, k) => value * (inverse[k] as number) ** 2),
+    sumOfMagnitudes: statistics.sumOfMagnitudes.map((value, k) => value * (inverse[k] as number)),
+    sample: statistics.sample.map((value, i) => value * (inverse[i % columns] as number)),
+    range: () => ({ min: -largest, max: largest }),
+  };
+}

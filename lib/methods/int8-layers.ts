@@ -1,0 +1,166 @@
+/**
+ * Linear layers whose weights and activations are both int8 ("W8A8"), multiplied exactly as integers.
+ *
+ * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438); Yao et al., "ZeroQuant" (arXiv:2206.01861); Dettmers et al.,
+ * "LLM.int8()" (arXiv:2208.07339).
+ *
+ * @module
+ */
+import { InvalidArgumentError } from '../errors.js';
+import { matmulInteger } from '../matmul/integer.js';
+import { linear } from '../matmul/linear.js';
+import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from '../matmul/llm-int8.js';
+import type { PackedWeight } from '../matmul/packed-weight.js';
+import { prepackAsync, prepackIntegerAsync } from '../matmul/prepack.js';
+import type { LinearLayer } from '../model/linear-layer.js';
+import { quantizeTensor } from '../tensor/quantize.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import * as validate from '../validate.js';
+
+/** The codes and scales of a symmetric int8 weight [N, K] with a scale for each output channel. */
+function checkInt8(tensor: QuantizedTensor): readonly [number, number] {
+  const { dtype, granularity, axis, zeroPoints, shape } = tensor;
+  if (dtype !== 'int8' || granularity !== 'per-channel' || axis !== 0 || zeroPoints !== null || shape.length !== 2) {
+    throw new InvalidArgumentError(
+      'tensor',
+      'Expected a symmetric int8 weight [N, K] with a scale for each channel of axis 0, ' +
+        `but received ${dtype} ${granularity} [${shape.join(', ')}].`,
+    );
+  }
+  return shape as unknown as readonly [number, number];
+}
+
+/** Scales of activations are found as they come, one for each token. */
+class DynamicInt8Layer implements LinearLayer {
+  constructor(
+    private readonly weight: PackedWeight,
+    private readonly bias: Float32Array | null,
+  ) {}
+
+  get rows(): number {
+    return this.weight.rows;
+  }
+
+  get cols(): number {
+    return this.weight.cols;
+  }
+
+  forward(x: Float32Array, out?: Float32Array): Float32Array {
+    return linear(x, this.weight, {
+      computeDtype: 'int8',
+      activationGranularity: 'per-token',
+      ...(this.bias === null ? {} : { bias: this.bias }),
+      ...(out === undefined ? {} : { out }),
+    });
+  }
+
+  dispose(): void {
+    this.weight.dispose();
+  }
+}
+
+/** All activations share a scale that was found before. Larger ones become the largest. */
+class StaticInt8Layer implements LinearLayer {
+  constructor(
+    private readonly weight: PackedWeight,
+    private readonly scales: Float32Array,
+    private readonly inputScale: number,
+    private readonly bias: Float32Array | null,
+  ) {}
+
+  get rows(): number {
+    return this.weight.rows;
+  }
+
+  get cols(): number {
+    return this.weight.cols;
+  }
+
+  forward(x: Float32Array, out?: Float32Array): Float32Array {
+    const { rows: n, cols: k, scales, inputScale, bias } = this;
+    const codes = quantizeTensor(x, { dtype: 'int8', scales: Float32Array.of(inputScale) }).data;
+    const a = new Int8Array(codes.buffer, codes.byteOffset, codes.length);
+    const m = x.length / k;
+    const sums = matmulInteger(a, this.weight, { m, n, k });
+    const y = validate.result(out, Float32Array, m * n);
+    for (let row = 0; row < y.length; row += n) {
+      for (let i = 0; i < n; i++) {
+        y[row + i] =
+          (sums[row + i] as number) * inputScale * (scales[i] as number) + (bias === null ? 0 : (bias[i] as number));
+      }
+    }
+    return y;
+  }
+
+  dispose(): void {
+    this.weight.dispose();
+  }
+}
+
+/** Columns with outliers are multiplied in float32, the others as integers. */
+class LlmInt8Layer implements LinearLayer {
+  constructor(
+    private readonly weight: LlmInt8Weight,
+    private readonly threshold: number,
+    private readonly bias: Float32Array | null,
+  ) {}
+
+  get rows(): number {
+    return this.weight.rows;
+  }
+
+  get cols(): number {
+    return this.weight.cols;
+  }
+
+  forward(x: Float32Array, out?: Float32Array): Float32Array {
+    return llmInt8Linear(x, this.weight, {
+      threshold: this.threshold,
+      ...(this.bias === null ? {} : { bias: this.bias }),
+      ...(out === undefined ? {} : { out }),
+    });
+  }
+
+  dispose(): void {
+    this.weight.dispose();
+  }
+}
+
+/** Options of {@link int8Layer}. */
+export interface Int8LayerOptions {
+  /**
+   * `'dynamic'` (default): a scale for each token. `{ inputScale }`: one for all, found by calibration; larger activations are
+   * cut off. `{ threshold }`: LLM.int8(), per token, with columns of activations of at least that magnitude in float32.
+   */
+  activations?: 'dynamic' | { readonly inputScale: number } | { readonly threshold: number };
+  /** `[N]`, added to every row. */
+  bias?: Float32Array | null;
+}
+
+/**
+ * A linear layer of a decoder that multiplies int8 activations by int8 weights, for {@link DecoderBlock.replace}.
+ *
+ * @param tensor - int8, symmetric, `[N, K]`, a scale for each output channel.
+ * @throws {@link InvalidArgumentError} for another kind of tensor, or a wrong scale; {@link OutOfMemoryError}.
+ */
+export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptions = {}): Promise<LinearLayer> {
+  const given = validate.options<Int8LayerOptions>('options', options, new Set(['activations', 'bias']));
+  const [n, k] = checkInt8(tensor);
+  const { activations = 'dynamic', bias = null } = given;
+  if (bias !== null) validate.float32Array('bias', bias, n);
+  if (activations === 'dynamic') return new DynamicInt8Layer(await prepackAsync(tensor), bias);
+  if ('threshold' in activations) {
+    const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
+    const absmax = tensor.scales.map((scale) => 127 * scale);
+    const matrix = { codes, absmax, shape: [n, k] as const, outlierColumns: new Int32Array(0), outlierWeights: null };
+    return new LlmInt8Layer(await prepackLlmInt8Async(matrix), activations.threshold, bias);
+  }
+  const inputScale = validate.finite('activations.inputScale', activations.inputScale, true);
+  const transposed = new Int8Array(n * k);
+  const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
+  for (let row = 0; row < n; row++) {
+    for (let column = 0; column < k; column++) transposed[column * n + row] = codes[row * k + column] as number;
+  }
+  const packed = await prepackIntegerAsync(transposed, { k, n });
+  return new StaticInt8Layer(packed, tensor.scales.slice(), inputScale, bias);
+}

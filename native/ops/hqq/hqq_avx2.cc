@@ -1,0 +1,2 @@
+#include "core/simd/avx2.h"
+#include "ops/hqq/hqq_vector.h"

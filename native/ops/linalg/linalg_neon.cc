@@ -1,0 +1,2 @@
+#include "core/simd/neon.h"
+#include "ops/linalg/linalg_vector.h"
