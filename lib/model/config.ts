@@ -53,6 +53,9 @@ const CLASSES: Readonly<Record<string, DecoderArchitecture>> = {
   Qwen2ForCausalLM: 'qwen2',
   Qwen3ForCausalLM: 'qwen3',
 };
+/** What a config may say without costing memory before the weights are looked at. */
+const MAX_LAYERS = 10_000;
+
 const MODEL_TYPES: readonly string[] = Object.values(CLASSES);
 
 function unsupported(path: string, what: string): never {
@@ -191,6 +194,10 @@ export function readConfig(json: Json, path: string): DecoderConfig {
     unsupported(path, `its activation is ${JSON.stringify(activation)}. Expected silu`);
   }
   const numLayers = config.count('num_hidden_layers');
+  if (numLayers > MAX_LAYERS) {
+    const message = `Expected at most ${MAX_LAYERS} for "num_hidden_layers" in config.json of ${path} but it is ${numLayers}.`;
+    throw new CheckpointError('CONFIG_INVALID', message, { path });
+  }
   const hiddenSize = config.count('hidden_size');
   const numHeads = config.count('num_attention_heads');
   const numKvHeads = config.count('num_key_value_heads', numHeads);
