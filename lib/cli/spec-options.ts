@@ -6,21 +6,24 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
-import { CheckpointError, outputError } from '../errors.js';
+import { CheckpointError, invalidArgument, outputError } from '../errors.js';
 import {
   ACTIVATIONS,
   type CheckpointDtype,
   type CheckpointFormat,
   CODE_LAYOUTS,
   type CodeLayout,
+  checkSpec,
   completed,
   FORMATS,
   type LayerOverride,
   type LayerSpec,
   type QuantizationSpec,
+  SPEC_OPTIONS,
 } from '../pipeline/spec.js';
 import type { RangeMethod } from '../pipeline/task.js';
 import type { Granularity } from '../tensor/quantized-tensor.js';
+import { options } from '../validate.js';
 import { positiveInteger, regularExpression } from './options.js';
 
 export interface SpecFlags {
@@ -160,6 +163,7 @@ interface PlanFile {
   imatrix?: string;
 }
 
+/** The options of a plan file. Whatever it says is checked as the options of a call are. */
 async function readPlan(path: string): Promise<QuantizationSpec> {
   const invalid = (why: string, cause?: unknown) =>
     new CheckpointError('PLAN_INVALID', `${path} is no plan: ${why}.`, { path, cause });
@@ -169,18 +173,32 @@ async function readPlan(path: string): Promise<QuantizationSpec> {
   } catch (cause) {
     throw invalid((cause as Error).message, cause);
   }
+  const pattern = (name: string, source: unknown) => {
+    if (typeof source === 'string') return new RegExp(source);
+    throw invalidArgument(name, 'a regular expression, as a string,', source);
+  };
   try {
-    const { include, exclude, layers, ...rest } = JSON.parse(text) as PlanFile;
-    return {
+    const plan = options<Record<keyof PlanFile, unknown>>('the plan', JSON.parse(text), new Set(SPEC_OPTIONS));
+    const { include, exclude, layers, ...rest } = plan;
+    if (layers !== undefined && !Array.isArray(layers)) throw invalidArgument('layers', 'an array', layers);
+    const spec = {
       ...rest,
-      ...(include === undefined ? {} : { include: new RegExp(include) }),
-      ...(exclude === undefined ? {} : { exclude: new RegExp(exclude) }),
+      ...(include === undefined ? {} : { include: pattern('include', include) }),
+      ...(exclude === undefined ? {} : { exclude: pattern('exclude', exclude) }),
       ...(layers === undefined
         ? {}
-        : { layers: layers.map(({ match, spec }) => ({ match: new RegExp(match), spec })) }),
+        : {
+            layers: layers.map((layer: unknown, i) => {
+              const known = new Set(['match', 'spec']);
+              const { match, spec } = options<{ match: unknown; spec: unknown }>(`layers[${i}]`, layer, known);
+              return { match: pattern(`layers[${i}].match`, match), spec };
+            }),
+          }),
     };
+    checkSpec(spec);
+    return spec as QuantizationSpec;
   } catch (cause) {
-    throw invalid((cause as Error).message, cause);
+    throw invalid((cause as Error).message.replace(/\.$/, ''), cause);
   }
 }
 
