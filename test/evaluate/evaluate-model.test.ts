@@ -242,11 +242,16 @@ describe('the bundled model', () => {
 
   it('ends when the signal says so', async () => {
     const controller = new AbortController();
+    const seen: number[] = [];
     const ended = evaluateModel(original, {
       text,
       signal: controller.signal,
-      onProgress: () => controller.abort(new Error('enough')),
+      onBlock: ({ index }) => {
+        seen.push(index);
+        if (index === 1) controller.abort(new Error('enough'));
+      },
     });
     await expect(ended).rejects.toThrow('enough');
+    expect(seen).toEqual([0, 1]);
   });
 });
