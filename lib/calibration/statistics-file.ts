@@ -325,8 +325,15 @@ export class StatisticsFile {
         check(sums.high.every(isSum) && sums.low.every(isSum), `${name}.${what} has numbers that are no sums`);
       }
       check(sample.every(Number.isFinite), `${name}.sample has numbers that are not finite`);
-      for (const [what, values] of Object.entries({ absmax: absMax, squares: squares.values(), magnitudes: magnitudes.values() })) {
-        check(values.every((x) => x >= 0 && x < Number.POSITIVE_INFINITY), `${name}.${what} has numbers that are no magnitudes`);
+      for (const [what, values] of Object.entries({
+        absmax: absMax,
+        squares: squares.values(),
+        magnitudes: magnitudes.values(),
+      })) {
+        check(
+          values.every((x) => x >= 0 && x < Number.POSITIVE_INFINITY),
+          `${name}.${what} has numbers that are no magnitudes`,
+        );
       }
       if (accumulator.rows > 0) {
         accumulator.observer = Observer.fromState({

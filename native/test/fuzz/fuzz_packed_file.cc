@@ -1,6 +1,6 @@
-// libFuzzer target: files of packed weights. The first byte says whether the rest is a file as it is, or numbers of a layout,
-// whose checksums are then right, and contents that are repeated as often as the layout needs. What is taken is multiplied
-// with: no product reads outside the file.
+// libFuzzer target: files of packed weights. The first byte says whether the rest is a file as it is, or numbers of a
+// layout, whose checksums are then right, and contents that are repeated as often as the layout needs. What is taken is
+// multiplied with: no product reads outside the file.
 
 #include <sanitizer/asan_interface.h>
 
