@@ -6,9 +6,11 @@
  */
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
+import { calibrateCommand } from './calibrate.js';
 import { convertCommand } from './convert.js';
 import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
 import { verifyCommand } from './verify.js';
@@ -19,11 +21,13 @@ async function main(): Promise<number> {
     .version(capabilities().version)
     .addCommand(quantizeCommand())
     .addCommand(convertCommand())
+    .addCommand(calibrateCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
     .addCommand(evalCommand())
+    .addCommand(generateCommand())
     .configureHelp({ showGlobalOptions: true });
-  for (const command of [program, ...program.commands])
+  for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)])
     command.exitOverride().showHelpAfterError('(--help shows the options)');
   try {
     await program.parseAsync();
