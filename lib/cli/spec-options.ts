@@ -7,6 +7,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { CheckpointError, invalidArgument, outputError } from '../errors.js';
+import { type CheckpointMethod, METHODS, type MethodSpec } from '../pipeline/method-spec.js';
 import {
   ACTIVATIONS,
   type CheckpointDtype,
@@ -24,7 +25,7 @@ import {
 import type { RangeMethod } from '../pipeline/task.js';
 import type { Granularity } from '../tensor/quantized-tensor.js';
 import { options } from '../validate.js';
-import { positiveInteger, regularExpression } from './options.js';
+import { nonNegativeInteger, number, positiveInteger, regularExpression } from './options.js';
 
 export interface SpecFlags {
   format?: { format: CheckpointFormat; dtype?: CheckpointDtype; layout?: CodeLayout };
@@ -40,6 +41,17 @@ export interface SpecFlags {
   activations?: ActivationDtype;
   requantize?: boolean;
   imatrix?: string;
+  method?: CheckpointMethod;
+  text?: string[];
+  statistics?: string;
+  windows?: number;
+  windowLength?: number;
+  seed?: number;
+  mode?: 'sequential' | 'parallel';
+  descAct?: boolean;
+  staticGroups?: boolean;
+  dampPercent?: number;
+  alpha?: number;
   plan?: string;
   writePlan?: string;
 }
@@ -141,12 +153,33 @@ export function withSpecOptions(command: Command): Command {
     .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
     .option('--imatrix <file>', "gguf: weigh errors by an importance matrix of llama.cpp's llama-imatrix")
+    .addOption(
+      new Option(
+        '--method <method>',
+        'how weights are rounded (default: "rtn"); all but rtn and hqq need a text',
+      ).choices(METHODS),
+    )
+    .option('--text <file...>', 'texts to calibrate with, for gptq, awq, awq-gptq, smoothquant')
+    .option('--statistics <file>', 'what lowbit calibrate made of a text, instead of the text')
+    .option('--windows <n>', 'windows of text (default: 128)', positiveInteger)
+    .option('--window-length <n>', 'tokens of a window (default: 512, or the positions of the model)', positiveInteger)
+    .option('--seed <n>', 'which windows are taken (default: 0)', nonNegativeInteger)
+    .addOption(
+      new Option(
+        '--mode <mode>',
+        'sequential: layers see inputs from quantized ones before them; parallel: from float ones',
+      ).choices(['sequential', 'parallel']),
+    )
+    .option('--desc-act', 'gptq: columns with large inputs first, groups in that order (act-order with g_idx)')
+    .option('--static-groups', 'gptq: act-order within groups as they are, without g_idx (the default)')
+    .option('--damp-percent <x>', 'gptq: what is added to the diagonal (default: 0.01)', number)
+    .option('--alpha <x>', 'smoothquant: exponent from 0 to 1 (default: searched for)', number)
     .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
     .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
 }
 
 /** A plan file: the options, with regular expressions as text. */
-interface PlanFile {
+interface PlanFile extends MethodSpec {
   format?: CheckpointFormat;
   dtype?: CheckpointDtype;
   scheme?: 'symmetric' | 'asymmetric';
@@ -221,6 +254,28 @@ async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
   }
 }
 
+/** Those of the options given that have a value; undefined if none has. */
+function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } | undefined {
+  const entries = Object.entries(options).filter(([, value]) => value !== undefined);
+  return entries.length === 0 ? undefined : (Object.fromEntries(entries) as ReturnType<typeof given<T>>);
+}
+
+function methodOf(flags: SpecFlags): MethodSpec {
+  const { text, statistics, windows, windowLength, seed, mode, descAct, staticGroups, dampPercent, alpha } = flags;
+  return {
+    ...given({
+      method: flags.method,
+      calibration: given({ text, statistics, windows, windowLength, seed, mode }),
+      gptq: given({
+        descAct,
+        staticGroups: staticGroups ?? (descAct === true ? false : undefined),
+        dampPercent,
+      }),
+      smoothquant: given({ alpha }),
+    }),
+  } as MethodSpec;
+}
+
 /** What the options say, with those of a plan file behind them. */
 export async function specOf(flags: SpecFlags, command: Command): Promise<QuantizationSpec> {
   if (flags.granularity !== undefined && flags.granularity !== 'per-group' && flags.groupSize !== undefined) {
@@ -247,6 +302,7 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.layer === undefined ? {} : { layers: flags.layer }),
     ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
     ...(flags.imatrix === undefined ? {} : { imatrix: flags.imatrix }),
+    ...methodOf(flags),
   };
   if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
   return spec;

@@ -18,8 +18,8 @@ import { inParallel } from './workers.js';
 
 /** How far a run is. */
 export interface Progress {
-  /** What is being done: weights are written, then all are compared with the original. */
-  readonly stage: 'write' | 'verify';
+  /** What is being done: a method runs the model, weights are written, then all are compared with the original. */
+  readonly stage: 'calibrate' | 'write' | 'verify';
   /** The tensor that was worked on last. */
   readonly tensor: string;
   /** Bytes of input done, and in all. */
