@@ -110,8 +110,8 @@ export interface QuantizedPart {
    * matrix.
    */
   readonly relativeError: number | null;
-  /** How far the weight is from what it was with scales folded into it; null where none were, and from what it is in the model. */
-  readonly measured: Comparison | null;
+  /** How far the weight is from what it was before it was rounded, with scales folded into it where the method does that. */
+  readonly measured: Comparison;
   readonly warnings: readonly string[];
 }
 
@@ -353,7 +353,6 @@ async function quantizeLinear(
   weight: LinearWeight,
   settings: WeightSettings,
   statistics: InputStatistics | null,
-  isFolded: boolean,
 ): Promise<QuantizedPart> {
   const { rounding, transforms, activations, options, signal } = work;
   const full = block.weightName(name);
@@ -382,7 +381,7 @@ async function quantizeLinear(
     order: rounded.order,
     inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
     relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
-    measured: isFolded ? comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded), signal)) : null,
+    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded), signal)),
     warnings: rounded.warnings,
   };
 }
@@ -545,7 +544,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
         };
         continue;
       }
-      const part = await quantizeLinear(work, block, name, weight, settings, statistics, weights.changed.has(name));
+      const part = await quantizeLinear(work, block, name, weight, settings, statistics);
       if (source === 'sequential') {
         const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
         block.replace(name, await layerOfPart(part, block.bias(name), how));

@@ -19,7 +19,7 @@ import {
   ScaleOverflowError,
 } from '../errors.js';
 import { capabilities } from '../runtime.js';
-import { type Comparison, comparisonOf, noSums } from '../tensor/compare.js';
+import { comparisonOf, noSums } from '../tensor/compare.js';
 import * as validate from '../validate.js';
 import type { RowComparison, TensorComparison } from './compare-weights.js';
 import { hashOf, type InputIdentity, Journal } from './journal.js';
@@ -275,7 +275,7 @@ function withErrors(
   });
 }
 
-/** What a method noted about its weights counts more than a comparison with weights that it changed itself. */
+/** With what a method noted about its weights. */
 async function withNotes(tasks: readonly Task[], reports: readonly TensorReport[]): Promise<TensorReport[]> {
   const notes = new Map<string, PartSummary>();
   for (const { weight, notes: read } of tasks) {
@@ -284,20 +284,8 @@ async function withNotes(tasks: readonly Task[], reports: readonly TensorReport[
   }
   return reports.map((report) => {
     const found = notes.get(report.name);
-    if (found === undefined) return report;
-    const { measured, relativeError, warnings } = found;
-    return {
-      ...report,
-      ...(measured === null || report.sqnrDb === null ? {} : { ...revivedComparison(measured), worstRows: [] }),
-      relativeError,
-      warnings,
-    };
+    return found === undefined ? report : { ...report, relativeError: found.relativeError, warnings: found.warnings };
   });
-}
-
-/** JSON has no Infinity. */
-function revivedComparison(comparison: Comparison): Comparison {
-  return comparison.sqnrDb === null ? { ...comparison, sqnrDb: Number.POSITIVE_INFINITY } : comparison;
 }
 
 function summarize(

@@ -21,7 +21,7 @@ interface Header {
   readonly tensor: Omit<QuantizedTensor, 'data' | 'scales' | 'zeroPoints'> | null;
   /** Bytes of each array, which follow one another. */
   readonly bytes: Readonly<Record<ArrayName, number>>;
-  /** What was measured where the weight is no longer that of the original. */
+  /** How far codes are from the weight; null for floats. */
   readonly measured: Comparison | null;
   readonly relativeError: number | null;
   readonly warnings: readonly string[];

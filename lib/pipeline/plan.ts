@@ -168,7 +168,7 @@ export function planQuantization(
     if (writer === undefined) {
       return work?.mayChange(weight.name) ? changedTask(weight, work.parts) : keepTask(weight);
     }
-    if (work?.quantizes(weight.name)) return methodTask(weight, writer, work.parts, work.folds);
+    if (work?.quantizes(weight.name)) return methodTask(weight, writer, work.parts);
     return quantizeTask(weight, writer, spec.range ?? 'minmax');
   });
   const files = safetensorsFiles(checkpoint, tasks);

@@ -49,6 +49,14 @@ function checkTensor(path: string, task: Task, { name, identical, sqnrDb }: Tens
   if (kind === 'quantized' && sqnrDb < 0) throw failed(path, `${name} lies further from the original than zeros would`);
 }
 
+/** A method's codes were read back as it made them: how far those are from the weight, it has measured. */
+async function asMeasured(task: Task, comparison: TensorComparison): Promise<TensorComparison> {
+  const { measured = null } = (await task.notes?.()) ?? {};
+  if (measured === null) return comparison;
+  const sqnrDb = measured.sqnrDb ?? Number.POSITIVE_INFINITY; // JSON has none
+  return { ...comparison, ...measured, sqnrDb, identical: sqnrDb === Number.POSITIVE_INFINITY };
+}
+
 /** What falls short, one line for each. */
 export function shortcomings(
   tensors: readonly { name: string; sqnrDb: number; cosine: number }[],
@@ -130,9 +138,10 @@ export async function verifyResult(
       },
     });
     for (const [i, comparison] of compared.entries()) checkTensor(path, ours[i] as Task, comparison);
-    const changed = compared.filter((_, i) => ours[i]?.kind !== 'copied');
+    const measured = await Promise.all(compared.map((comparison, i) => asMeasured(ours[i] as Task, comparison)));
+    const changed = measured.filter((_, i) => ours[i]?.kind !== 'copied');
     checkThresholds(path, changed, thresholds);
-    return compared;
+    return measured;
   } catch (error) {
     const ofResult = error instanceof CheckpointError && error.path.startsWith(written);
     if (ofResult || isFault(error, ours)) throw failed(path, (error as Error).message, error);

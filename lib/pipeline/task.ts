@@ -41,7 +41,7 @@ export interface BlockResult {
 /** A unit of work. */
 export interface Task {
   readonly weight: Weight;
-  /** What is written is compared with, where that is no longer the weight. */
+  /** What the result is compared with, where that is not the weight. */
   readonly reference?: Weight;
   /** What the method noted about the weight, if one made it. */
   notes?(): Promise<PartSummary | null>;
@@ -279,15 +279,15 @@ export function repackTask(
   };
 }
 
-/** A weight's codes as a method made them; with `isFolded` not of the original weight but of one with scales folded in. */
-export function methodTask(weight: Weight, writer: LayoutWriter, parts: MethodParts, isFolded: boolean): Task {
+/** A weight's codes as a method made them. How far they are from the original, the method has measured. */
+export function methodTask(weight: Weight, writer: LayoutWriter, parts: MethodParts): Task {
   const made = parts.weightOf(weight);
   return {
     ...repackTask(made, writer, async (tensor) => tensor),
     weight,
     kind: 'quantized',
     notes: () => parts.summary(weight.name),
-    ...(isFolded ? { reference: made } : {}),
+    reference: made,
   };
 }
 
