@@ -300,7 +300,11 @@ export function outputError(path: string, cause: unknown): OutputError {
   const { code, message } = cause as NodeJS.ErrnoException;
   const details = { path, cause };
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, details);
+    return new OutputError(
+      'DISK_FULL',
+      `The disk is full: ${path} can't be written. Make room and repeat it.`,
+      details,
+    );
   }
   if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
     const remedy = 'Choose a folder you may write to.';

@@ -10,6 +10,7 @@ export {
   type CollectReport,
   collectStatistics,
 } from './calibration/collect.js';
+export { importanceMatrixOf } from './calibration/imatrix.js';
 export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
 export {
   type FloatPart,

@@ -12,6 +12,9 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { prepare, root, tool } = require('./prepare.cjs');
+const variants = require('./variants.cjs');
+
+const { has, hasSanitizer, TESTS } = variants;
 
 const total = { passed: 0, failed: 0, skipped: 0 };
 const summary = [];
@@ -49,8 +52,6 @@ function show(command, args, env = {}) {
   });
 }
 
-const has = (command, args = ['--version']) => spawnSync(command, args, { stdio: 'ignore' }).status === 0;
-
 /** A stage whose program ends with `N passed, N failed, N skipped`. */
 async function counted(stage, command, args, env) {
   console.log(`\n=== ${stage}`);
@@ -62,19 +63,46 @@ async function counted(stage, command, args, env) {
   record(stage, { passed, failed: failed === 0 && status !== 0 ? 1 : failed, skipped });
 }
 
-/** Configures and builds a native variant; false if that fails. */
-async function build(stage, folder, options, target) {
-  console.log(`\n=== ${stage}: building`);
-  const generator = has('ninja') ? ['-G', 'Ninja'] : [];
-  const quiet = { stdio: ['ignore', 'ignore', 'inherit'], cwd: root };
-  const parallel = String(os.availableParallelism());
-  const done =
-    spawnSync('cmake', ['-S', '.', '-B', folder, ...generator, '-DLOWBIT_BUILD_ADDON=OFF', ...options], quiet)
-      .status === 0 &&
-    spawnSync('cmake', ['--build', folder, '--config', 'Release', '--parallel', parallel, '--target', target], quiet)
-      .status === 0;
-  if (!done) record(stage, { failed: 1 }, ' (does not build)');
-  return done;
+/** Runs a program without its output; whether it succeeded. */
+function quietly(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
+    child.on('error', () => resolve(false));
+    child.on('close', (status) => resolve(status === 0));
+  });
+}
+
+/** Builds wait for each other: each takes all cores. */
+let building = Promise.resolve();
+
+/**
+ * Configures and builds a native variant, as soon as the ones before are built; meanwhile, the tests of those run. Resolves to
+ * whether it succeeded.
+ */
+function build(stage, folder, options, ...targets) {
+  const work = async () => {
+    const begin = performance.now();
+    const parallel = String(os.availableParallelism());
+    const arguments_ = variants.configuring({ folder, options }, '-DLOWBIT_BUILD_ADDON=OFF');
+    const done =
+      (await quietly('cmake', arguments_)) &&
+      (await quietly('cmake', [
+        '--build',
+        folder,
+        '--config',
+        'Release',
+        '--parallel',
+        parallel,
+        '--target',
+        ...targets,
+      ]));
+    console.log(`\n=== ${stage}: built in ${((performance.now() - begin) / 1000).toFixed(0)} s`);
+    if (!done) record(stage, { failed: 1 }, ' (does not build)');
+    return done;
+  };
+  const result = building.then(work);
+  building = result.catch(() => undefined);
+  return result;
 }
 
 /** The path of a native program: some generators put it into a folder of the configuration. */
@@ -85,116 +113,115 @@ function program(folder, name) {
 }
 
 const NATIVE = 'lowbit_native_test';
-const TESTS = ['-DLOWBIT_BUILD_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release'];
-
 /** The instruction sets that the addon has on this machine. */
 function instructionSets() {
   return require(path.join(root, 'dist', 'index.js')).capabilities().isas;
 }
 
-async function native() {
-  if (!(await build('native', 'build-test', TESTS, NATIVE))) return;
-  const test = program('build-test', NATIVE);
+function native() {
+  const { folder, options } = variants.native;
+  const built = build('native', folder, options, NATIVE);
+  return async () => {
+    if (await built) await runNative(program(folder, NATIVE));
+  };
+}
+
+async function runNative(test) {
   await counted('native', test, []);
   // The kernels were all compared with the scalar ones; what drives them runs on the table in use.
   for (const isa of instructionSets().slice(1))
     await counted(`native, LOWBIT_ISA=${isa}`, test, ['tensor'], { LOWBIT_ISA: isa });
 }
 
-/** Whether the compiler can build and run a program with a sanitizer. */
-function hasSanitizer(compiler, names) {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'lowbit-'));
-  try {
-    const source = path.join(folder, 'probe.cc');
-    const binary = path.join(folder, 'probe');
-    fs.writeFileSync(
-      source,
-      names.includes('fuzzer')
-        ? 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }'
-        : 'int main() {}',
-    );
-    if (spawnSync(compiler, [`-fsanitize=${names}`, source, '-o', binary], { stdio: 'ignore' }).status !== 0)
-      return false;
-    return names.includes('fuzzer') || spawnSync(binary, [], { stdio: 'ignore' }).status === 0;
-  } finally {
-    fs.rmSync(folder, { recursive: true, force: true });
-  }
+const CORPUS = path.join('native', 'test', 'fuzz', 'corpus');
+
+/** Runs the inputs that fuzzing found, or that were made for it. */
+function fuzzCorpus(folder, name) {
+  const stage = `fuzzing corpus: ${name}`;
+  const corpus = path.join(CORPUS, name);
+  const inputs = fs.readdirSync(path.join(root, corpus)).length;
+  console.log(`\n=== ${stage}`);
+  const run = spawnSync(program(folder, `fuzz_${name}`), ['-runs=0', corpus], { cwd: root, encoding: 'utf8' });
+  if (run.status !== 0) process.stdout.write(run.stderr ?? String(run.error));
+  record(stage, run.status === 0 ? { passed: inputs } : { failed: 1 });
 }
 
-const defaultCompiler = process.env.CXX ?? 'c++';
-
-async function sanitizers() {
-  for (const [stage, names, folder, args] of [
-    ['native, address and undefined behaviour sanitizers', 'address,undefined', 'build-asan', []],
-    ['native, thread sanitizer', 'thread', 'build-tsan', ['thread']],
-  ]) {
-    if (!hasSanitizer(defaultCompiler, names)) {
-      skip(stage, `${defaultCompiler} has no -fsanitize=${names} here`);
-    } else if (await build(stage, folder, [...TESTS, `-DLOWBIT_SANITIZE=${names}`], NATIVE)) {
-      await counted(stage, program(folder, NATIVE), args, { LOWBIT_TEST_QUICK: '1' });
-    }
+function fuzzing() {
+  const variant = variants.fuzzing();
+  if (variant === null) {
+    skip('fuzzing corpus', 'needs clang with libFuzzer (Debian: clang-19, libclang-rt-19-dev)');
+    return async () => {};
   }
+  const names = fs.readdirSync(path.join(root, CORPUS));
+  const targets = names.map((name) => `fuzz_${name}`);
+  const built = build('fuzzing corpus', variant.folder, variant.options, ...targets);
+  return async () => {
+    if (await built) for (const name of names) fuzzCorpus(variant.folder, name);
+  };
 }
 
-async function fuzzCorpus() {
-  const stage = 'fuzzing corpus';
-  const clang = ['clang++-19', 'clang++'].find((name) => has(name));
-  if (clang === undefined || !hasSanitizer(clang, 'fuzzer,address,undefined')) {
-    return skip(stage, 'needs clang with libFuzzer (Debian: clang-19, libclang-rt-19-dev)');
+/** The native tests under a sanitizer. */
+function sanitized(stage, names, folder, args) {
+  const compiler = process.env.CXX ?? 'c++';
+  if (!hasSanitizer(compiler, names)) {
+    skip(stage, `${compiler} has no -fsanitize=${names} here`);
+    return async () => {};
   }
-  const options = [
-    `-DCMAKE_CXX_COMPILER=${clang}`,
-    '-DLOWBIT_BUILD_FUZZERS=ON',
-    '-DLOWBIT_SANITIZE=address,undefined',
-    '-DCMAKE_BUILD_TYPE=Release',
-  ];
-  const folder = path.join('native', 'test', 'fuzz', 'corpus');
-  for (const name of fs.readdirSync(path.join(root, folder))) {
-    const target = `fuzz_${name}`;
-    if (!(await build(`${stage}: ${name}`, 'build-fuzz', options, target))) continue;
-    const corpus = path.join(folder, name);
-    const inputs = fs.readdirSync(path.join(root, corpus)).length;
-    console.log(`\n=== ${stage}: ${name}`);
-    const run = spawnSync(program('build-fuzz', target), ['-runs=0', corpus], { cwd: root, encoding: 'utf8' });
-    if (run.status !== 0) process.stdout.write(run.stderr);
-    record(`${stage}: ${name}`, run.status === 0 ? { passed: inputs } : { failed: 1 });
-  }
+  const built = build(stage, folder, [...TESTS, `-DLOWBIT_SANITIZE=${names}`], NATIVE);
+  return async () => {
+    if (await built) await counted(stage, program(folder, NATIVE), args, { LOWBIT_TEST_QUICK: '1' });
+  };
 }
 
-/** The instruction sets of other processors, in emulators. */
-async function emulated() {
-  const avx512 = 'native, AVX-512 in an emulator';
+function emulatedAvx512() {
+  const stage = 'native, AVX-512 in an emulator';
+  const none = async () => {};
   if (process.arch !== 'x64' || process.platform !== 'linux') {
-    skip(avx512, 'needs Linux on x86-64');
-  } else if (instructionSets().includes('avx512')) {
-    console.log(`\n=== ${avx512}: not needed, this processor has it`);
-  } else if (!process.env.LOWBIT_EMU_DIR) {
+    skip(stage, 'needs Linux on x86-64');
+    return none;
+  }
+  if (instructionSets().includes('avx512')) {
+    console.log(`\n=== ${stage}: not needed, this processor has it`);
+    return none;
+  }
+  if (!process.env.LOWBIT_EMU_DIR) {
     skip(
-      avx512,
+      stage,
       'this processor has no AVX-512; scripts/emulate-avx512.sh says how to prepare an emulator (LOWBIT_EMU_DIR)',
     );
-  } else if (await build(avx512, 'build-static', [...TESTS, '-DCMAKE_EXE_LINKER_FLAGS=-static'], NATIVE)) {
-    const env = { LOWBIT_TEST_QUICK: '1', LOWBIT_EMU_ENV: 'LOWBIT_TEST_QUICK' };
-    await counted(avx512, 'bash', [path.join('scripts', 'emulate-avx512.sh'), program('build-static', NATIVE)], env);
+    return none;
   }
+  const built = build(stage, 'build-static', [...TESTS, '-DCMAKE_EXE_LINKER_FLAGS=-static'], NATIVE);
+  return async () => {
+    if (!(await built)) return;
+    const env = { LOWBIT_TEST_QUICK: '1', LOWBIT_EMU_ENV: 'LOWBIT_TEST_QUICK' };
+    await counted(stage, 'bash', [path.join('scripts', 'emulate-avx512.sh'), program('build-static', NATIVE)], env);
+  };
+}
 
-  const neon = 'native, NEON in an emulator';
+function emulatedNeon() {
+  const stage = 'native, NEON in an emulator';
   if (process.arch === 'arm64') {
-    console.log(`\n=== ${neon}: not needed, this processor has it`);
-  } else if (!has('aarch64-linux-gnu-g++') || !has('qemu-aarch64')) {
-    skip(neon, 'needs g++-aarch64-linux-gnu and qemu-user');
-  } else if (
-    await build(neon, 'build-arm64', [...TESTS, '-DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake'], NATIVE)
-  ) {
+    console.log(`\n=== ${stage}: not needed, this processor has it`);
+    return async () => {};
+  }
+  if (!has('aarch64-linux-gnu-g++') || !has('qemu-aarch64')) {
+    skip(stage, 'needs g++-aarch64-linux-gnu and qemu-user');
+    return async () => {};
+  }
+  const options = [...TESTS, '-DCMAKE_TOOLCHAIN_FILE=cmake/toolchain-aarch64.cmake'];
+  const built = build(stage, 'build-arm64', options, NATIVE);
+  return async () => {
+    if (!(await built)) return;
     const args = ['-L', '/usr/aarch64-linux-gnu', program('build-arm64', NATIVE)];
-    await counted(neon, 'qemu-aarch64', args, { LOWBIT_TEST_QUICK: '1' });
+    await counted(stage, 'qemu-aarch64', args, { LOWBIT_TEST_QUICK: '1' });
     for (const isa of ['neondot', 'neon']) {
-      await counted(`${neon}, LOWBIT_ISA=${isa}`, 'qemu-aarch64', [...args, 'tensor'], {
+      await counted(`${stage}, LOWBIT_ISA=${isa}`, 'qemu-aarch64', [...args, 'tensor'], {
         LOWBIT_TEST_QUICK: '1',
         LOWBIT_ISA: isa,
       });
     }
-  }
+  };
 }
 
 /** The tests in TypeScript; `filters` are folders. */
@@ -227,17 +254,29 @@ async function vitest(stage, filters, env = {}) {
   record(stage, counts);
 }
 
+/** The tests of what an instruction set has kernels of its own for; the rest it takes from a lower one. */
+function testsOf(isa) {
+  const matmul = ['linear', 'integer', 'gram', 'onnx', 'packed-file'].map((name) => `test/matmul/${name}`);
+  if (/vpopcnt/.test(isa)) return ['test/tensor/bits', 'test/matmul/binary'];
+  return /vnni|dot|i8mm/.test(isa) ? matmul : ['test/tensor', ...matmul];
+}
+
 async function main() {
   const start = performance.now();
   prepare();
-  await native();
-  await sanitizers();
-  await fuzzCorpus();
-  await emulated();
+  // Builds follow each other; what is built is tested while the next is.
+  const stages = [
+    native(),
+    fuzzing(),
+    sanitized('native, address and undefined behaviour sanitizers', 'address,undefined', 'build-asan', []),
+    sanitized('native, thread sanitizer', 'thread', 'build-tsan', ['thread']),
+    emulatedAvx512(),
+    emulatedNeon(),
+  ];
+  for (const test of stages) await test();
   await vitest('API, command line and package', []);
-  const arithmetic = ['tensor', 'matmul/linear', 'matmul/integer', 'matmul/gram', 'matmul/onnx', 'matmul/packed-file'];
-  const folders = arithmetic.map((name) => `test/${name}`);
-  for (const isa of instructionSets().slice(1)) await vitest(`API, LOWBIT_ISA=${isa}`, folders, { LOWBIT_ISA: isa });
+  for (const isa of instructionSets().slice(1))
+    await vitest(`API, LOWBIT_ISA=${isa}`, testsOf(isa), { LOWBIT_ISA: isa });
   await counted('other runtimes', process.execPath, [path.join('test', 'runtimes', 'run.cjs')]);
   console.log(`\n${summary.join('\n')}\nin ${((performance.now() - start) / 60000).toFixed(1)} minutes\n`);
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);

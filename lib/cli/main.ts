@@ -6,6 +6,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { capabilities } from '../runtime.js';
+import { calibrateCommand } from './calibrate.js';
 import { convertCommand } from './convert.js';
 import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
@@ -20,12 +21,13 @@ async function main(): Promise<number> {
     .version(capabilities().version)
     .addCommand(quantizeCommand())
     .addCommand(convertCommand())
+    .addCommand(calibrateCommand())
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
     .addCommand(evalCommand())
     .addCommand(generateCommand())
     .configureHelp({ showGlobalOptions: true });
-  for (const command of [program, ...program.commands])
+  for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)])
     command.exitOverride().showHelpAfterError('(--help shows the options)');
   try {
     await program.parseAsync();

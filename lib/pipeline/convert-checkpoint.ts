@@ -311,7 +311,8 @@ export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions
  * (`kind: 'quantized'`). `to: 'float'` dequantizes.
  *
  * @param input - A quantized checkpoint: a folder, or a safetensors or GGUF file.
- * @param options - At least `to` and `output`. Without `dtype`, `scheme` and `groupSize` those of the input are kept.
+ * @param options - At least `to` and `output`. Without `dtype`, `scheme` and `groupSize` those of the input are kept;
+ *   act-order (`g_idx`) is, wherever the format has room for it.
  * @throws {@link CheckpointError} if the input can't be read, or `UNSUPPORTED_PLAN` with every weight that can't be held and
  *   the reason; {@link OutputError}; {@link InvalidArgumentError}; the signal's reason when it aborts.
  *

@@ -84,14 +84,12 @@ export function configOf(groups: readonly Group[], ignored: readonly string[], p
       `${groups.length}. Use compressed-tensors or GGUF, or --layer <regex>=float.`;
     throw new CheckpointError('UNSUPPORTED_PLAN', message, { path });
   }
-  const merged: Record<string, Json> = { ...configGroups };
-  for (const { writer, layers } of others) {
-    const [group] = Object.values(writer.config([])['config_groups'] as Record<string, Json>);
-    merged[`group_${Object.keys(merged).length}`] = {
-      ...group,
-      targets: layers,
-      format: writer.config([])['format'] as string,
-    };
+  const merged: Record<string, Json> = {};
+  for (const { writer, layers } of groups) {
+    const { format, config_groups: own } = writer.config([]);
+    const [group] = Object.values(own as Record<string, Json>);
+    const isFirst = writer === first.writer;
+    merged[`group_${Object.keys(merged).length}`] = { ...group, ...(isFirst ? {} : { targets: layers }), format };
   }
   const isMixed = new Set(groups.map(({ writer }) => writer.config([])['format'])).size > 1;
   return { ...config, ...(isMixed ? { format: 'mixed-precision' } : {}), config_groups: merged };

@@ -42,8 +42,11 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
 }
 
 /**
- * Quantizes the linear layers of a checkpoint to int4 or int8 and writes a Hugging Face folder in the compressed-tensors
- * layout (format "pack-quantized"), which vLLM and transformers load.
+ * Quantizes the linear layers of a checkpoint and writes a Hugging Face folder that vLLM and transformers load (by default
+ * int4 in the compressed-tensors layout), or a GGUF file for llama.cpp; see {@link CheckpointFormat}.
+ *
+ * What was written is read back and compared with the input before the folder gets its name: that is what the errors in the report
+ * are. `minSqnr` and `minCosine` refuse a result that falls short, `verify: false` leaves all that out.
  *
  * The weights are streamed in blocks of rows: memory stays below `maxMemory`, whatever the size of the checkpoint. The folder
  * appears under its name when it is complete, or not at all; a run that was ended before is continued by the next one with the
@@ -53,8 +56,9 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
  * @param options - At least `dtype` and `output`.
  * @returns What became of each tensor: sizes, SQNR, cosine similarity, errors.
  * @throws {@link CheckpointError} if the input can't be read or quantized as asked; {@link NonFiniteError} if a weight is NaN
- *   or infinite; {@link OutputError} if the result can't be written; {@link InvalidArgumentError} for wrong options; the
- *   signal's reason when it aborts.
+ *   or infinite; {@link OutputError} if the result can't be written, `VERIFICATION_FAILED` if it is not what it should be,
+ *   `BELOW_THRESHOLD` (the same call with other thresholds then ends the work); {@link InvalidArgumentError} for wrong options;
+ *   the signal's reason when it aborts.
  *
  * @example
  * ```ts

@@ -24,14 +24,8 @@ namespace {
 #define LOWBIT_TABLE(isa, description, base, products, counts)                                                      \
   constexpr Kernels isa##_table {                                                                                   \
     #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kDecoder, \
-        &base::kBlocks, &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &products::kMatmul   \
-#define LOWBIT_TABLE(isa, description, base, products, counts)                                                     \
-  constexpr Kernels isa##_table {                                                                                  \
-    #isa, description, has_##isa, &base::kCast, &base::kAffine, &base::kCodebook, &base::kCompare, &base::kBlocks, \
-        &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &base::kLinalg, &base::kHqq,        \
-        &products::kMatmul                                                                                         \
-        &base::kBlocks, &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &products::kMatmul,  \
-        &base::kLogits                                                                                              \
+        &base::kBlocks, &base::kFakeQuantize, &base::kObserve, &counts::kBits, &base::kRepack, &base::kLinalg,      \
+        &base::kHqq, &products::kMatmul, &base::kLogits                                                             \
   }
 
 constexpr auto has_scalar = always;

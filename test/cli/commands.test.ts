@@ -40,6 +40,12 @@ describe('lowbit inspect', () => {
       [['-f', 'awq'], 'awq int4, groups of 128, gemm, asymmetric'],
       [['-f', 'ct', '-d', 'nvfp4'], 'nvfp4-pack-quantized'],
       [['-f', 'gguf:q4_0'], 'gguf q4_0, groups of 32'],
+      [
+        ['-f', 'ct', '-d', 'int8', '--activations', 'int8'],
+        'int8, int-quantized, per-channel, input int8 token dynamic',
+      ],
+      [['-f', 'compressed-tensors:naive-quantized', '-g', '64'], 'int8, groups of 64, int-quantized'],
+      [['-f', 'bnb', '-g', '64'], 'bitsandbytes nf4, groups of 64'],
     ] as const) {
       const { status, stdout, stderr } = await run('inspect', await quantized(...args));
       expect(stderr).toBe('');
@@ -95,6 +101,17 @@ describe('lowbit convert', () => {
     expect((await run('verify', source, target)).stdout).toContain('everything is identical');
     expect(existsSync(join(target, 'quantize_config.json'))).toBe(true);
     expect(existsSync(join(target, 'quant_config.json'))).toBe(false);
+  });
+
+  it('takes the layout of codes with the format', async () => {
+    const source = await quantized('-f', 'gptq', '-d', 'int8', '--granularity', 'per-channel');
+    const [target, wrong] = [fresh(), fresh()];
+    const done = await run('convert', source, '-t', 'ct:int-quantized', '--activations', 'int8', '-q', '-o', target);
+    expect(done).toEqual({ status: 0, stdout: '', stderr: '' });
+    expect((await run('inspect', target)).stdout).toContain('int-quantized, per-channel, input int8 token dynamic');
+    const refused = await run('convert', source, '-t', 'ct:float-quantized', '-q', '-o', wrong);
+    expect(refused.status).toBe(2);
+    expect(refused.stderr).toContain('pack-quantized or int-quantized or naive-quantized for int8');
   });
 
   it('refuses what the format can not hold, naming the tensors and the way out', async () => {

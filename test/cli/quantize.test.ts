@@ -2,7 +2,9 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_pr
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { writeImatrix } from '../../lib/index.js';
 import { safetensors, temporaryFolder } from '../support/files.js';
+import { bundledImportance } from '../support/imatrix.js';
 import { normal } from '../support/random.js';
 
 const root = temporaryFolder();
@@ -151,6 +153,20 @@ describe('lowbit quantize', () => {
     });
   });
 
+  it('takes an importance matrix, which some mixtures need', async () => {
+    const imatrix = join(root, 'imatrix.gguf');
+    await writeImatrix(imatrix, bundledImportance());
+    const with_ = await run('quantize', LLAMA, '-f', 'gguf:q2_k_s', '--imatrix', imatrix, '--dry-run');
+    expect(with_).toMatchObject({ status: 0, stderr: '' });
+    expect(with_.stdout).toContain('q2_k');
+    const without = await run('quantize', LLAMA, '-f', 'gguf:q2_k_s', '--dry-run');
+    expect(without.status).toBe(3);
+    expect(without.stderr).toContain('--imatrix');
+    const wrong = await run('quantize', LLAMA, '-f', 'gguf:q4_0', '--imatrix', join(LLAMA, 'config.json'), '--dry-run');
+    expect(wrong.status).toBe(3);
+    expect(wrong.stderr).toContain('not a valid importance matrix');
+  });
+
   it('shows what it would do without doing it', async () => {
     const before = readdirSync(root);
     const { status, stdout } = await run('quantize', LLAMA, '-d', 'int4', '--dry-run', '--exclude', 'self_attn');
@@ -189,7 +205,7 @@ describe('lowbit quantize', () => {
       env: { ...process.env, TERM: 'xterm' },
     });
     expect(output).toContain('█');
-    expect(output).toMatch(/\d+ % \| \d+\/57 tensors/);
+    expect(output).toMatch(/\d+ % \| \d+ of 57 tensors/);
   });
 });
 

@@ -165,6 +165,16 @@ describe('every format into every other', () => {
   });
 });
 
+it("a quantized output head is named in GPTQ's config", async () => {
+  const data = new Uint16Array(256 * 128).map((_, i) => 0x2c00 + (i % 512));
+  const source = smallLlama(fresh(), { 'lm_head.weight': { dtype: 'F16', shape: [256, 128], data } });
+  const [first, second] = [fresh(), fresh()];
+  await quantizeCheckpoint(source, { format: 'gptq', include: /lm_head/, groupSize: 32, output: first });
+  await convertCheckpoint(first, { to: 'gptq_v2', output: second });
+  for (const path of [first, second]) expect(quantizationOf(path)).toMatchObject({ lm_head: true });
+  expect((await verifyCheckpoint(first, second)).worst).toBeNull();
+});
+
 const LAYER = 'model.layers.0.mlp.up_proj';
 
 const mixed = fc.record({
@@ -279,7 +289,7 @@ describe("GPTQ's act-order", () => {
           }
         }
       }),
-      { numRuns: 12 },
+      { numRuns: 8 },
     );
   });
 

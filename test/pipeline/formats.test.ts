@@ -156,6 +156,11 @@ describe('the bundled Llama in every format', () => {
     const { quantization_config: config } = JSON.parse(readFileSync(join(output, 'config.json'), 'utf8'));
     expect(config.ignore).toContain('model.layers.0.self_attn.q_proj');
     expect(Object.keys(config.config_groups)).toEqual(['group_0', 'group_1']);
+    // compressed-tensors finds a group's format in the group, where the whole is mixed-precision.
+    expect(config.config_groups).toMatchObject({
+      group_0: { targets: ['Linear'], format: 'pack-quantized' },
+      group_1: { format: 'pack-quantized', weights: { num_bits: 8, strategy: 'channel' } },
+    });
     const gguf = fresh({ format: 'gguf' });
     await quantizeCheckpoint(LLAMA, {
       format: 'gguf',
@@ -176,6 +181,69 @@ describe('the bundled Llama in every format', () => {
         output: fresh({}),
       }),
     ).rejects.toMatchObject({ code: 'UNSUPPORTED_PLAN', message: expect.stringContaining('one setting') });
+  });
+
+  it('says how activations are treated, and where the output head is', async () => {
+    const configOf = async (spec: QuantizationSpec) => {
+      const output = fresh(spec);
+      await quantizeCheckpoint(LLAMA, { include: /layers\.0\.mlp\.up|lm_head/, ...spec, output });
+      return JSON.parse(readFileSync(join(output, 'config.json'), 'utf8')).quantization_config;
+    };
+    const dynamic = { symmetric: true, dynamic: true };
+    for (const [spec, format, activations] of [
+      [{ dtype: 'int8', activations: 'int8' }, 'int-quantized', { num_bits: 8, type: 'int', strategy: 'token' }],
+      [{ layout: 'int-quantized' }, 'int-quantized', { num_bits: 8, type: 'int', strategy: 'token' }],
+      [{ layout: 'naive-quantized' }, 'naive-quantized', null],
+      [{ dtype: 'int8' }, 'pack-quantized', null],
+      [{ activations: 'float8_e4m3fn' }, 'pack-quantized', { num_bits: 8, type: 'float', strategy: 'token' }],
+      [{ dtype: 'float8_e4m3fn' }, 'float-quantized', { num_bits: 8, type: 'float', strategy: 'token' }],
+      [{ dtype: 'float8_e4m3fn', activations: 'float' }, 'float-quantized', null],
+      [
+        { dtype: 'mxfp4', activations: 'mxfp4' },
+        'mxfp4-pack-quantized',
+        { num_bits: 4, type: 'float', strategy: 'group', group_size: 32 },
+      ],
+    ] as [QuantizationSpec, string, object | null][]) {
+      const config = await configOf(spec);
+      expect(config.format).toBe(format);
+      const expected = activations === null ? null : { ...activations, ...dynamic };
+      if (expected === null) expect(config.config_groups.group_0.input_activations).toBeNull();
+      else expect(config.config_groups.group_0.input_activations).toMatchObject(expected);
+    }
+    const w8a8 = await configOf({ layout: 'int-quantized' });
+    expect(w8a8.config_groups.group_0.weights).toMatchObject({ num_bits: 8, strategy: 'channel', symmetric: true });
+    const gptq = await configOf({ format: 'gptq', groupSize: 32, include: /layers\.0\.mlp\.up/ });
+    expect(gptq).toMatchObject({ lm_head: false, desc_act: false });
+  });
+
+  it.each([
+    [{ dtype: 'float8_e4m3fn', layout: 'int-quantized' }, 'layout', 'float-quantized or naive-quantized'],
+    [{ dtype: 'int4', layout: 'float-quantized' }, 'layout', 'pack-quantized or int-quantized or naive-quantized'],
+    [{ dtype: 'nvfp4', layout: 'pack-quantized' }, 'layout', 'no layout'],
+    [{ dtype: 'nvfp4', activations: 'int8' }, 'activations', 'float for nvfp4'],
+    [{ dtype: 'float8_e4m3fn', activations: 'int8' }, 'activations', 'float or float8_e4m3fn'],
+    [{ format: 'gptq', activations: 'int8' }, 'activations', 'compressed-tensors'],
+    [{ format: 'gguf', layout: 'int-quantized' }, 'layout', 'compressed-tensors'],
+    [{ layout: 'marlin' }, 'layout', 'int-quantized'],
+  ] as [QuantizationSpec, string, string][])('refuses %j', async (spec, argument, words) => {
+    await expect(quantizeCheckpoint(LLAMA, { ...spec, output: fresh(spec) })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      argument,
+      message: expect.stringContaining(words),
+    });
+  });
+
+  it('refuses a shorter last group where the layout has no place for it, and says what would do', async () => {
+    for (const format of ['compressed-tensors', 'awq'] as const) {
+      const error = (await quantizeCheckpoint(LLAMA, { format, groupSize: 512, output: fresh({}) }).catch(
+        (e: unknown) => e,
+      )) as CheckpointError;
+      expect(error.code).toBe('UNSUPPORTED_PLAN');
+      expect(error.message).toContain('its 768 inputs are no multiple of the group size, 512: choose a group size of');
+      expect(error.message).toContain('model.layers.5.mlp.down_proj.weight [256, 768]');
+      expect(error.message).toContain('--exclude');
+      expect(error.message.includes('--layer')).toBe(format === 'compressed-tensors');
+    }
   });
 
   it('writes a GGUF file and its manifest, and nothing else', async () => {
