@@ -348,7 +348,10 @@ class Model implements DecoderModel, Generator {
     for (const block of await Promise.allSettled(this.blocks.values())) {
       if (block.status === 'fulfilled') block.value.dispose();
     }
-    await this.output?.then(({ layer }) => layer.dispose());
+    await this.output?.then(
+      ({ layer }) => layer.dispose(),
+      () => undefined,
+    );
     await this.checkpoint.close();
   }
 }
