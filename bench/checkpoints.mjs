@@ -151,13 +151,14 @@ async function copy(path, outputBytes) {
 }
 
 /** Runs the command line; seconds that pass and of processors, of the whole process, and its peak of resident memory. */
+// Node takes "inspect" for a wish of its own if it comes first.
 function run(...args) {
-  const script = `process.on('exit', () => process.stderr.write(JSON.stringify(process.resourceUsage()))); require(${JSON.stringify(
+  const script = `process.argv.splice(1, 1); process.on('exit', () => process.stderr.write(JSON.stringify(process.resourceUsage()))); require(${JSON.stringify(
     join(here, '..', 'dist', 'cli', 'main.js'),
   )})`;
   return new Promise((resolve, reject) => {
     const start = performance.now();
-    const child = spawn(process.execPath, ['-e', script, '--', ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(process.execPath, ['-e', script, 'lowbit', ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
     let text = '';
     child.stderr.on('data', (data) => {
       text += data;

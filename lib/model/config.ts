@@ -7,7 +7,7 @@
  * @module
  */
 import type { Json } from '../checkpoint/checkpoint.js';
-import { Fields } from '../checkpoint/gguf/metadata-of-model.js';
+import { Fields, MOST_HEAD_ELEMENTS } from '../checkpoint/gguf/metadata-of-model.js';
 import { CheckpointError } from '../errors.js';
 import type { LinearName } from './decoder-weights.js';
 import type { RopeScaling } from './rope.js';
@@ -206,10 +206,11 @@ export function readConfig(json: Json, path: string): DecoderConfig {
     : architecture === 'qwen3'
       ? 128
       : hiddenSize / numHeads;
-  if (!Number.isInteger(headDim) || headDim % 2 !== 0 || numHeads % numKvHeads !== 0) {
+  const isHead = Number.isInteger(headDim) && headDim % 2 === 0 && headDim <= MOST_HEAD_ELEMENTS;
+  if (!isHead || numHeads % numKvHeads !== 0) {
     const message =
       `config.json of ${path} divides ${hiddenSize} into ${numHeads} heads, and those among ${numKvHeads}, ` +
-      `of ${headDim} elements. Expected whole numbers, and an even one of elements.`;
+      `of ${headDim} elements. Expected whole numbers, and an even one of at most ${MOST_HEAD_ELEMENTS} elements.`;
     throw new CheckpointError('CONFIG_INVALID', message, { path });
   }
   const maxPositions = config.count('max_position_embeddings', 2048);

@@ -60,7 +60,12 @@ function linesOf(text: string): unknown[] {
 
 function isHeading(value: unknown): value is Heading {
   const heading = value as Partial<Heading> | null;
-  return typeof heading?.plan === 'string' && Array.isArray(heading.inputs);
+  return typeof heading?.plan === 'string' && Array.isArray(heading.inputs) && heading.inputs.every(isInput);
+}
+
+function isInput(value: unknown): value is InputIdentity {
+  const input = value as Partial<InputIdentity> | null;
+  return typeof input?.file === 'string' && typeof input.bytes === 'number' && typeof input.modified === 'string';
 }
 
 function isEntry(value: unknown): value is Entry {

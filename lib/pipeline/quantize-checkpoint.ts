@@ -5,11 +5,12 @@
  */
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { Weight } from '../checkpoint/weight.js';
-import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
 import { asHuggingFace } from './hugging-face.js';
+import { MethodWork } from './method-work.js';
 import { type Plan, planQuantization, withTexts } from './plan.js';
 import { planGgufQuantization } from './plan-gguf.js';
 import { checkSpec, type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
@@ -27,10 +28,12 @@ export async function planOfSpec(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
   spec: QuantizationSpec,
+  reading: ReadingOptions = {},
 ): Promise<Plan> {
   if (spec.format === 'gguf') return planGgufQuantization(checkpoint, weights, spec);
   const model = await asHuggingFace(checkpoint, weights);
-  return withTexts(planQuantization(model.checkpoint, model.weights, spec), model.texts, model.warnings);
+  const work = await MethodWork.of(checkpoint.path, spec, reading);
+  return withTexts(planQuantization(model.checkpoint, model.weights, spec, work), model.texts, model.warnings);
 }
 
 /** @internal Checks the options of {@link quantizeCheckpoint}. */
@@ -75,7 +78,8 @@ export async function quantizeCheckpoint(
   checked.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint, checkReadingOptions(checked)), checked);
+    const reading = checkReadingOptions(checked);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint, reading), checked, reading);
     return await carryOut(input, checkpoint, plan, checked);
   } finally {
     await checkpoint.close();

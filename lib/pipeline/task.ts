@@ -15,6 +15,7 @@ import { castTensorAsync } from '../tensor/cast.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import { layoutOf, type QuantizedTensor, tensorOf } from '../tensor/quantized-tensor.js';
 import { codesOf } from './grids-gguf.js';
+import type { MethodParts, PartSummary } from './method-parts.js';
 
 /**
  * What happens to a weight: `copied` as it is stored, `cast` to another float type, `quantized`, or `repacked`: the same codes
@@ -40,6 +41,10 @@ export interface BlockResult {
 /** A unit of work. */
 export interface Task {
   readonly weight: Weight;
+  /** What is written is compared with, where that is no longer the weight. */
+  readonly reference?: Weight;
+  /** What the method noted about the weight, if one made it. */
+  notes?(): Promise<PartSummary | null>;
   readonly kind: TaskKind;
   /** What the weight becomes, in words. */
   readonly as: string;
@@ -272,6 +277,24 @@ export function repackTask(
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
+}
+
+/** A weight's codes as a method made them; with `isFolded` not of the original weight but of one with scales folded in. */
+export function methodTask(weight: Weight, writer: LayoutWriter, parts: MethodParts, isFolded: boolean): Task {
+  const made = parts.weightOf(weight);
+  return {
+    ...repackTask(made, writer, async (tensor) => tensor),
+    weight,
+    kind: 'quantized',
+    notes: () => parts.summary(weight.name),
+    ...(isFolded ? { reference: made } : {}),
+  };
+}
+
+/** A float tensor that a method may have changed. */
+export function changedTask(weight: Weight, parts: MethodParts): Task {
+  const made = parts.weightOf(weight);
+  return { ...castTask(made), weight, reference: made };
 }
 
 export function leastCommonMultiple(a: number, b: number): number {
