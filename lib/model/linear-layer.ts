@@ -103,15 +103,28 @@ async function packRows(
  *
  * @param weight - A matrix of a checkpoint.
  */
-export async function linearOfWeight(
+export function linearOfWeight(
   weight: Weight,
   bias: Float32Array | null,
   computeDtype: ComputeDtype,
   scratch: Scratch,
   signal?: AbortSignal,
 ): Promise<PackedLinear> {
-  const block = await weight.read(0, weight.rows, scratch);
-  const packed = await packRows(block, weight.rows, weight.columns, signal);
+  return linearOfRows(weight, 0, weight.rows, bias, computeDtype, scratch, signal);
+}
+
+/** The same of some of its rows, from a multiple of its `rowStep` on. */
+export async function linearOfRows(
+  weight: Weight,
+  begin: number,
+  end: number,
+  bias: Float32Array | null,
+  computeDtype: ComputeDtype,
+  scratch: Scratch,
+  signal?: AbortSignal,
+): Promise<PackedLinear> {
+  const block = await weight.read(begin, end, scratch);
+  const packed = await packRows(block, end - begin, weight.columns, signal);
   const order = block.kind === 'quantized' ? block.order : null;
   return new PackedLinear(packed, bias, computeDtype, order === null ? null : order.slice());
 }

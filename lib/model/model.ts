@@ -4,7 +4,6 @@
  * @module
  */
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
-import { Scratch } from '../checkpoint/scratch.js';
 import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { CheckpointError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { ComputeDtype } from '../matmul/linear.js';
@@ -15,9 +14,9 @@ import { DecoderWeights } from './decoder-weights.js';
 import { Embedding } from './embedding.js';
 import { type GenerateOptions, type Generation, type Generator, generate, type Sequence } from './generate.js';
 import { readGgufConfig } from './gguf-config.js';
-import { linearOfWeight, type PackedLinear } from './linear-layer.js';
+import { Head } from './head.js';
 import { Loader } from './loader.js';
-import { type LayerCache, layerCache, rmsNorm, turn, Workspace } from './operations.js';
+import { type LayerCache, layerCache, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
 import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
 
@@ -107,7 +106,7 @@ class Model implements DecoderModel, Generator {
   readonly tokenizer: Tokenizer;
   private readonly blocks = new Map<number, Promise<Block>>();
   private readonly embedding: Embedding;
-  private output: Promise<{ norm: Float32Array; layer: PackedLinear }> | null = null;
+  private readonly output: Head;
   private closed = false;
 
   constructor(
@@ -119,6 +118,7 @@ class Model implements DecoderModel, Generator {
   ) {
     this.path = checkpoint.path;
     this.embedding = new Embedding(context.weights.embedding, keepsBlocks);
+    this.output = new Head(context, keepsBlocks);
     this.tokenizer = ownTokenizer ?? noTokenizer(this.path);
   }
 
@@ -189,40 +189,15 @@ class Model implements DecoderModel, Generator {
     return body(await block);
   }
 
-  private async withHead<T>(body: (norm: Float32Array, layer: PackedLinear) => T | Promise<T>): Promise<T> {
-    this.checkOpen();
-    const { weights, computeDtype } = this.context;
-    const open = async () => ({
-      norm: await weights.vector('model.norm.weight'),
-      layer: await linearOfWeight(weights.head, null, computeDtype, new Scratch()),
-    });
-    if (!this.keepsBlocks) {
-      const { norm, layer } = await open();
-      try {
-        return await body(norm, layer);
-      } finally {
-        layer.dispose();
-      }
-    }
-    if (this.output === null) {
-      this.output = open();
-      this.output.catch(() => {
-        this.output = null;
-      });
-    }
-    const { norm, layer } = await this.output;
-    return body(norm, layer);
-  }
-
   async head(hidden: Float32Array): Promise<Float32Array> {
-    const { hiddenSize, rmsNormEps } = this.config;
+    const { hiddenSize, vocabSize } = this.config;
     validate.float32Array('hidden', hidden);
     if (hidden.length % hiddenSize !== 0) {
       throw invalidArgument('hidden', `whole rows of ${hiddenSize} elements`, hidden);
     }
-    return this.withHead((norm, layer) =>
-      layer.forward(rmsNorm(hidden, norm, rmsNormEps, new Float32Array(hidden.length))),
-    );
+    this.checkOpen();
+    const out = validate.allocated(Float32Array, (hidden.length / hiddenSize) * vocabSize);
+    return out.length === 0 ? out : this.output.forward(hidden.slice(), out);
   }
 
   async logits(tokens: Int32Array, options: LogitsOptions = {}): Promise<Float32Array> {
@@ -304,11 +279,7 @@ class Model implements DecoderModel, Generator {
       const hidden = await this.embed(tokens);
       await this.extend(hidden, caches, past, workspace, signal);
       past += tokens.length;
-      return this.withHead((norm, layer) => {
-        const last = hidden.subarray(-config.hiddenSize);
-        rmsNorm(last, norm, config.rmsNormEps, last);
-        return layer.forward(last, workspace.floats('logits', config.vocabSize));
-      });
+      return this.output.forward(hidden.subarray(-config.hiddenSize), workspace.floats('logits', config.vocabSize));
     };
     return { sequence: { extend }, room };
   }
@@ -348,7 +319,7 @@ class Model implements DecoderModel, Generator {
     for (const block of await Promise.allSettled(this.blocks.values())) {
       if (block.status === 'fulfilled') block.value.dispose();
     }
-    await this.output?.then(({ layer }) => layer.dispose());
+    await this.output.close();
     await this.checkpoint.close();
   }
 }

@@ -1,12 +1,12 @@
 /** The bundled model against float64, and in every quantized format against its own dequantized weights. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openModel } from '../../lib/model/model.js';
 import { convertCheckpoint } from '../../lib/pipeline/convert-checkpoint.js';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../../lib/pipeline/spec.js';
-import { temporaryFolder } from '../support/files.js';
+import { readSafetensors, safetensors, temporaryFolder } from '../support/files.js';
 import { BUNDLED, largestDifference } from '../support/models.js';
 import { readJson } from '../support/vectors.js';
 
@@ -97,5 +97,44 @@ describe.each(SPECS)('the bundled model as %s', (_, spec) => {
     const fast = await openModel(output, { computeDtype: 'int16' });
     expect(largestDifference(await fast.logits(ids), expected)).toBeLessThan(0.02);
     for (const model of [quantized, floats, original, fast]) await model.close();
+  });
+});
+
+describe('the bundled model as GPTQ in act-order', () => {
+  const folder = temporaryFolder();
+
+  it('computes with columns of any groups', async () => {
+    const output = join(folder, 'model');
+    await quantizeCheckpoint(BUNDLED, { format: 'gptq', groupSize: 32, output });
+    // Other groups for the same codes make another model, of which nothing else is asked.
+    const path = join(output, 'model.safetensors');
+    const { metadata, tensors } = readSafetensors(readFileSync(path));
+    let seed = 1;
+    for (const [name, { bytes }] of tensors) {
+      if (!name.endsWith('.g_idx')) continue;
+      const groups = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+      for (let i = groups.length - 1; i > 0; i--) {
+        seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+        const j = seed % (i + 1);
+        [groups[i], groups[j]] = [groups[j] as number, groups[i] as number];
+      }
+    }
+    const entries = [...tensors].map(([name, { dtype, shape, bytes }]) => [name, { dtype, shape, data: bytes }]);
+    writeFileSync(path, safetensors(Object.fromEntries(entries), metadata));
+    const config = join(output, 'config.json');
+    const json = JSON.parse(readFileSync(config, 'utf8')) as { quantization_config: object };
+    json.quantization_config = { ...json.quantization_config, desc_act: true };
+    writeFileSync(config, JSON.stringify(json));
+
+    await convertCheckpoint(output, { to: 'float', floatDtype: 'float32', output: join(folder, 'float') });
+    const quantized = await openModel(output);
+    const floats = await openModel(join(folder, 'float'));
+    const ids = Int32Array.from(reference.prompts[3]?.ids ?? []);
+    const expected = await floats.logits(ids);
+    expect(largestDifference(await quantized.logits(ids), expected)).toBeLessThan(1e-4);
+    const { tokens } = await floats.generate(ids, { maxTokens: 20 });
+    expect((await quantized.generate(ids, { maxTokens: 20 })).tokens).toEqual(tokens);
+    await quantized.close();
+    await floats.close();
   });
 });

@@ -1,0 +1,111 @@
+/**
+ * The end of a decoder: the last norm and the output layer.
+ *
+ * @module
+ */
+import { storedBytes } from '../checkpoint/weight.js';
+import type { BlockContext } from './block.js';
+import { linearOfRows, type PackedLinear } from './linear-layer.js';
+import { rmsNorm } from './operations.js';
+
+/** Stored bytes of the rows that are read, and without a place in memory multiplied, at a time. */
+const PART_BYTES = 32 * 2 ** 20;
+
+/** Rows of the output layer. */
+interface Part {
+  readonly begin: number;
+  readonly layer: PackedLinear;
+}
+
+/** Turns hidden states into logits. */
+export class Head {
+  private norm: Promise<Float32Array> | null = null;
+  private kept: Promise<Part[]> | null = null;
+
+  constructor(
+    private readonly context: BlockContext,
+    /** Whether the weights stay in memory; else only a part of them ever is there. */
+    private readonly keeps: boolean,
+    private readonly partBytes: number = PART_BYTES,
+  ) {}
+
+  /**
+   * @param hidden - `[rows, hiddenSize]`; normalized in place.
+   * @param out - `[rows, vocabSize]`
+   */
+  async forward(hidden: Float32Array, out: Float32Array): Promise<Float32Array> {
+    const { config, weights } = this.context;
+    this.norm ??= weights.vector('model.norm.weight');
+    rmsNorm(hidden, await this.norm, config.rmsNormEps, hidden);
+    if (this.keeps) {
+      if (this.kept === null) {
+        this.kept = this.openAll();
+        this.kept.catch(() => {
+          this.kept = null;
+        });
+      }
+      for (const part of await this.kept) this.multiply(part, hidden, out);
+      return out;
+    }
+    for (const begin of this.begins()) {
+      const part = await this.open(begin);
+      try {
+        this.multiply(part, hidden, out);
+      } finally {
+        part.layer.dispose();
+      }
+    }
+    return out;
+  }
+
+  private get partRows(): number {
+    const { head } = this.context.weights;
+    const step = 16 * head.rowStep;
+    return Math.max(1, Math.floor(this.partBytes / ((storedBytes(head) / head.rows) * step))) * step;
+  }
+
+  private begins(): number[] {
+    const { partRows } = this;
+    return Array.from({ length: Math.ceil(this.context.weights.head.rows / partRows) }, (_, i) => i * partRows);
+  }
+
+  private async open(begin: number): Promise<Part> {
+    const { weights, computeDtype, loader } = this.context;
+    const { head } = weights;
+    const end = Math.min(head.rows, begin + this.partRows);
+    return { begin, layer: await loader.run((scratch) => linearOfRows(head, begin, end, null, computeDtype, scratch)) };
+  }
+
+  private async openAll(): Promise<Part[]> {
+    const parts: Part[] = [];
+    try {
+      for (const begin of this.begins()) parts.push(await this.open(begin));
+      return parts;
+    } catch (error) {
+      for (const { layer } of parts) layer.dispose();
+      throw error;
+    }
+  }
+
+  private multiply({ begin, layer }: Part, hidden: Float32Array, out: Float32Array): void {
+    const { vocabSize } = this.context.config;
+    const rows = out.length / vocabSize;
+    if (rows === 1) {
+      layer.forward(hidden, out.subarray(begin, begin + layer.rows));
+      return;
+    }
+    const part = layer.forward(hidden);
+    for (let row = 0; row < rows; row++) {
+      out.set(part.subarray(row * layer.rows, (row + 1) * layer.rows), row * vocabSize + begin);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.kept?.then(
+      (parts) => {
+        for (const { layer } of parts) layer.dispose();
+      },
+      () => undefined,
+    );
+  }
+}
