@@ -1,9 +1,11 @@
 /**
- * How fast is a checkpoint quantized, against copying the same bytes, and against ggml's quantizer alone?
+ * How fast is a checkpoint quantized, against copying the same bytes, and against ggml's quantizer alone? How fast is a header
+ * of a million tensors opened?
  *
- * `npm run bench:checkpoints -- [--quick] [--write] [--folder=<where>]` generates a Llama-shaped checkpoint of 4 GB in bfloat16
- * (--quick: 0.8 GB), runs the command line on it from a warm cache, and takes its resident memory. The copy reads the input
- * and writes as many bytes as the result has, with the same calls and as many of them at once.
+ * `npm run bench:checkpoints -- [--size=4] [--rounds=5] [--tensors=1000000] [--only=<regex>] [--quick] [--folder=<where>]
+ * [--write]` generates a Llama-shaped checkpoint of so many GB in bfloat16 (--quick: 0.8 GB, one round, 100,000 tensors), runs the
+ * command line on it from a warm cache, and takes its processor time and resident memory. The copy reads the input and writes as
+ * many bytes as the result has, with as many calls at once, and flushes them to disk as well.
  */
 import { spawn } from 'node:child_process';
 import {
@@ -12,6 +14,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -21,6 +24,7 @@ import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { openCheckpoint } from '../dist/checkpoint/checkpoint.js';
 import lowbit from '../dist/index.js';
 import { normal } from './support/measure.mjs';
 import { peer } from './support/peer.mjs';
@@ -29,6 +33,10 @@ import { markdownTable, publish } from './support/report.mjs';
 const { values: options } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
+    size: { type: 'string' },
+    rounds: { type: 'string' },
+    tensors: { type: 'string' },
+    only: { type: 'string', default: '' },
     write: { type: 'boolean', default: false },
     folder: { type: 'string', default: tmpdir() },
   },
@@ -38,8 +46,11 @@ const here = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
 const root = mkdtempSync(join(options.folder, 'lowbit-bench-'));
 process.on('exit', () => rmSync(root, { recursive: true, force: true }));
 
-const [HIDDEN, INNER, LAYERS] = [4096, 11008, options.quick ? 2 : 10];
-const ROUNDS = 5;
+const [HIDDEN, INNER] = [4096, 11008];
+const LAYER_BYTES = 2 * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INNER);
+const LAYERS = Math.max(1, Math.round((1e9 * Number(options.size ?? (options.quick ? 0.8 : 4))) / LAYER_BYTES));
+const ROUNDS = Number(options.rounds ?? (options.quick ? 1 : 5));
+const TENSORS = Number(options.tensors ?? (options.quick ? 100_000 : 1_000_000));
 
 /** Names and shapes of a Llama. */
 function tensorsOf() {
@@ -106,7 +117,12 @@ function generate() {
   return { folder, bytes: statSync(join(folder, 'model.safetensors')).size };
 }
 
-/** Reads one file and writes so many bytes to another, two pieces at a time. */
+/** Memory that system calls copy to at full speed: not right behind a page's beginning, where files' pages begin. */
+function memory(bytes) {
+  return new Uint8Array(new SharedArrayBuffer(bytes + 4096), 2032, bytes);
+}
+
+/** Reads one file and writes so many bytes to another, two pieces at a time. Seconds that pass, and of processors. */
 async function copy(path, outputBytes) {
   const target = join(root, 'copy');
   const [input, output] = [await open(path, 'r'), await open(target, 'w')];
@@ -114,7 +130,7 @@ async function copy(path, outputBytes) {
   const PIECE = 2 ** 21;
   let next = 0;
   const worker = async () => {
-    const buffer = new Uint8Array(PIECE);
+    const buffer = memory(PIECE);
     while (next < size) {
       const begin = next;
       next += PIECE;
@@ -124,38 +140,47 @@ async function copy(path, outputBytes) {
       await output.write(buffer, 0, count, from);
     }
   };
-  const start = performance.now();
+  const [start, before] = [performance.now(), process.cpuUsage()];
   await Promise.all([worker(), worker()]);
   await output.datasync();
   const seconds = (performance.now() - start) / 1000;
+  const { user, system } = process.cpuUsage(before);
   await Promise.all([input.close(), output.close()]);
   rmSync(target);
-  return seconds;
+  return { seconds, cpu: (user + system) / 1e6 };
 }
 
-/** Runs the command line; seconds of the whole process, and its peak of resident memory. */
-function quantize(folder, args, output) {
-  const script = `process.argv.splice(1, 0, 'lowbit'); process.on('exit', () => console.log(process.resourceUsage().maxRSS)); require(${JSON.stringify(
+/** Runs the command line; seconds that pass and of processors, of the whole process, and its peak of resident memory. */
+// Node takes "inspect" for a wish of its own if it comes first.
+function run(...args) {
+  const script = `process.argv.splice(1, 1); process.on('exit', () => process.stderr.write(JSON.stringify(process.resourceUsage()))); require(${JSON.stringify(
     join(here, '..', 'dist', 'cli', 'main.js'),
   )})`;
   return new Promise((resolve, reject) => {
     const start = performance.now();
-    const child = spawn(process.execPath, ['-e', script, 'quantize', folder, '-q', ...args, '-o', output], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const child = spawn(process.execPath, ['-e', script, 'lowbit', ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
     let text = '';
-    child.stdout.on('data', (data) => {
+    child.stderr.on('data', (data) => {
       text += data;
     });
     child.on('close', (status) => {
       const seconds = (performance.now() - start) / 1000;
-      const bytes = status === 0 ? sizeOf(output) : 0;
-      rmSync(output, { recursive: true, force: true });
-      rmSync(`${output}.lowbit.json`, { force: true });
-      if (status === 0) resolve({ seconds, rss: 1024 * Number(text), bytes });
-      else reject(new Error(`lowbit ended with ${status}`));
+      if (status !== 0) {
+        reject(new Error(`lowbit ended with ${status}: ${text}`));
+        return;
+      }
+      const { maxRSS, userCPUTime, systemCPUTime } = JSON.parse(text.slice(text.lastIndexOf('{"userCPUTime"')));
+      resolve({ seconds, cpu: (userCPUTime + systemCPUTime) / 1e6, rss: 1024 * maxRSS });
     });
   });
+}
+
+async function quantize(folder, args, output) {
+  const result = await run('quantize', folder, '-q', ...args, '-o', output);
+  const bytes = sizeOf(output);
+  rmSync(output, { recursive: true, force: true });
+  rmSync(`${output}.lowbit.json`, { force: true });
+  return { ...result, bytes };
 }
 
 function sizeOf(output) {
@@ -163,14 +188,24 @@ function sizeOf(output) {
   return status.isFile() ? status.size : statSync(join(output, 'model.safetensors')).size;
 }
 
-/** Seconds that ggml's quantizer takes for so many elements, on one thread, from a sample of them. */
-function ggmlSeconds(type, elements) {
+/** Seconds that ggml's quantizer takes for a checkpoint, on one thread: from pieces of its weights. */
+function ggmlSeconds(type, path, bytes) {
   if (ggml === null) return null;
-  const sample = normal(HIDDEN * 256, 2, 0.02);
-  const out = new Uint8Array(sample.length);
-  const start = performance.now();
-  ggml.quantize(type, sample, out, 256, HIDDEN);
-  return ((performance.now() - start) / 1000) * (elements / sample.length);
+  const rows = 256;
+  const piece = new Uint8Array(2 * rows * HIDDEN);
+  const file = openSync(path, 'r');
+  let seconds = 0;
+  const pieces = 4;
+  for (let i = 0; i < pieces; i++) {
+    readSync(file, piece, 0, piece.length, 4096 * Math.floor((bytes * (i + 1)) / (pieces + 1) / 4096));
+    const floats = lowbit.castTensor(new Uint16Array(piece.buffer), { from: 'bfloat16', to: 'float32' });
+    const out = new Uint8Array(floats.length);
+    const start = performance.now();
+    ggml.quantize(type, floats, out, rows, HIDDEN);
+    seconds += (performance.now() - start) / 1000;
+  }
+  closeSync(file);
+  return (seconds * bytes) / (pieces * piece.length);
 }
 
 /** A safetensors header of so many tensors. */
@@ -205,35 +240,46 @@ function ggufHeader(path, count) {
   writeFileSync(path, Buffer.concat([header, Buffer.alloc(((32 - (header.length % 32)) % 32) + 32 * count)]));
 }
 
-/** Seconds in which a header of a million tensors is opened and every weight listed. */
+/** Seconds in which a header is opened, opened with every weight listed, and inspected by the command line. */
 async function headerSeconds(name, write) {
   const path = join(root, name);
-  write(path, 1_000_000);
-  const seconds = [];
+  write(path, TENSORS);
+  const taken = [[], [], []];
   for (let i = 0; i < 3; i++) {
     globalThis.gc?.();
-    const start = performance.now();
+    let start = performance.now();
+    const checkpoint = await openCheckpoint(path);
+    taken[0].push((performance.now() - start) / 1000);
+    if (checkpoint.tensors.size !== TENSORS) throw new Error(`${checkpoint.tensors.size} tensors in ${name}`);
+    await checkpoint.close();
+    globalThis.gc?.();
+    start = performance.now();
     const { weights } = await lowbit.inspectCheckpoint(path);
-    if (weights.length !== 1_000_000) throw new Error(`${weights.length} weights in ${name}`);
-    seconds.push((performance.now() - start) / 1000);
+    if (weights.length !== TENSORS) throw new Error(`${weights.length} weights in ${name}`);
+    taken[1].push((performance.now() - start) / 1000);
+    taken[2].push((await run('inspect', path)).seconds);
   }
-  return median(seconds);
+  return taken.map((seconds) => `${median(seconds).toFixed(2)} s`);
 }
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 const { folder, bytes } = generate();
 const path = join(folder, 'model.safetensors');
-const elements = bytes / 2;
+// Without what is done besides: SHA-256 of the input, and reading the result back.
+const BARE = ['--no-input-hashes', '--no-verify'];
 const SETTINGS = [
-  ['int4, groups of 128, compressed-tensors', ['-d', 'int4'], null],
-  ['the same without SHA-256 of the input', ['-d', 'int4', '--no-input-hashes'], null],
-  ['int4, groups of 128, GPTQ', ['-f', 'gptq', '--no-input-hashes'], null],
-  ['int4, groups of 128, AWQ', ['-f', 'awq', '--no-input-hashes'], null],
-  ['NF4, bitsandbytes', ['-f', 'bnb', '--no-input-hashes'], null],
-  ['FP8, 128 × 128 blocks', ['-f', 'fp8', '--no-input-hashes'], null],
-  ['GGUF Q8_0', ['-f', 'gguf:q8_0', '--no-input-hashes'], 'q8_0'],
-  ['GGUF Q4_K', ['-f', 'gguf:q4_k_s', '--no-input-hashes'], 'q4_k'],
-];
+  ['int4, groups of 128, compressed-tensors', ['-d', 'int4', ...BARE], null],
+  ['int4, groups of 32, compressed-tensors', ['-d', 'int4', '-g', '32', ...BARE], null],
+  ['groups of 128, verified', ['-d', 'int4', '--no-input-hashes'], null],
+  ['groups of 128, with SHA-256 of the input', ['-d', 'int4', '--no-verify'], null],
+  ['groups of 128, both (the default)', ['-d', 'int4'], null],
+  ['int4, groups of 128, GPTQ', ['-f', 'gptq', ...BARE], null],
+  ['int4, groups of 128, AWQ', ['-f', 'awq', ...BARE], null],
+  ['NF4, bitsandbytes', ['-f', 'bnb', ...BARE], null],
+  ['FP8, 128 × 128 blocks', ['-f', 'fp8', ...BARE], null],
+  ['GGUF Q8_0', ['-f', 'gguf:q8_0', ...BARE], 'q8_0'],
+  ['GGUF Q4_K', ['-f', 'gguf:q4_k_s', ...BARE], 'q4_k'],
+].filter(([name]) => new RegExp(options.only).test(name));
 const rows = [];
 for (const [name, args, type] of SETTINGS) {
   const output = join(root, args.some((arg) => arg.startsWith('gguf')) ? 'out.gguf' : 'out');
@@ -241,33 +287,46 @@ for (const [name, args, type] of SETTINGS) {
   const copies = [];
   const rounds = type === 'q4_k' ? 1 : ROUNDS;
   const { bytes: written } = await quantize(folder, args, output); // and warms the cache
+  await copy(path, written);
   for (let i = 0; i < rounds; i++) {
     copies.push(await copy(path, written));
     runs.push(await quantize(folder, args, output));
   }
-  const seconds = median(runs.map((run) => run.seconds));
-  const copying = median(copies);
-  const alone = type === null ? null : ggmlSeconds(type, elements);
+  const of = (results, what) => median(results.map((result) => result[what]));
+  const [seconds, copying] = [of(runs, 'seconds'), of(copies, 'seconds')];
+  const alone = type === null ? null : ggmlSeconds(type, path, bytes);
   rows.push([
     name,
     `${seconds.toFixed(2)} s`,
     `${copying.toFixed(2)} s`,
     `${(seconds / copying).toFixed(2)}×`,
+    `${of(runs, 'cpu').toFixed(2)} s`,
+    `${of(copies, 'cpu').toFixed(2)} s`,
     `${((bytes + written) / seconds / 1e9).toFixed(2)}`,
-    `${(Math.max(...runs.map((run) => run.rss)) / 1e6).toFixed(0)} MB`,
+    `${(Math.max(...runs.map((result) => result.rss)) / 1e6).toFixed(0)} MB`,
     alone === null ? '' : `${(alone / seconds).toFixed(1)}×`,
   ]);
   console.error(rows.at(-1).join(' | '));
 }
 const headers = [
-  ['safetensors', await headerSeconds('header.safetensors', safetensorsHeader)],
-  ['GGUF', await headerSeconds('header.gguf', ggufHeader)],
+  ['safetensors', ...(await headerSeconds('header.safetensors', safetensorsHeader))],
+  ['GGUF', ...(await headerSeconds('header.gguf', ggufHeader))],
 ];
-const head = ['format', 'time', 'copying', 'of copying', 'GB/s', 'memory', 'faster than ggml’s quantizer'];
+const given = ['quick', 'size', 'rounds', 'tensors', 'only'].filter((name) => options[name]);
+const flags = given.map((name) => (name === 'quick' ? '--quick' : `--${name}=${options[name]}`)).join(' ');
+const head = [
+  'format',
+  'time',
+  'copying',
+  'of copying',
+  'processors',
+  'copying',
+  'GB/s',
+  'memory',
+  'faster than ggml’s quantizer',
+];
 publish(
   'Checkpoints',
-  `npm run bench:checkpoints${options.quick ? ' -- --quick' : ''}`,
-  `${(bytes / 1e9).toFixed(2)} GB of bfloat16 in, median of ${ROUNDS} runs of the command line, process start included.\n\n${markdownTable(head, rows)}\n\nA header of 1,000,000 tensors is opened and listed (\`inspectCheckpoint\`): ${headers
-    .map(([name, seconds]) => `${name} in ${seconds.toFixed(2)} s`)
-    .join(', ')}.`,
+  `npm run bench:checkpoints${flags === '' ? '' : ` -- ${flags}`}`,
+  `${(bytes / 1e9).toFixed(2)} GB of bfloat16 in, from a warm cache to disk; median of ${ROUNDS} runs of the command line, process start included. Without SHA-256 of the input and without verification, unless a line says so. ggml’s quantizer has one thread and reads and writes no file.\n\n${markdownTable(head, rows)}\n\nA header of ${TENSORS.toLocaleString('en')} tensors:\n\n${markdownTable(['container', 'openCheckpoint', 'inspectCheckpoint', 'lowbit inspect'], headers)}`,
 );

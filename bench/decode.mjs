@@ -1,8 +1,9 @@
 /**
  * How fast does a model of the shape of Llama-3.2-1B run, quantized to four bits, beside llama.cpp on the same file?
  *
- * `npm run bench:decode -- [--quick] [--write] [--folder=<where>]` writes a GGUF file of type Q4_0 (0.7 GB) with generated
- * weights (--quick: four layers and a small vocabulary); both read it. Tokens of a prompt per second, and tokens one by one
+ * `npm run bench:decode -- [--quick] [--write] [--mixture] [--folder=<where>]` writes a GGUF file (0.7 GB) with generated
+ * weights (--quick: four layers and a small vocabulary), all of them Q4_0: integers of four bits in groups of 32. With
+ * --mixture the output layer is Q6_K, as llama-quantize makes it. Both read it. Tokens of a prompt per second, and tokens one by one
  * after it, with one thread and with all, in rounds that alternate. Both compute with activations in eight bits; both keep
  * keys and values in their own default type, float32 here and float16 there.
  */
@@ -24,6 +25,7 @@ const { values: options } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     write: { type: 'boolean', default: false },
+    mixture: { type: 'boolean', default: false },
     folder: { type: 'string', default: tmpdir() },
   },
 });
@@ -83,8 +85,11 @@ async function generate() {
   const path = join(root, 'model.gguf');
   const description = describeModel(config, path);
   const vocabulary = new Map([['tokenizer.ggml.model', ggufValue.string('no_vocab')]]);
-  const { metadata, tensors } = planGguf(description, vocabulary, weightsOf(config), { recipe: 'q4_0', path });
-  const writer = await writeGguf(path, tensors, metadata);
+  const planned = planGguf(description, vocabulary, weightsOf(config), { recipe: 'q4_0', path });
+  const tensors = planned.tensors.map((tensor) =>
+    tensor.dtype === 'f32' || options.mixture ? tensor : { ...tensor, dtype: 'q4_0' },
+  );
+  const writer = await writeGguf(path, tensors, planned.metadata);
   const values = normal(1 << 22).map((value) => value * 0.02);
   for (const { name, dtype, shape, headRows, data } of tensors) {
     const count = shape.reduce((a, b) => a * b, 1);
@@ -160,8 +165,8 @@ for (const threads of [...new Set([1, all])]) {
 }
 publish(
   'Tokens',
-  `npm run bench:decode${options.quick ? ' -- --quick' : ''}`,
-  `The shape of Llama-3.2-1B${options.quick ? ', four layers of it and a small vocabulary' : ''}, GGUF Q4_0 (output Q6_K), ` +
+  `npm run bench:decode${options.quick ? ' -- --quick' : options.mixture ? ' -- --mixture' : ''}`,
+  `The shape of Llama-3.2-1B${options.quick ? ', four layers of it and a small vocabulary' : ''}, GGUF Q4_0${options.mixture ? ' (output Q6_K)' : ''}, ` +
     `generated weights: a prompt of ${PROMPT} tokens, then ${TOKENS} one by one. Median of ${ROUNDS} rounds.\n\n` +
     markdownTable(['', 'threads', 'prompt, tokens/s', 'then, tokens/s'], rows),
 );

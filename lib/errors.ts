@@ -62,15 +62,15 @@ export type CheckpointErrorCode =
   | 'GGUF_UNSUPPORTED_MODEL'
   | 'GGUF_UNSUPPORTED_TOKENIZER'
   | 'TOKENIZER_INVALID'
-  | 'IMATRIX_INVALID'
-  | 'IMATRIX_TRUNCATED'
-  | 'IMATRIX_MISMATCH'
-  | 'IMATRIX_REQUIRED'
   | 'TOKENIZER_MISSING'
   | 'TOKENIZER_MISMATCH'
   | 'MODEL_UNSUPPORTED'
   | 'MODEL_WEIGHT_MISSING'
   | 'MODEL_WEIGHT_SHAPE'
+  | 'IMATRIX_INVALID'
+  | 'IMATRIX_TRUNCATED'
+  | 'IMATRIX_MISMATCH'
+  | 'IMATRIX_REQUIRED'
   | 'INDEX_INVALID'
   | 'INDEX_MISSING_SHARD'
   | 'INDEX_MISSING_TENSOR'
@@ -300,7 +300,11 @@ export function outputError(path: string, cause: unknown): OutputError {
   const { code, message } = cause as NodeJS.ErrnoException;
   const details = { path, cause };
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new OutputError('DISK_FULL', `The disk is full: ${path} can't be written. Nothing is left behind.`, details);
+    return new OutputError(
+      'DISK_FULL',
+      `The disk is full: ${path} can't be written. Make room and repeat it.`,
+      details,
+    );
   }
   if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
     const remedy = 'Choose a folder you may write to.';

@@ -40,6 +40,9 @@ const FORMAT = 'lowbit.statistics';
 const VERSION = '1';
 const FILE = 'statistics.safetensors';
 
+/** Sums are below this, so that they are finite in float32 too. */
+const LARGEST_SUM = 2 ** 127;
+
 /** The most rows of a sample. */
 export const SAMPLE_ROWS = 256;
 
@@ -317,11 +320,21 @@ export class StatisticsFile {
       await this.readInto(`${name}.absmax`, absMax);
       await this.readInto(`${name}.sample`, sample);
       const exponent = await this.readInto(`${name}.exponent`, new Int32Array(1));
-      for (const [what, values] of Object.entries({ absmax: absMax, sample, squares: squares.high })) {
-        check(values.every(Number.isFinite), `${name}.${what} has numbers that are not finite`);
+      const isSum = (x: number) => Math.abs(x) < LARGEST_SUM;
+      for (const [what, sums] of Object.entries({ squares, magnitudes, ...(gram === null ? {} : { gram }) })) {
+        check(sums.high.every(isSum) && sums.low.every(isSum), `${name}.${what} has numbers that are no sums`);
       }
-      if (gram !== null)
-        check(gram.high.every(Number.isFinite) && gram.low.every(Number.isFinite), `${name}.gram is not finite`);
+      check(sample.every(Number.isFinite), `${name}.sample has numbers that are not finite`);
+      for (const [what, values] of Object.entries({
+        absmax: absMax,
+        squares: squares.values(),
+        magnitudes: magnitudes.values(),
+      })) {
+        check(
+          values.every((x) => x >= 0 && x < Number.POSITIVE_INFINITY),
+          `${name}.${what} has numbers that are no magnitudes`,
+        );
+      }
       if (accumulator.rows > 0) {
         accumulator.observer = Observer.fromState({
           ...new Observer({ method: 'mse', bins: BINS }).toState(),

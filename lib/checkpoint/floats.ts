@@ -33,6 +33,7 @@ export async function floatsOf(
   scratch: Scratch,
   signal?: AbortSignal,
 ): Promise<Float32Array> {
+  if (count === 0) return scratch.floats('floats', 0); // rows of nothing, which are no blocks
   const options = signal === undefined ? {} : { signal };
   switch (block.kind) {
     case 'float':

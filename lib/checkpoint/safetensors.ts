@@ -9,6 +9,7 @@ import { addon } from '../addon.js';
 import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
 import { canReadStrided, openForReading, readError, readFully, readStrided } from './file.js';
 import type { StoredTensor } from './stored-tensor.js';
+import { TensorMap } from './tensor-map.js';
 
 /** Element types, as the format names them; the position is their number in the addon. */
 export const SAFETENSORS_DTYPES = [
@@ -145,9 +146,7 @@ export class SafetensorsFile {
   }
 }
 
-async function readHeader(
-  source: Source,
-): Promise<{ tensors: Map<string, StoredTensor>; metadata: Map<string, string> }> {
+async function readHeader(source: Source): Promise<{ tensors: TensorMap; metadata: Map<string, string> }> {
   const { path, handle } = source;
   const refuse = (code: CheckpointErrorCode, what: string, tensor?: string): never => {
     const about = tensor === undefined || tensor === '' ? '' : ` (tensor ${JSON.stringify(tensor)})`;
@@ -183,7 +182,7 @@ async function readHeader(
     const where = code === 'SAFETENSORS_INVALID_JSON' ? ` at byte ${header.position} of the header` : '';
     return refuse(code, what + where, header.tensor);
   }
-  const tensors = new Map<string, StoredTensor>();
+  const tensors: StoredTensor[] = [];
   const Tensor = canReadStrided ? StridedTensor : FileTensor;
   let dim = 0;
   header.names.forEach((name, i) => {
@@ -193,11 +192,11 @@ async function readHeader(
     const begin = header.offsets[2 * i] as number;
     const bytes = (header.offsets[2 * i + 1] as number) - begin;
     const dtype = SAFETENSORS_DTYPES[header.dtypes[i] as number] as SafetensorsDtype;
-    tensors.set(name, new Tensor(source, name, dtype, shape, bytes, 8 + headerBytes + begin));
+    tensors.push(new Tensor(source, name, dtype, shape, bytes, 8 + headerBytes + begin));
   });
   const metadata = new Map<string, string>();
   for (let i = 0; i < header.metadata.length; i += 2) {
     metadata.set(header.metadata[i] as string, header.metadata[i + 1] as string);
   }
-  return { tensors, metadata };
+  return { tensors: new TensorMap(tensors), metadata };
 }

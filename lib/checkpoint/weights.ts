@@ -13,6 +13,7 @@ import { fp8Reader } from './layouts/fp8.js';
 import { ggufReader } from './layouts/gguf.js';
 import { type GptqReaderOptions, gptqReader } from './layouts/gptq.js';
 import type { LayoutReader } from './layouts/layout.js';
+import { TensorMap } from './tensor-map.js';
 import type { Weight } from './weight.js';
 
 /** What decides where files leave it open. */
@@ -39,7 +40,7 @@ function layoutsOf(options: ReadingOptions): readonly LayoutReader[] {
  * @throws {@link CheckpointError} `LAYOUT_INVALID`, `LAYOUT_AMBIGUOUS`.
  */
 export async function weightsOf(checkpoint: Checkpoint, options: ReadingOptions = {}): Promise<Weight[]> {
-  const left = new Map(checkpoint.tensors);
+  const left = new TensorMap([...checkpoint.tensors.values()]);
   const claimed: Weight[] = [];
   for (const layout of layoutsOf(options)) {
     for (const weight of await layout.claim(checkpoint, left)) claimed.push(weight);

@@ -73,7 +73,7 @@ The report says of every tensor whether it was repacked (the same values, bit fo
 Without --requantize, weights that the format can't hold exactly are refused before any work.
 
 Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 the input can't be read or converted as asked,
-4 the output can't be written, 130 interrupted.
+4 the output can't be written, 5 it is not what it should be or falls below --min-sqnr or --min-cosine, 130 interrupted.
 
 Examples:
   lowbit convert model-AWQ --to compressed-tensors -o model-ct

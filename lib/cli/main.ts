@@ -10,6 +10,7 @@ import { calibrateCommand } from './calibrate.js';
 import { convertCommand } from './convert.js';
 import { evalCommand } from './eval.js';
 import { EXIT, exitCodeOf, messageOf } from './exit-codes.js';
+import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { quantizeCommand } from './quantize.js';
 import { verifyCommand } from './verify.js';
@@ -25,6 +26,7 @@ async function main(): Promise<number> {
     .addCommand(inspectCommand())
     .addCommand(verifyCommand())
     .addCommand(evalCommand())
+    .addCommand(generateCommand())
     .configureHelp({ showGlobalOptions: true });
   for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)])
     command.exitOverride().showHelpAfterError('(--help shows the options)');

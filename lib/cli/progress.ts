@@ -8,7 +8,11 @@ import type { EvaluationProgress } from '../evaluate/evaluate-model.js';
 import type { Progress } from '../pipeline/run.js';
 import { bytes, duration } from './format.js';
 
-const STAGES: Readonly<Record<Progress['stage'], string>> = { write: 'written', verify: 'verified' };
+const STAGES: Readonly<Record<Progress['stage'], string>> = {
+  calibrate: 'calibrated',
+  write: 'written',
+  verify: 'verified',
+};
 
 export interface ProgressDisplay<P> {
   update(progress: P): void;
@@ -39,7 +43,10 @@ export function progressDisplay(stream: Stream): ProgressDisplay<Progress> {
     stage: STAGES[stage],
     done,
     total: totalBytes,
-    text: (seconds) => `${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s`,
+    text: (seconds) =>
+      stage === 'calibrate'
+        ? `${tensors} of ${totalTensors} blocks`
+        : `${tensors} of ${totalTensors} tensors, ${bytes(done / seconds)}/s`,
     current: tensor,
   }));
 }

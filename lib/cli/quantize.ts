@@ -70,11 +70,11 @@ export function quantizeCommand(): Command {
     .addHelpText(
       'after',
       `
-Embeddings, norms and the output head stay as they are (in GGUF they follow llama-quantize's mixtures). The result appears when it is complete, or not at all;
-a run that was ended early is continued by the same command.
+Embeddings, norms and the output head stay as they are (in GGUF they follow llama-quantize's mixtures). The result is read back
+and compared with the input, and appears complete, or not at all; a run that was ended early is continued by the same command.
 
 Exit codes: 0 done, 1 fault of lowbit, 2 wrong arguments, 3 the input can't be read or quantized as asked,
-4 the output can't be written, 130 interrupted.
+4 the output can't be written, 5 it is not what it should be or falls below --min-sqnr or --min-cosine, 130 interrupted.
 
 Examples:
   lowbit quantize Llama-3.2-1B --dtype int4 --group-size 32 -o Llama-3.2-1B-int4

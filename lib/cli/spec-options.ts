@@ -6,22 +6,26 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
-import { CheckpointError, outputError } from '../errors.js';
+import { CheckpointError, invalidArgument, outputError } from '../errors.js';
+import { type CheckpointMethod, METHODS, type MethodSpec } from '../pipeline/method-spec.js';
 import {
   ACTIVATIONS,
   type CheckpointDtype,
   type CheckpointFormat,
   CODE_LAYOUTS,
   type CodeLayout,
+  checkSpec,
   completed,
   FORMATS,
   type LayerOverride,
   type LayerSpec,
   type QuantizationSpec,
+  SPEC_OPTIONS,
 } from '../pipeline/spec.js';
 import type { RangeMethod } from '../pipeline/task.js';
 import type { Granularity } from '../tensor/quantized-tensor.js';
-import { positiveInteger, regularExpression } from './options.js';
+import { options } from '../validate.js';
+import { nonNegativeInteger, number, positiveInteger, regularExpression } from './options.js';
 
 export interface SpecFlags {
   format?: { format: CheckpointFormat; dtype?: CheckpointDtype; layout?: CodeLayout };
@@ -37,6 +41,17 @@ export interface SpecFlags {
   activations?: ActivationDtype;
   requantize?: boolean;
   imatrix?: string;
+  method?: CheckpointMethod;
+  text?: string[];
+  statistics?: string;
+  windows?: number;
+  windowLength?: number;
+  seed?: number;
+  mode?: 'sequential' | 'parallel';
+  descAct?: boolean;
+  staticGroups?: boolean;
+  dampPercent?: number;
+  alpha?: number;
   plan?: string;
   writePlan?: string;
 }
@@ -138,12 +153,33 @@ export function withSpecOptions(command: Command): Command {
     .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
     .option('--imatrix <file>', "gguf: weigh errors by an importance matrix of llama.cpp's llama-imatrix")
+    .addOption(
+      new Option(
+        '--method <method>',
+        'how weights are rounded (default: "rtn"); all but rtn and hqq need a text',
+      ).choices(METHODS),
+    )
+    .option('--text <file...>', 'texts to calibrate with, for gptq, awq, awq-gptq, smoothquant')
+    .option('--statistics <file>', 'what lowbit calibrate made of a text, instead of the text')
+    .option('--windows <n>', 'windows of text (default: 128)', positiveInteger)
+    .option('--window-length <n>', 'tokens of a window (default: 512, or the positions of the model)', positiveInteger)
+    .option('--seed <n>', 'which windows are taken (default: 0)', nonNegativeInteger)
+    .addOption(
+      new Option(
+        '--mode <mode>',
+        'sequential: layers see inputs from quantized ones before them; parallel: from float ones',
+      ).choices(['sequential', 'parallel']),
+    )
+    .option('--desc-act', 'gptq: columns with large inputs first, groups in that order (act-order with g_idx)')
+    .option('--static-groups', 'gptq: act-order within groups as they are, without g_idx (the default)')
+    .option('--damp-percent <x>', 'gptq: what is added to the diagonal (default: 0.01)', number)
+    .option('--alpha <x>', 'smoothquant: exponent from 0 to 1 (default: searched for)', number)
     .option('--plan <file>', 'read these options from a file that --write-plan made; others on the line count more')
     .option('--write-plan <file>', 'write these options to a file, for repeatable runs');
 }
 
 /** A plan file: the options, with regular expressions as text. */
-interface PlanFile {
+interface PlanFile extends MethodSpec {
   format?: CheckpointFormat;
   dtype?: CheckpointDtype;
   scheme?: 'symmetric' | 'asymmetric';
@@ -160,6 +196,7 @@ interface PlanFile {
   imatrix?: string;
 }
 
+/** The options of a plan file. Whatever it says is checked as the options of a call are. */
 async function readPlan(path: string): Promise<QuantizationSpec> {
   const invalid = (why: string, cause?: unknown) =>
     new CheckpointError('PLAN_INVALID', `${path} is no plan: ${why}.`, { path, cause });
@@ -169,18 +206,32 @@ async function readPlan(path: string): Promise<QuantizationSpec> {
   } catch (cause) {
     throw invalid((cause as Error).message, cause);
   }
+  const pattern = (name: string, source: unknown) => {
+    if (typeof source === 'string') return new RegExp(source);
+    throw invalidArgument(name, 'a regular expression, as a string,', source);
+  };
   try {
-    const { include, exclude, layers, ...rest } = JSON.parse(text) as PlanFile;
-    return {
+    const plan = options<Record<keyof PlanFile, unknown>>('the plan', JSON.parse(text), new Set(SPEC_OPTIONS));
+    const { include, exclude, layers, ...rest } = plan;
+    if (layers !== undefined && !Array.isArray(layers)) throw invalidArgument('layers', 'an array', layers);
+    const spec = {
       ...rest,
-      ...(include === undefined ? {} : { include: new RegExp(include) }),
-      ...(exclude === undefined ? {} : { exclude: new RegExp(exclude) }),
+      ...(include === undefined ? {} : { include: pattern('include', include) }),
+      ...(exclude === undefined ? {} : { exclude: pattern('exclude', exclude) }),
       ...(layers === undefined
         ? {}
-        : { layers: layers.map(({ match, spec }) => ({ match: new RegExp(match), spec })) }),
+        : {
+            layers: layers.map((layer: unknown, i) => {
+              const known = new Set(['match', 'spec']);
+              const { match, spec } = options<{ match: unknown; spec: unknown }>(`layers[${i}]`, layer, known);
+              return { match: pattern(`layers[${i}].match`, match), spec };
+            }),
+          }),
     };
+    checkSpec(spec);
+    return spec as QuantizationSpec;
   } catch (cause) {
-    throw invalid((cause as Error).message, cause);
+    throw invalid((cause as Error).message.replace(/\.$/, ''), cause);
   }
 }
 
@@ -201,6 +252,28 @@ async function writePlan(path: string, spec: QuantizationSpec): Promise<void> {
   } catch (cause) {
     throw outputError(path, cause);
   }
+}
+
+/** Those of the options given that have a value; undefined if none has. */
+function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } | undefined {
+  const entries = Object.entries(options).filter(([, value]) => value !== undefined);
+  return entries.length === 0 ? undefined : (Object.fromEntries(entries) as ReturnType<typeof given<T>>);
+}
+
+function methodOf(flags: SpecFlags): MethodSpec {
+  const { text, statistics, windows, windowLength, seed, mode, descAct, staticGroups, dampPercent, alpha } = flags;
+  return {
+    ...given({
+      method: flags.method,
+      calibration: given({ text, statistics, windows, windowLength, seed, mode }),
+      gptq: given({
+        descAct,
+        staticGroups: staticGroups ?? (descAct === true ? false : undefined),
+        dampPercent,
+      }),
+      smoothquant: given({ alpha }),
+    }),
+  } as MethodSpec;
 }
 
 /** What the options say, with those of a plan file behind them. */
@@ -229,6 +302,7 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.layer === undefined ? {} : { layers: flags.layer }),
     ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
     ...(flags.imatrix === undefined ? {} : { imatrix: flags.imatrix }),
+    ...methodOf(flags),
   };
   if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
   return spec;

@@ -196,6 +196,19 @@ function checkSameVocabulary(model: DecoderModel, original: DecoderModel, text: 
   );
 }
 
+/** A window must have no more tokens than the models have positions. */
+function windowLengthFor(given: number | undefined, model: DecoderModel, original: DecoderModel | null): number {
+  if (given === undefined) return Math.min(USUAL_WINDOW, model.config.maxPositions);
+  for (const { path, config } of original === null ? [model] : [model, original]) {
+    if (given <= config.maxPositions || config.ropeScaling.type === 'dynamic') continue;
+    throw new InvalidArgumentError(
+      'windowLength',
+      `Expected windowLength to be at most ${config.maxPositions}, as ${path} has positions, but received ${given}.`,
+    );
+  }
+  return given;
+}
+
 /** A tokenizer that was given may belong to another model. */
 function checkTokens({ size }: Tokenizer, { path, config }: DecoderModel): void {
   if (size <= config.vocabSize) return;
@@ -205,20 +218,35 @@ function checkTokens({ size }: Tokenizer, { path, config }: DecoderModel): void 
   );
 }
 
-/** What logits that are not finite say about a model: where its numbers stop being finite. */
-async function nonFinite(
-  error: NonFiniteLogits,
+/** Windows that go through the blocks together. */
+interface Batch {
+  /** The first of them. */
+  readonly first: number;
+  readonly inputs: Int32Array;
+}
+
+/** What an error about numbers that are not finite says about a model: where they stop being so. */
+async function located(
+  error: unknown,
   runner: Runner,
-  tokens: Int32Array,
-  { window, position }: { window: number; position: number },
-): Promise<NonFiniteError> {
-  const found = await runner.firstNonFinite(tokens);
+  { indices, inputLength }: TextWindows,
+  { first, inputs }: Batch,
+  row: number,
+): Promise<unknown> {
+  if (!(error instanceof NonFiniteError) || error.tensor !== undefined) return error;
+  const { path, config } = runner.model;
+  const [what, at] =
+    error instanceof NonFiniteLogits
+      ? [`The logits of ${path} hold`, row + error.row]
+      : [`What the output layer of ${path} is given holds`, row + Math.floor(error.index / config.hiddenSize)];
+  const window = Math.floor(at / inputLength);
+  const found = await runner.firstNonFinite(inputs.subarray(window * inputLength, (window + 1) * inputLength));
   const where =
     found === null
       ? 'All blocks give finite numbers: look at the last norm and the output layer.'
       : `The first numbers that are not finite come out of layer ${found.layer}, at position ${found.position}.`;
   return new NonFiniteError(
-    `The logits of ${runner.model.path} hold ${error.value} at position ${position} of window ${window}. ${where}`,
+    `${what} ${error.value} at position ${at % inputLength} of window ${indices[first + window]}. ${where}`,
     error.index,
     error.value,
     found === null ? undefined : `model.layers.${found.layer}`,
@@ -229,8 +257,7 @@ async function nonFinite(
 async function run(model: Runner, original: Runner | null, windows: TextWindows, given: Given): Promise<Tally> {
   const { signal, onProgress, residentBlocks } = given;
   const { inputLength, indices } = windows;
-  const { hiddenSize, vocabSize } = model.model.config;
-  const originalSize = original?.model.config.hiddenSize ?? 0;
+  const { vocabSize } = model.model.config;
   const tally = new Tally(windows);
   const batch = Math.max(1, Math.floor(BATCH_TOKENS[residentBlocks] / inputLength));
   const part = Math.max(1, Math.floor(HEAD_ELEMENTS / vocabSize));
@@ -243,22 +270,19 @@ async function run(model: Runner, original: Runner | null, windows: TextWindows,
     const originalHidden = original === null ? null : await original.hidden(inputs, inputLength);
     for (let row = 0; row < inputs.length; row += part) {
       const end = Math.min(inputs.length, row + part);
-      const logits = await model.head(hidden.subarray(row * hiddenSize, end * hiddenSize));
-      const reference =
-        original === null || originalHidden === null
-          ? null
-          : await original.head(originalHidden.subarray(row * originalSize, end * originalSize));
+      const fail = async (error: unknown, runner: Runner): Promise<never> => {
+        throw await located(error, runner, windows, { first, inputs }, row);
+      };
+      const logitsOf = (runner: Runner, all: Float32Array) => {
+        const { hiddenSize } = runner.model.config;
+        const rows = all.subarray(row * hiddenSize, end * hiddenSize);
+        return runner.head(rows).catch((error: unknown) => fail(error, runner));
+      };
+      const logits = await logitsOf(model, hidden);
+      const reference = original === null || originalHidden === null ? null : await logitsOf(original, originalHidden);
       const statistics = await logitStatistics(logits, reference, targets.subarray(row, end), vocabSize, signal).catch(
-        async (error: unknown) => {
-          if (!(error instanceof NonFiniteLogits)) throw error;
-          const at = row + error.row;
-          const window = Math.floor(at / inputLength);
-          const runner = error.ofReference && original !== null ? original : model;
-          throw await nonFinite(error, runner, inputs.subarray(window * inputLength, (window + 1) * inputLength), {
-            window: indices[first + window] as number,
-            position: at % inputLength,
-          });
-        },
+        (error: unknown) =>
+          fail(error, error instanceof NonFiniteLogits && error.ofReference && original !== null ? original : model),
       );
       tally.add(first * inputLength + row, statistics);
     }
@@ -318,7 +342,7 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     const ours = await open(subject, given.computeDtype);
     const original = against === undefined ? null : await open(against, 'float32');
     if (original !== null) checkSameVocabulary(ours, original, text);
-    const windowLength = given.windowLength ?? Math.min(USUAL_WINDOW, ours.config.maxPositions);
+    const windowLength = windowLengthFor(given.windowLength, ours, original);
     const tokenizer = await tokenizerFor(ours, original, given);
     checkTokens(tokenizer, ours);
     const windows = windowsOf(text, tokenizer, { ...given, windowLength });

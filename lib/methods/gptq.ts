@@ -15,25 +15,27 @@ import {
   type Target,
   targetOf,
 } from './method.js';
-import { groupCountOf, groupsOf, rounded } from './rtn.js';
+import { groupCountOf, groupsOf, meanSquares, rounded } from './rtn.js';
 import { CONVENTIONS, type Convention, sweep } from './sweep.js';
 
 /** Options of {@link gptq}. */
 export interface GptqOptions extends MethodOptions {
   /**
-   * Columns are quantized by falling diagonal of the Gram matrix, those with the largest inputs first (act-order), and groups
-   * are made of columns that are neighbours in that order: the result has an `order`, unless `staticGroups` keep the
-   * weight's own groups. Default: false.
+   * Columns are quantized by falling diagonal of the Gram matrix, those with the largest inputs first (act-order). Without
+   * `staticGroups` groups are made of columns that are neighbours in that order, and the result has an `order`, for which
+   * files need a g_idx. Default: true, unless `groupAware` is.
    */
   descAct?: boolean;
   /**
-   * Scales follow from the weight as it is, before any column is quantized, for groups of neighbouring columns of the
-   * weight. Default: false: they follow from the weight with the errors of earlier columns made up for.
+   * Groups are made of neighbouring columns of the weight, and their scales are known before any column is quantized: with
+   * `range: 'minmax'` from the weight as it is. With `'mse'` columns are quantized twice, the second time with scales for what
+   * they had become the first time (for `convention: 'affine'`). Default: true. With false scales follow when the first of
+   * a group's columns is quantized, from the weight with the errors of earlier columns made up for.
    */
   staticGroups?: boolean;
   /**
-   * Without `descAct`: groups, and columns within groups, are quantized by falling diagonal of the Gram matrix
-   * (act_group_aware of GPTQModel). The groups stay those of the weight, and there is no `order`. Default: true.
+   * Groups, and columns within groups, are quantized by falling diagonal of the Gram matrix (act_group_aware of GPTQModel).
+   * The groups stay those of the weight, and there is no `order`. Default: false.
    */
   groupAware?: boolean;
   /** What is added to the diagonal of the Gram matrix, in parts of its mean: 0 or more, less than 1. Default: 0.01. */
@@ -45,7 +47,10 @@ export interface GptqOptions extends MethodOptions {
    * in the GPTQ code.
    */
   blockSize?: number;
-  /** `'minmax'` (default), or `'mse'`: of 80 ranges that with the least error of the output. */
+  /**
+   * `'minmax'`, or `'mse'`: of 80 ranges, each a hundredth narrower than the one before, that with the least error. Default:
+   * `'mse'`; with `convention: 'gptq'` `'minmax'`, as in the GPTQ code.
+   */
   range?: 'minmax' | 'mse';
   /**
    * Whose rules make scales and zero points.
@@ -153,12 +158,13 @@ function diagonalOf(gram: Float32Array, k: number, name: string | undefined): Fl
  * Products accumulate in float32, each in the order of the columns; the result does not depend on the number of threads or the
  * instruction set.
  *
- * If H is not positive definite with a damping below 1, or all inputs were zero, the weight is rounded to nearest, and a
- * warning says so.
+ * If H is not positive definite with a damping below 1, or all inputs were zero, the weight is rounded to nearest as by
+ * {@link rtn}, and a warning says so.
  *
  * @param weight - `[N, K]`, row-major: N outputs, K inputs.
  * @param statistics - Of the inputs of the layer, with their Gram matrix.
- * @param options - At least `dtype`. Default: asymmetric for unsigned dtypes, symmetric for signed ones; groups of 128.
+ * @param options - At least `dtype`. By default what has the least error without an `order`: columns by their inputs, static
+ *   groups of 128, ranges searched for; asymmetric for unsigned dtypes, symmetric for signed ones.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity in the weight or the Gram matrix, naming the
  *   layer if `name` is given; {@link ScaleOverflowError}; {@link OutOfMemoryError}; the signal's reason. All as rejections.
  *
@@ -177,18 +183,19 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
   const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
   const sums = statisticsFrom(statistics);
   const t = targetOf(weight, given, sums.columns);
-  const descAct = validate.boolean('descAct', given['descAct'], false);
-  const isStatic = validate.boolean('staticGroups', given['staticGroups'], false);
-  const groupAware = validate.boolean('groupAware', given['groupAware'], !descAct);
+  const groupAware = validate.boolean('groupAware', given['groupAware'], false);
+  const descAct = validate.boolean('descAct', given['descAct'], !groupAware);
+  const isStatic = validate.boolean('staticGroups', given['staticGroups'], true);
   if (descAct && groupAware) {
     throw new InvalidArgumentError('groupAware', 'Expected either descAct or groupAware: both choose the order.');
   }
   const damp = fraction('dampPercent', given['dampPercent'], 0.01);
   const dampStep = fraction('dampAutoIncrement', given['dampAutoIncrement'], 0.01);
   const block = validate.integer('blockSize', given['blockSize'] === undefined ? 128 : given['blockSize'], 1);
-  const range = given['range'] === undefined ? 'minmax' : validate.oneOf('range', given['range'], ['minmax', 'mse']);
   const convention =
     given['convention'] === undefined ? 'affine' : validate.oneOf('convention', given['convention'], CONVENTIONS);
+  const fallback = convention === 'gptq' ? 'minmax' : 'mse';
+  const range = given['range'] === undefined ? fallback : validate.oneOf('range', given['range'], ['minmax', 'mse']);
   const dead =
     given['deadColumns'] === undefined
       ? 'round'
@@ -217,6 +224,7 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
           convention,
           search,
           importance: search && convention === 'affine' ? 'factor' : null,
+          passes: search && plan.staticRanges && convention === 'affine' ? 2 : 1,
         });
   if (swept !== null) {
     const { tensor, loss, damp: used } = swept;
@@ -231,7 +239,7 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
   const why = alive
     ? 'its Gram matrix is not positive definite, whatever the damping; more inputs may help'
     : 'all of its inputs were zero';
-  const tensor = await rounded(t, search, convention, null);
+  const tensor = await rounded(t, search, convention, alive ? meanSquares(sums, t.name) : null);
   return {
     tensor,
     order: null,

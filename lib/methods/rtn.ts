@@ -90,6 +90,7 @@ export async function rounded(
     search,
     importance: search ? importance : null,
     codesInOrder: false,
+    passes: 1,
   });
   return (swept as NonNullable<typeof swept>).tensor;
 }

@@ -37,6 +37,8 @@ export interface Sweep {
   /** What weighs errors of that search: nothing, the diagonal of the Cholesky factor, or numbers for the columns. */
   readonly importance: Float32Array | 'factor' | null;
   readonly codesInOrder: boolean;
+  /** Static ranges: how often columns are quantized, each time with the ranges of what the time before made of them. */
+  readonly passes: number;
 }
 
 /** @internal */
@@ -86,6 +88,7 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
     s.importance === null ? 0 : s.importance === 'factor' ? 2 : 1,
     s.convention === 'gptq' ? 1 : 0,
     s.codesInOrder ? 1 : 0,
+    s.passes,
   );
   const importance = s.importance instanceof Float32Array ? s.importance : null;
   const factors = s.search ? shrinking(s.convention) : Float32Array.of(1);

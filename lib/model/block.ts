@@ -22,6 +22,7 @@ import {
   type NormName,
 } from './decoder-weights.js';
 import { type LinearLayer, linearOfWeight, PackedLinear } from './linear-layer.js';
+import type { Loader } from './loader.js';
 import {
   type Attended,
   addInto,
@@ -95,6 +96,7 @@ export interface BlockContext {
   readonly weights: DecoderWeights;
   readonly tables: RotaryTables;
   readonly computeDtype: ComputeDtype;
+  readonly loader: Loader;
 }
 
 const FORWARD_OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'onInput', 'until', 'signal']);
@@ -114,12 +116,20 @@ export class Block implements DecoderBlock {
   }
 
   /** Reads the weights of a block. */
-  static async open(index: number, context: BlockContext, signal?: AbortSignal): Promise<Block> {
+  static open(index: number, context: BlockContext, signal?: AbortSignal): Promise<Block> {
+    return context.loader.run((scratch) => Block.load(index, context, scratch, signal));
+  }
+
+  private static async load(
+    index: number,
+    context: BlockContext,
+    scratch: Scratch,
+    signal: AbortSignal | undefined,
+  ): Promise<Block> {
     const { weights, config, computeDtype } = context;
     const prefix = `model.layers.${index}`;
     const linears = new Map<LinearName, LinearLayer>();
     const biases = new Map<LinearName, Float32Array>();
-    const scratch = new Scratch();
     const vector = (name: string) => weights.vector(`${prefix}.${name}`);
     try {
       for (const name of LINEARS) {

@@ -7,7 +7,7 @@
  * @module
  */
 import type { Json } from '../checkpoint/checkpoint.js';
-import { Fields } from '../checkpoint/gguf/metadata-of-model.js';
+import { Fields, MOST_HEAD_ELEMENTS } from '../checkpoint/gguf/metadata-of-model.js';
 import { CheckpointError } from '../errors.js';
 import type { LinearName } from './decoder-weights.js';
 import type { RopeScaling } from './rope.js';
@@ -53,6 +53,9 @@ const CLASSES: Readonly<Record<string, DecoderArchitecture>> = {
   Qwen2ForCausalLM: 'qwen2',
   Qwen3ForCausalLM: 'qwen3',
 };
+/** What a config may say without costing memory before the weights are looked at. */
+const MAX_LAYERS = 10_000;
+
 const MODEL_TYPES: readonly string[] = Object.values(CLASSES);
 
 function unsupported(path: string, what: string): never {
@@ -191,6 +194,10 @@ export function readConfig(json: Json, path: string): DecoderConfig {
     unsupported(path, `its activation is ${JSON.stringify(activation)}. Expected silu`);
   }
   const numLayers = config.count('num_hidden_layers');
+  if (numLayers > MAX_LAYERS) {
+    const message = `Expected at most ${MAX_LAYERS} for "num_hidden_layers" in config.json of ${path} but it is ${numLayers}.`;
+    throw new CheckpointError('CONFIG_INVALID', message, { path });
+  }
   const hiddenSize = config.count('hidden_size');
   const numHeads = config.count('num_attention_heads');
   const numKvHeads = config.count('num_key_value_heads', numHeads);
@@ -199,10 +206,11 @@ export function readConfig(json: Json, path: string): DecoderConfig {
     : architecture === 'qwen3'
       ? 128
       : hiddenSize / numHeads;
-  if (!Number.isInteger(headDim) || headDim % 2 !== 0 || numHeads % numKvHeads !== 0) {
+  const isHead = Number.isInteger(headDim) && headDim % 2 === 0 && headDim <= MOST_HEAD_ELEMENTS;
+  if (!isHead || numHeads % numKvHeads !== 0) {
     const message =
       `config.json of ${path} divides ${hiddenSize} into ${numHeads} heads, and those among ${numKvHeads}, ` +
-      `of ${headDim} elements. Expected whole numbers, and an even one of elements.`;
+      `of ${headDim} elements. Expected whole numbers, and an even one of at most ${MOST_HEAD_ELEMENTS} elements.`;
     throw new CheckpointError('CONFIG_INVALID', message, { path });
   }
   const maxPositions = config.count('max_position_embeddings', 2048);

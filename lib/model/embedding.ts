@@ -6,6 +6,7 @@
 import { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { rowsOf } from './linear-layer.js';
+import { Loader } from './loader.js';
 
 /** Tables up to this size are kept in float32; of larger ones rows are read from the file when they are asked for. */
 const TABLE_BYTES = 64 * 2 ** 20;
@@ -13,9 +14,7 @@ const TABLE_BYTES = 64 * 2 ** 20;
 /** Looks rows up. */
 export class Embedding {
   private table: Promise<Float32Array> | null = null;
-  private readonly scratch = new Scratch();
-  /** Reads follow each other: they share the scratch memory. */
-  private last: Promise<unknown> = Promise.resolve();
+  private readonly loader = new Loader();
 
   constructor(
     private readonly weight: Weight,
@@ -35,13 +34,11 @@ export class Embedding {
       }
       return out;
     }
-    const reading = this.last.then(() => this.read(tokens, out));
-    this.last = reading.catch(() => undefined);
-    await reading;
+    await this.loader.run((scratch) => this.read(tokens, out, scratch));
     return out;
   }
 
-  private async read(tokens: Int32Array, out: Float32Array): Promise<void> {
+  private async read(tokens: Int32Array, out: Float32Array, scratch: Scratch): Promise<void> {
     const { rows, columns, rowStep } = this.weight;
     const places = new Map<number, number>();
     for (const [i, token] of tokens.entries()) {
@@ -52,7 +49,7 @@ export class Embedding {
       }
       places.set(token, i);
       const begin = token - (token % rowStep);
-      const block = await rowsOf(this.weight, begin, Math.min(begin + rowStep, rows), this.scratch);
+      const block = await rowsOf(this.weight, begin, Math.min(begin + rowStep, rows), scratch);
       out.set(block.subarray((token - begin) * columns, (token - begin + 1) * columns), i * columns);
     }
   }

@@ -16,6 +16,7 @@ import { Embedding } from './embedding.js';
 import { type GenerateOptions, type Generation, type Generator, generate, type Sequence } from './generate.js';
 import { readGgufConfig } from './gguf-config.js';
 import { linearOfWeight, type PackedLinear } from './linear-layer.js';
+import { Loader } from './loader.js';
 import { type LayerCache, layerCache, rmsNorm, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
 import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
@@ -410,7 +411,8 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
     const weights = new DecoderWeights(config, stored, path);
     const tokenizer = await tokenizerOf(checkpoint);
     checkVocabulary(tokenizer, config, path);
-    const context: BlockContext = { config, weights, computeDtype, tables: new RotaryTables(config) };
+    const tables = new RotaryTables(config);
+    const context: BlockContext = { config, weights, computeDtype, tables, loader: new Loader() };
     const endTokens = [...config.eosTokenIds, ...(await endTokensOf(checkpoint))];
     return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all');
   } catch (error) {

@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { tokenizerOfMetadata } from '../checkpoint/gguf/tokenizer-of-metadata.js';
 import { CheckpointError, invalidArgument } from '../errors.js';
 import { tokenIdsOf } from './config.js';
 
@@ -69,13 +70,18 @@ class JsonTokenizer implements Tokenizer {
 }
 
 /**
- * Tokens that end a text, by generation_config.json: models that talk have more of them than config.json says.
+ * Tokens that end a text besides that of the config: models that talk end their turns with others, which
+ * generation_config.json names, or the metadata of a GGUF file.
  *
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
  */
 export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
-  if (checkpoint.folder === null) return [];
-  return tokenIdsOf((await jsonOf(join(checkpoint.folder, 'generation_config.json')))?.['eos_token_id']);
+  const { gguf, folder } = checkpoint;
+  if (gguf !== null) {
+    return ['eot', 'eom'].flatMap((which) => tokenIdsOf(gguf.get(`tokenizer.ggml.${which}_token_id`)?.value));
+  }
+  if (folder === null) return [];
+  return tokenIdsOf((await jsonOf(join(folder, 'generation_config.json')))?.['eos_token_id']);
 }
 
 /**
@@ -90,7 +96,15 @@ export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
   return new JsonTokenizer(json, (await jsonOf(join(folder, 'tokenizer_config.json'))) ?? {}, path);
 }
 
-/** The tokenizer beside the weights, or null if there is none. */
-export function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
-  return openTokenizer(checkpoint.folder ?? dirname(checkpoint.path));
+/**
+ * The tokenizer of a model: of a GGUF file its own, if it has one that can be written as tokenizer.json, else the one beside
+ * the weights; null if there is none.
+ */
+export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+  const { gguf, folder, path } = checkpoint;
+  const files = gguf === null ? null : tokenizerOfMetadata(gguf, null).files;
+  const text = files?.get('tokenizer.json');
+  if (text === undefined) return openTokenizer(folder ?? dirname(path));
+  const config = JSON.parse(files?.get('tokenizer_config.json') ?? '{}') as Json;
+  return new JsonTokenizer(JSON.parse(text) as Json, config, path);
 }

@@ -19,16 +19,18 @@ import {
   ScaleOverflowError,
 } from '../errors.js';
 import { capabilities } from '../runtime.js';
-import { comparisonOf, noSums } from '../tensor/compare.js';
+import { type Comparison, comparisonOf, noSums } from '../tensor/compare.js';
 import * as validate from '../validate.js';
 import type { RowComparison, TensorComparison } from './compare-weights.js';
 import { hashOf, type InputIdentity, Journal } from './journal.js';
 import { MANIFEST_NAME, manifestText } from './manifest.js';
 import { planMemory } from './memory.js';
+import type { PartSummary } from './method-parts.js';
 import { copyOtherFiles } from './other-files.js';
 import { type Plan, tasksOf } from './plan.js';
 import { verifyResult } from './read-back.js';
 import { type Progress, Run, type WrittenTensor } from './run.js';
+import type { Task } from './task.js';
 
 /** What is known before the work begins. */
 export interface RunStart {
@@ -51,6 +53,10 @@ export interface TensorReport extends WrittenTensor {
   readonly maxAbs: number | null;
   /** The three rows with the lowest SQNR; none if nothing was lost. */
   readonly worstRows: readonly RowComparison[] | null;
+  /** With a method: the squared error of the layer's outputs, in parts of their squares, on the calibration text. */
+  readonly relativeError?: number | null;
+  /** What did not go as asked, in sentences. */
+  readonly warnings?: readonly string[];
 }
 
 /** How a plan is carried out. */
@@ -205,6 +211,7 @@ export async function carryOut(
     hashing = options.hashInputs === false ? null : hashFiles(paths);
     let written: WrittenTensor[];
     try {
+      await plan.method?.produce(output.note('method'), plan.inputBytes, options);
       written = await new Run(plan.files, memory, output, journal, options.onProgress, signal).run();
     } finally {
       await journal.close();
@@ -224,7 +231,7 @@ export async function carryOut(
             options.onProgress,
             signal,
           );
-    const reports = withErrors(written, comparisons);
+    const reports = await withNotes(tasks, withErrors(written, comparisons));
     const hashes = await hashing?.hashes;
     const manifest = {
       version,
@@ -239,7 +246,8 @@ export async function carryOut(
     return summarize(input, path, plan, reports, leftOut, verified, (performance.now() - start) / 1000);
   } catch (error) {
     hashing?.stop();
-    await (journal.unitCount > 0 && canContinue(error) ? output.leave() : output.discard());
+    const hasBegun = journal.unitCount > 0 || plan.method?.begun === true;
+    await (hasBegun && canContinue(error) ? output.leave() : output.discard());
     throw error;
   }
 }
@@ -267,6 +275,31 @@ function withErrors(
   });
 }
 
+/** What a method noted about its weights counts more than a comparison with weights that it changed itself. */
+async function withNotes(tasks: readonly Task[], reports: readonly TensorReport[]): Promise<TensorReport[]> {
+  const notes = new Map<string, PartSummary>();
+  for (const { weight, notes: read } of tasks) {
+    const found = await read?.();
+    if (found != null) notes.set(weight.name, found);
+  }
+  return reports.map((report) => {
+    const found = notes.get(report.name);
+    if (found === undefined) return report;
+    const { measured, relativeError, warnings } = found;
+    return {
+      ...report,
+      ...(measured === null || report.sqnrDb === null ? {} : { ...revivedComparison(measured), worstRows: [] }),
+      relativeError,
+      warnings,
+    };
+  });
+}
+
+/** JSON has no Infinity. */
+function revivedComparison(comparison: Comparison): Comparison {
+  return comparison.sqnrDb === null ? { ...comparison, sqnrDb: Number.POSITIVE_INFINITY } : comparison;
+}
+
 function summarize(
   input: string,
   output: string,
@@ -290,7 +323,7 @@ function summarize(
     tensors,
     copied: reports.filter(({ kind }) => kind === 'copied').map(({ name }) => name),
     leftOut,
-    warnings: plan.warnings ?? [],
+    warnings: [...(plan.warnings ?? []), ...tensors.flatMap(({ warnings = [] }) => warnings)],
     bitsPerWeight: weights === 0 ? 0 : bits / weights,
     inputBytes: plan.inputBytes,
     outputBytes: plan.outputBytes,

@@ -6,7 +6,7 @@
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { floatsOf } from '../checkpoint/floats.js';
 import { Scratch } from '../checkpoint/scratch.js';
-import { storedBytes, type Weight, type WeightFormat } from '../checkpoint/weight.js';
+import { type Encoding, storedBytes, type Weight, type WeightFormat } from '../checkpoint/weight.js';
 import { checkReadingOptions, READING_OPTIONS, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
@@ -145,14 +145,25 @@ export async function inspectCheckpoint(path: string, options: InspectOptions = 
   try {
     const weights: InspectedWeight[] = [];
     const encodings = new Map<string, { weights: number; bytes: number }>();
+    const descriptions = new Map<Encoding, string>();
+    const described = (weight: Weight) => {
+      let description = descriptions.get(weight.encoding); // one object for many weights
+      if (description === undefined) {
+        description = describeEncoding(weight);
+        descriptions.set(weight.encoding, description);
+      }
+      return description;
+    };
     for (const weight of await weightsOf(checkpoint, reading)) {
       signal?.throwIfAborted();
       const { format, dtype, groupSize, traits } = weight.encoding;
       const bytes = storedBytes(weight);
       const count = weight.rows * weight.columns;
-      const description = describeEncoding(weight);
+      const description = described(weight);
       const sum = encodings.get(description) ?? { weights: 0, bytes: 0 };
-      encodings.set(description, { weights: sum.weights + 1, bytes: sum.bytes + bytes });
+      sum.weights++;
+      sum.bytes += bytes;
+      encodings.set(description, sum);
       weights.push({
         name: weight.name,
         shape: weight.shape,

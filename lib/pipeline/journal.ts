@@ -5,7 +5,7 @@
  * @module
  */
 import { createHash } from 'node:crypto';
-import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile, unlink, writeFile } from 'node:fs/promises';
 import type { Output } from '../checkpoint/output.js';
 import { CheckpointError, OutputError, outputError } from '../errors.js';
 
@@ -40,6 +40,10 @@ export function hashOf(value: unknown): string {
 
 const FILE = 'journal.jsonl';
 
+/** Room that is given up when the disk is full, so that what is done can still be noted. */
+const RESERVE = 'journal.reserve';
+const RESERVE_BYTES = 2 ** 18;
+
 /** Whole lines only: the last one may have been cut off. */
 function linesOf(text: string): unknown[] {
   const lines: unknown[] = [];
@@ -48,7 +52,7 @@ function linesOf(text: string): unknown[] {
     try {
       lines.push(JSON.parse(line));
     } catch {
-      break; // a page of the file that never reached the disk
+      // a line that a full disk cut off, or a page that never reached it: the others have checksums
     }
   }
   return lines;
@@ -56,7 +60,12 @@ function linesOf(text: string): unknown[] {
 
 function isHeading(value: unknown): value is Heading {
   const heading = value as Partial<Heading> | null;
-  return typeof heading?.plan === 'string' && Array.isArray(heading.inputs);
+  return typeof heading?.plan === 'string' && Array.isArray(heading.inputs) && heading.inputs.every(isInput);
+}
+
+function isInput(value: unknown): value is InputIdentity {
+  const input = value as Partial<InputIdentity> | null;
+  return typeof input?.file === 'string' && typeof input.bytes === 'number' && typeof input.modified === 'string';
 }
 
 function isEntry(value: unknown): value is Entry {
@@ -91,6 +100,7 @@ export class Journal {
     readonly done: ReadonlyMap<string, Entry>,
     private readonly path: string,
     private readonly handle: FileHandle,
+    private readonly reserve: string,
   ) {
     this.units = new Set(done.keys());
   }
@@ -118,8 +128,10 @@ export class Journal {
       }
     }
     try {
+      const reserve = output.note(RESERVE);
+      await writeFile(reserve, Buffer.alloc(RESERVE_BYTES));
       const handle = await open(path, 'w');
-      const journal = new Journal(done, path, handle);
+      const journal = new Journal(done, path, handle, reserve);
       await journal.append([heading, ...(begun ? done.values() : [])]);
       return journal;
     } catch (cause) {
@@ -129,8 +141,15 @@ export class Journal {
 
   /** Notes finished units, whose bytes must be on disk already. */
   async append(lines: readonly (Entry | Heading)[]): Promise<void> {
+    const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('');
     try {
-      await this.handle.appendFile(lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+      try {
+        await this.handle.appendFile(text);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+        await unlink(this.reserve);
+        await this.handle.appendFile(`\n${text}`); // part of a line may be there; empty ones do not count
+      }
       await this.handle.datasync();
       for (const line of lines) if ('unit' in line) this.units.add(line.unit);
     } catch (cause) {

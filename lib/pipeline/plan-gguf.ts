@@ -9,7 +9,7 @@ import { architectureNamed, queryOrKey } from '../checkpoint/gguf/architecture.j
 import { ggufFileBytes, writeGguf } from '../checkpoint/gguf/gguf-writer.js';
 import { type GgufMetadata, type GgufValue, ggufValue, integerOf, stringOf } from '../checkpoint/gguf/metadata.js';
 import { describeModel } from '../checkpoint/gguf/metadata-of-model.js';
-import { type PlannedTensor, planGguf } from '../checkpoint/gguf/model-plan.js';
+import { checkVocabularySize, type PlannedTensor, planGguf } from '../checkpoint/gguf/model-plan.js';
 import { fileTypeOf, type GgufRecipe, QUANTIZATION_VERSION, typesByRecipe } from '../checkpoint/gguf/recipes.js';
 import { tokenizerMetadata } from '../checkpoint/gguf/tokenizer.js';
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
@@ -60,6 +60,7 @@ async function contentOfModel(
     throw new CheckpointError('GGUF_UNSUPPORTED_MODEL', message, { path });
   }
   const description = describeModel(config, path);
+  checkVocabularySize(description, weights, path);
   const tokenizer = await tokenizerMetadata(folder, description.vocabularySize, config);
   const { metadata, tensors } = planGguf(description, tokenizer, weights, {
     recipe,

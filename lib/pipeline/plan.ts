@@ -8,9 +8,10 @@ import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
+import type { MethodWork } from './method-work.js';
 import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
-import { keepTask, outlineOf, quantizeTask, type Task } from './task.js';
+import { changedTask, keepTask, methodTask, outlineOf, quantizeTask, type Task } from './task.js';
 
 /** Everything that will happen. */
 export interface Plan {
@@ -28,6 +29,8 @@ export interface Plan {
   readonly fileBytes: number;
   /** What the result lacks, in sentences. */
   readonly warnings?: readonly string[];
+  /** What has to be done before any weight is written; null for round-to-nearest. */
+  readonly method?: MethodWork | null;
 }
 
 export function tasksOf(plan: Plan): Task[] {
@@ -102,7 +105,12 @@ export function configOf(groups: readonly Group[], ignored: readonly string[], p
  * @throws {@link CheckpointError} if the checkpoint is quantized already, no layer is chosen, or a chosen one can't be
  *   quantized this way; the message names every such tensor and what to do.
  */
-export function planQuantization(checkpoint: Checkpoint, weights: readonly Weight[], spec: QuantizationSpec): Plan {
+export function planQuantization(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  spec: QuantizationSpec,
+  work: MethodWork | null = null,
+): Plan {
   const { path } = checkpoint;
   const chosen = weights.filter((weight) => isChosen(weight, spec) && specOf(weight, spec) !== 'float');
   const method = checkpoint.config?.['quantization_config'];
@@ -132,16 +140,23 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   for (const weight of chosen) {
     const layerSpec = specOf(weight, spec) as LayerSpec;
     const { writer, key } = writerOf(
-      { ...layerSpec, format: spec.format ?? 'compressed-tensors' },
+      {
+        ...(spec.method === 'hqq' ? { scheme: 'asymmetric' } : {}), // its zero points are what it searches for
+        ...layerSpec,
+        format: spec.format ?? 'compressed-tensors',
+      },
       weight.dtype ?? 'float32',
-      { hasHead },
+      { hasHead, ordered: work?.orders ?? false },
     );
     const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
     groups.set(key, group);
     group.layers.push(layerOf(weight.name));
     const reason = writer.refusal(outlineOf(weight));
-    if (reason === null) writers.set(weight, writer);
-    else refusals.push({ weight, reason });
+    if (reason !== null) refusals.push({ weight, reason });
+    else {
+      writers.set(weight, writer);
+      if (work?.quantizes(weight.name)) work.add(weight.name, writer);
+    }
   }
   const hasOneSetting = spec.format !== undefined && spec.format !== 'compressed-tensors';
   const remedy = hasOneSetting
@@ -150,7 +165,11 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
   refuse(refusals, chosen.length, path, remedy);
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
-    return writer === undefined ? keepTask(weight) : quantizeTask(weight, writer, spec.range ?? 'minmax');
+    if (writer === undefined) {
+      return work?.mayChange(weight.name) ? changedTask(weight, work.parts) : keepTask(weight);
+    }
+    if (work?.quantizes(weight.name)) return methodTask(weight, writer, work.parts, work.folds);
+    return quantizeTask(weight, writer, spec.range ?? 'minmax');
   });
   const files = safetensorsFiles(checkpoint, tasks);
   const ignored = weights.filter((weight) => isLinear(weight) && !writers.has(weight)).map(({ name }) => layerOf(name));
@@ -161,10 +180,12 @@ export function planQuantization(checkpoint: Checkpoint, weights: readonly Weigh
       `${JSON.stringify(json, null, 2)}\n`,
     ]),
   );
-  return planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
+  const plan = planOf(files, { ...checkpoint.config, quantization_config: quantizationConfig }, texts, {
     tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
     range: spec.range ?? 'minmax',
+    ...(work === null ? {} : { method: work.decisions }),
   });
+  return { ...plan, method: work };
 }
 
 /** A plan of safetensors files. */

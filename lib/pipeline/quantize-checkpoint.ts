@@ -5,11 +5,12 @@
  */
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { Weight } from '../checkpoint/weight.js';
-import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
+import { checkReadingOptions, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
 import { asHuggingFace } from './hugging-face.js';
+import { MethodWork } from './method-work.js';
 import { type Plan, planQuantization, withTexts } from './plan.js';
 import { planGgufQuantization } from './plan-gguf.js';
 import { checkSpec, type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
@@ -27,10 +28,12 @@ export async function planOfSpec(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
   spec: QuantizationSpec,
+  reading: ReadingOptions = {},
 ): Promise<Plan> {
   if (spec.format === 'gguf') return planGgufQuantization(checkpoint, weights, spec);
   const model = await asHuggingFace(checkpoint, weights);
-  return withTexts(planQuantization(model.checkpoint, model.weights, spec), model.texts, model.warnings);
+  const work = await MethodWork.of(checkpoint.path, spec, reading);
+  return withTexts(planQuantization(model.checkpoint, model.weights, spec, work), model.texts, model.warnings);
 }
 
 /** @internal Checks the options of {@link quantizeCheckpoint}. */
@@ -45,6 +48,9 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
  * Quantizes the linear layers of a checkpoint and writes a Hugging Face folder that vLLM and transformers load (by default
  * int4 in the compressed-tensors layout), or a GGUF file for llama.cpp; see {@link CheckpointFormat}.
  *
+ * What was written is read back and compared with the input before the folder gets its name: that is what the errors in the report
+ * are. `minSqnr` and `minCosine` refuse a result that falls short, `verify: false` leaves all that out.
+ *
  * The weights are streamed in blocks of rows: memory stays below `maxMemory`, whatever the size of the checkpoint. The folder
  * appears under its name when it is complete, or not at all; a run that was ended before is continued by the next one with the
  * same options. The result is the same, byte for byte, for any number of threads and any `maxMemory`.
@@ -53,8 +59,9 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
  * @param options - At least `dtype` and `output`.
  * @returns What became of each tensor: sizes, SQNR, cosine similarity, errors.
  * @throws {@link CheckpointError} if the input can't be read or quantized as asked; {@link NonFiniteError} if a weight is NaN
- *   or infinite; {@link OutputError} if the result can't be written; {@link InvalidArgumentError} for wrong options; the
- *   signal's reason when it aborts.
+ *   or infinite; {@link OutputError} if the result can't be written, `VERIFICATION_FAILED` if it is not what it should be,
+ *   `BELOW_THRESHOLD` (the same call with other thresholds then ends the work); {@link InvalidArgumentError} for wrong options;
+ *   the signal's reason when it aborts.
  *
  * @example
  * ```ts
@@ -71,7 +78,8 @@ export async function quantizeCheckpoint(
   checked.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(input);
   try {
-    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint, checkReadingOptions(checked)), checked);
+    const reading = checkReadingOptions(checked);
+    const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint, reading), checked, reading);
     return await carryOut(input, checkpoint, plan, checked);
   } finally {
     await checkpoint.close();

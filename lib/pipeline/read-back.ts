@@ -40,8 +40,11 @@ function isExact(kind: TaskKind): boolean {
   return kind === 'copied' || kind === 'repacked';
 }
 
-function checkTensor(path: string, { kind }: Task, { name, identical, sqnrDb }: TensorComparison): void {
-  if (isExact(kind) && !identical) throw failed(path, `${name} was ${kind}, but other values are read back`);
+function checkTensor(path: string, task: Task, { name, identical, sqnrDb }: TensorComparison): void {
+  const { kind } = task;
+  const isMade = kind === 'quantized' && task.reference !== undefined;
+  if ((isExact(kind) || isMade) && !identical)
+    throw failed(path, `${name} was ${kind}, but other values are read back`);
   // The nearest code is never further away than the code of zero.
   if (kind === 'quantized' && sqnrDb < 0) throw failed(path, `${name} lies further from the original than zeros would`);
 }
@@ -75,13 +78,13 @@ function checkThresholds(path: string, tensors: readonly TensorComparison[], thr
 
 function pairsOf(path: string, tasks: readonly Task[], weights: readonly Weight[]): WeightPair[] {
   const byName = new Map(weights.map((weight) => [weight.name, weight]));
-  return tasks.map(({ weight }) => {
+  return tasks.map(({ weight, reference = weight }) => {
     const quantized = byName.get(weight.name);
     if (quantized === undefined) throw failed(path, `${weight.name} is missing`);
     if (!sameShape(weight, quantized)) {
       throw failed(path, `${weight.name} has the shape [${quantized.shape}] instead of [${weight.shape}]`);
     }
-    return { original: weight, quantized };
+    return { original: reference, quantized };
   });
 }
 

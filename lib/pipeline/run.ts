@@ -18,8 +18,8 @@ import { inParallel } from './workers.js';
 
 /** How far a run is. */
 export interface Progress {
-  /** What is being done: weights are written, then all are compared with the original. */
-  readonly stage: 'write' | 'verify';
+  /** What is being done: a method runs the model, weights are written, then all are compared with the original. */
+  readonly stage: 'calibrate' | 'write' | 'verify';
   /** The tensor that was worked on last. */
   readonly tensor: string;
   /** Bytes of input done, and in all. */
@@ -50,6 +50,19 @@ export interface FilePlan {
   readonly tasks: readonly Task[];
   /** Begins it, or opens what is there of it. */
   open(path: string): Promise<TensorFile>;
+}
+
+/** Whether what a journal reports can be of this work: what is reported must not depend on what somebody wrote there. */
+function isReport(value: unknown, { weight, kind, as }: Task): value is WrittenTensor {
+  const report = value as Partial<WrittenTensor> | null;
+  return (
+    report?.name === weight.name &&
+    report.kind === kind &&
+    report.to === as &&
+    report.from === weight.encoding.dtype &&
+    JSON.stringify(report.shape) === JSON.stringify(weight.shape) &&
+    [report.bitsPerWeight, report.inputBytes, report.outputBytes].every(Number.isFinite)
+  );
 }
 
 /** A unit under way. */
@@ -153,8 +166,9 @@ export class Run {
   /** Whether the journal says so, and the bytes are those that it speaks of. */
   private async isDone(task: Task, file: OpenFile): Promise<boolean> {
     const entry = this.journal.done.get(task.weight.name);
-    if (entry === undefined || entry.checksum !== (await this.checksum(task, file.writer))) return false;
-    this.reports.set(task.weight.name, entry.report as WrittenTensor);
+    if (entry === undefined || !isReport(entry.report, task)) return false;
+    if (entry.checksum !== (await this.checksum(task, file.writer))) return false;
+    this.reports.set(task.weight.name, entry.report);
     this.progress(task, storedBytes(task.weight));
     return true;
   }

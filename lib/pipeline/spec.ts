@@ -24,6 +24,7 @@ import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { capabilities } from '../runtime.js';
 import type { Granularity, Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
+import { checkMethod, METHOD_SPEC_OPTIONS, type MethodSpec } from './method-spec.js';
 import type { Selection } from './selection.js';
 import type { RangeMethod } from './task.js';
 
@@ -104,7 +105,7 @@ export interface LayerOverride {
 }
 
 /** How {@link quantizeCheckpoint} quantizes the linear layers. */
-export interface QuantizationSpec extends LayerSpec, Selection {
+export interface QuantizationSpec extends LayerSpec, Selection, MethodSpec {
   /** How the range is chosen; see {@link quantizeTensor}. Default `'minmax'`. Not for `gguf`. */
   readonly range?: RangeMethod;
   /** Layers that are treated otherwise; of several that match, the last one counts. */
@@ -331,6 +332,7 @@ export const SPEC_OPTIONS = [
   'layers',
   'requantize',
   'imatrix',
+  ...METHOD_SPEC_OPTIONS,
 ] as const;
 
 /** @internal Checks the setting of a layer; returns its format. */
@@ -462,6 +464,7 @@ function checkPattern(name: string, pattern: unknown): void {
 export function checkSpec(given: Record<string, unknown>): void {
   const format = checkLayer(given, '');
   validate.boolean('requantize', given['requantize'], false);
+  checkMethod(given);
   for (const name of ['include', 'exclude'] as const) if (given[name] !== undefined) checkPattern(name, given[name]);
   const { layers, imatrix } = given;
   if (imatrix !== undefined) {

@@ -13,8 +13,9 @@ import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js
 import type { LargeFloatDtype } from '../dtype.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
-import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import { layoutOf, type QuantizedTensor, tensorOf } from '../tensor/quantized-tensor.js';
 import { codesOf } from './grids-gguf.js';
+import type { MethodParts, PartSummary } from './method-parts.js';
 
 /**
  * What happens to a weight: `copied` as it is stored, `cast` to another float type, `quantized`, or `repacked`: the same codes
@@ -40,6 +41,10 @@ export interface BlockResult {
 /** A unit of work. */
 export interface Task {
   readonly weight: Weight;
+  /** What is written is compared with, where that is no longer the weight. */
+  readonly reference?: Weight;
+  /** What the method noted about the weight, if one made it. */
+  notes?(): Promise<PartSummary | null>;
   readonly kind: TaskKind;
   /** What the weight becomes, in words. */
   readonly as: string;
@@ -148,26 +153,14 @@ export function keepTask(weight: Weight): Task {
 export type RangeMethod = 'minmax' | 'mse' | { readonly percentile: number };
 
 /** The buffers of a quantized block, out of scratch memory. */
-function resultIn(
-  scratch: Scratch,
-  { recipe }: LayoutWriter,
-  [rows, columns]: readonly [number, number],
-): QuantizedTensor | null {
-  const { dtype, scheme, granularity, axis, groupSize } = recipe;
-  const bits = /^(u?int|nf|fp)(\d)$/.exec(dtype)?.[2];
-  if (bits === undefined || (granularity !== 'per-group' && granularity !== 'per-channel')) return null;
-  const groups = groupSize === undefined ? 1 : Math.ceil(columns / groupSize);
-  const needsZeroPoints = scheme === 'asymmetric' || dtype.startsWith('u');
-  return {
-    dtype,
-    shape: [rows, columns],
-    scheme,
-    granularity,
-    ...(granularity === 'per-group' ? { groupSize: groupSize as number } : { axis: axis ?? 0 }),
-    data: scratch.bytes('codes', rows * Math.ceil((columns * Number(bits)) / 8)),
-    scales: scratch.floats('scales', rows * groups),
-    zeroPoints: needsZeroPoints ? scratch.integers('zeroPoints', rows * groups) : null,
-  };
+function resultIn(scratch: Scratch, { recipe }: LayoutWriter, shape: readonly [number, number]): QuantizedTensor {
+  const { dtype, scheme, granularity } = recipe;
+  const layout = layoutOf(dtype, shape, granularity, recipe);
+  const data = scratch.bytes('codes', layout.dataBytes);
+  const scales = scratch.floats('scales', layout.parameterCount);
+  const hasZeroPoints = scheme === 'asymmetric' || /^uint\d$/.test(dtype);
+  const zeroPoints = hasZeroPoints ? scratch.integers('zeroPoints', layout.parameterCount) : null;
+  return tensorOf(layout, dtype, scheme, data, scales, zeroPoints);
 }
 
 /** max|x| of a whole weight. */
@@ -248,7 +241,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
       ...whole,
       shape,
       inputDtype: read.dtype,
-      ...(out === null ? {} : { out }),
+      out,
       signal,
       // The combination is checked at run time: TypeScript can't follow it through the spread.
     } as never)) as QuantizedTensor;
@@ -284,6 +277,24 @@ export function repackTask(
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
+}
+
+/** A weight's codes as a method made them; with `isFolded` not of the original weight but of one with scales folded in. */
+export function methodTask(weight: Weight, writer: LayoutWriter, parts: MethodParts, isFolded: boolean): Task {
+  const made = parts.weightOf(weight);
+  return {
+    ...repackTask(made, writer, async (tensor) => tensor),
+    weight,
+    kind: 'quantized',
+    notes: () => parts.summary(weight.name),
+    ...(isFolded ? { reference: made } : {}),
+  };
+}
+
+/** A float tensor that a method may have changed. */
+export function changedTask(weight: Weight, parts: MethodParts): Task {
+  const made = parts.weightOf(weight);
+  return { ...castTask(made), weight, reference: made };
 }
 
 export function leastCommonMultiple(a: number, b: number): number {

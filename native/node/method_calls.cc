@@ -40,11 +40,11 @@ void check_groups(const Arguments& a, const Bytes& groups, std::size_t columns, 
 
 // gptq(record, weight, gram, order, groups, factors, importance, scales, zeroPoints, codes, result): record = [rows,
 // columns, groups, static ranges, zero dead columns, block, damp, step of damp, bits, signed, lowest, highest, rule,
-// symmetric, zero, steps, scale type, kind of importance, power 2.4, codes in order]; gram, order, importance and
-// zeroPoints may be null; result receives the loss and the damp used.
+// symmetric, zero, steps, scale type, kind of importance, power 2.4, codes in order, passes]; gram, order, importance
+// and zeroPoints may be null; result receives the loss and the damp used.
 Work prepare_gptq(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, 20);
+  Record record(a, 0, 21);
   GptqArguments g{};
   g.rows = record.size();
   g.columns = record.size();
@@ -66,6 +66,7 @@ Work prepare_gptq(const Napi::CallbackInfo& info) {
   g.importance = static_cast<Importance>(record.integer(0, 2));
   g.power_2_4 = record.flag();
   g.codes_in_order = record.flag();
+  g.passes = record.size(1);
   a.check(g.damp >= 0.0 && g.damp_step >= 0.0, "Expected a damp of at least 0.");
 
   const std::size_t parameters = checked_product(a, g.rows, g.group_count);

@@ -35,7 +35,9 @@ Napi::Value parse_header(const Napi::CallbackInfo& info) {
     const Napi::HandleScope scope(env);
     const SafetensorsTensor& tensor = header.tensors[i];
     const std::string_view name = header.name_of(tensor);
-    names.Set(static_cast<std::uint32_t>(i), Napi::String::New(env, name.data(), name.size()));
+    // As a plain value: a Napi::String would be read, and made once more.
+    const napi_value value = Napi::String::New(env, name.data(), name.size());
+    names.Set(static_cast<std::uint32_t>(i), value);
     dtypes[i] = static_cast<std::uint8_t>(tensor.dtype);
     ranks[i] = static_cast<std::uint32_t>(tensor.rank);
     for (std::size_t d = 0; d < tensor.rank; d++) {

@@ -1,6 +1,7 @@
 // HQQ: every instruction set against the scalar file.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "core/thread_pool.h"
 #include "ops/hqq/hqq.h"
@@ -13,7 +14,7 @@ namespace {
 TEST("hqq: every instruction set equals the scalar file bit for bit") {
   Random random(1);
   for (const Kernels* k : supported_kernels()) {
-    for (const std::size_t count : {1, 2, 31, 64}) {
+    for (const std::size_t count : std::initializer_list<std::size_t>{1, 2, 31, 64}) {
       for (const float highest : {3.0F, 7.0F, 15.0F, 255.0F}) {
         Buffer<float> x(count * 16), steps(16), zeros(16), steps2(16), zeros2(16);
         Buffer<double> errors(16), errors2(16);

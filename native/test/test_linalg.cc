@@ -1,6 +1,7 @@
 // GPTQ and the Cholesky factorization that it needs.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "core/kernels.h"
 #include "core/thread_pool.h"
@@ -33,8 +34,8 @@ std::vector<float> gram_of(Random& random, std::size_t size, std::size_t rows) {
 TEST("linalg: solve equals the scalar file bit for bit") {
   Random random(1);
   for (const Kernels* k : supported_kernels()) {
-    for (const std::size_t count : {1, 2, 5, 64}) {
-      for (const std::size_t stride : {16, 48}) {
+    for (const std::size_t count : std::initializer_list<std::size_t>{1, 2, 5, 64}) {
+      for (const std::size_t stride : std::initializer_list<std::size_t>{16, 48}) {
         Buffer<float> factor(count * count), a(count * stride), b(count * stride);
         for (std::size_t i = 0; i < factor.size(); i++) factor[i] = random.normal() / 8.0F;
         for (std::size_t i = 0; i < count; i++) factor[i * count + i] = 1.0F + random.uniform();
@@ -53,7 +54,7 @@ TEST("linalg: ranges equal the scalar file bit for bit") {
   for (std::size_t i = 0; i < 80; i++) shrinking[i] = 1.0F - static_cast<float>(i) / 100.0F;
   const float whole[] = {1.0F};
   for (const Kernels* k : supported_kernels()) {
-    for (const std::size_t count : {1, 3, 32, 130}) {
+    for (const std::size_t count : std::initializer_list<std::size_t>{1, 3, 32, 130}) {
       for (int choice = 0; choice < 96; choice++) {
         const std::size_t stride = (choice & 1) != 0 ? 64 : 16;
         Buffer<float> x(count * stride), importance(count);
@@ -101,8 +102,8 @@ TEST("linalg: ranges equal the scalar file bit for bit") {
 TEST("linalg: sweeps equal the scalar file bit for bit") {
   Random random(3);
   for (const Kernels* k : supported_kernels()) {
-    for (const std::size_t count : {1, 2, 31, 128}) {
-      for (const std::size_t stride : {16, 64}) {
+    for (const std::size_t count : std::initializer_list<std::size_t>{1, 2, 31, 128}) {
+      for (const std::size_t stride : std::initializer_list<std::size_t>{16, 64}) {
         for (const bool moves : {false, true}) {
           Buffer<float> w(count * stride), w2(count * stride), original(count * stride), factor(count * count);
           Buffer<float> importance(count), scales(3 * 16), zeros(3 * 16), errors(count * 16), errors2(count * 16);
@@ -152,7 +153,7 @@ TEST("linalg: sweeps equal the scalar file bit for bit") {
 
 TEST("linalg: the factor times its transpose is the matrix") {
   Random random(4);
-  for (const std::size_t size : {1, 2, 15, 64, 65, 150, 200}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{1, 2, 15, 64, 65, 150, 200}) {
     const std::vector<float> h = gram_of(random, size, 2 * size + 3);
     std::vector<std::int32_t> order(size);
     for (std::size_t i = 0; i < size; i++) order[i] = static_cast<std::int32_t>((i * 7 + 3) % size);
@@ -285,6 +286,7 @@ Result run(const std::vector<float>& weight, std::size_t rows, std::size_t colum
   a.groups = group.data();
   a.group_count = groups;
   a.static_ranges = static_ranges;
+  a.passes = 2;
   a.zero_dead = true;
   a.block = block;
   a.damp = 0.01;
@@ -312,8 +314,8 @@ Result run(const std::vector<float>& weight, std::size_t rows, std::size_t colum
 
 TEST("gptq: codes are those of the plain loop in float64") {
   Random random(5);
-  for (const std::size_t columns : {1, 40, 100, 150}) {
-    for (const std::size_t group_size : {32, 150}) {
+  for (const std::size_t columns : std::initializer_list<std::size_t>{1, 40, 100, 150}) {
+    for (const std::size_t group_size : std::initializer_list<std::size_t>{32, 150}) {
       const std::size_t rows = 21;
       const std::vector<float> gram = gram_of(random, columns, 3 * columns);
       std::vector<float> weight(rows * columns);
@@ -389,6 +391,7 @@ TEST("gptq: cancelled, and what is not finite") {
   a.groups = groups.data();
   a.group_count = 1;
   a.block = 128;
+  a.passes = 1;
   a.damp = 0.1;
   a.code = {8, true};
   a.lowest = -127;

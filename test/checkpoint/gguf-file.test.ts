@@ -1,11 +1,13 @@
-import { closeSync, fstatSync, ftruncateSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, ftruncateSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { GgufFile } from '../../lib/checkpoint/gguf/gguf-file.js';
+import { GgufHeaderParser, LIMITS } from '../../lib/checkpoint/gguf/gguf-header.js';
 import type { GgufValue } from '../../lib/checkpoint/gguf/metadata.js';
 import { tensorTypeNamed } from '../../lib/checkpoint/gguf/tensor-types.js';
-import { CheckpointError } from '../../lib/index.js';
+import { Output } from '../../lib/checkpoint/output.js';
+import { CheckpointError, inspectCheckpoint, quantizeCheckpoint } from '../../lib/index.js';
 import { safetensors, temporaryFolder, writeFolder } from '../support/files.js';
 import { gguf, info, pair, type RawFile, TYPE, text, u8, u16, u32, u64, writePieces } from '../support/gguf.js';
 import { readJson, VECTORS } from '../support/vectors.js';
@@ -133,6 +135,12 @@ describe('every lie has its own code', () => {
       { infos: [info({ dims: [2 ** 40, 2 ** 40, 0] })], data: 32 },
     ],
     ['GGUF_SIZE_OVERFLOW', 'bytes past 2^53, elements below', { infos: [info({ dims: [2 ** 52] })], data: 32 }],
+    [
+      'GGUF_SIZE_OVERFLOW',
+      'bytes of blocks past 2^53, elements below',
+      { infos: [info({ type: 9, dims: [2 ** 53 - 32] })], data: 64 },
+    ],
+    ['GGUF_SIZE_OVERFLOW', 'padding that passes 2^53', { infos: [info({ dims: [2 ** 51 - 1] })], data: 32 }],
     ['GGUF_TENSOR_TYPE', 'a type outside the table', { infos: [info({ type: 43 })], data: 32 }],
     ['GGUF_TENSOR_TYPE', 'a type of 2^31', { infos: [info({ type: 2 ** 31 })], data: 32 }],
     ['GGUF_TENSOR_TYPE', 'a type that was removed', { infos: [info({ type: 4, dims: [32] })], data: 32 }],
@@ -170,6 +178,38 @@ describe('every lie has its own code', () => {
     const error = await GgufFile.open(path).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(CheckpointError);
     expect(error).toMatchObject({ code, path });
+  });
+
+  it('all codes of headers that there are', () => {
+    const source = readFileSync(join(__dirname, '..', '..', 'lib', 'checkpoint', 'gguf', 'gguf-header.ts'), 'utf8');
+    const codes = new Set([...source.matchAll(/refuse\(\s*'(GGUF_\w+)'/g)].map(([, code]) => code));
+    expect(codes.size).toBeGreaterThan(20);
+    expect(new Set([...lies.map(([code]) => code), 'GGUF_HEADER_TOO_LARGE'])).toEqual(codes);
+  });
+
+  it('GGUF_HEADER_TOO_LARGE: a header past the limit', () => {
+    const limits = LIMITS as { headerBytes: number };
+    const { headerBytes } = limits;
+    limits.headerBytes = 60;
+    try {
+      const parser = new GgufHeaderParser('m.gguf', 2 ** 40);
+      const header = gguf({ pairs: [pair('a', TYPE.string, text('x'.repeat(20)))] });
+      expect(() => parser.push(header.subarray(0, 50))).toThrow(
+        expect.objectContaining({ code: 'GGUF_HEADER_TOO_LARGE' }),
+      );
+    } finally {
+      limits.headerBytes = headerBytes;
+    }
+  });
+
+  it('a quantizer does not read past the end of a file, and leaves nothing', async () => {
+    const path = save(gguf({ infos: [info({ name: 'blk.0.ffn_up.weight', dims: [256, 4096] })], data: 64 }));
+    const output = join(folder, `${count++}.gguf`);
+    await expect(quantizeCheckpoint(path, { format: 'gguf', output })).rejects.toMatchObject({
+      code: 'GGUF_TRUNCATED',
+    });
+    expect(existsSync(output)).toBe(false);
+    expect(existsSync(Output.workPathOf(output))).toBe(false);
   });
 
   it('names the tensor, what came and what was expected', async () => {
@@ -214,6 +254,20 @@ describe('what readers take', () => {
     await file.close();
   });
 
+  it('takes blocks of no columns, and rows of no elements without going through them', async () => {
+    const infos = [
+      info({ name: 'blocks', type: 2, dims: [0, 3] }),
+      info({ name: 'rows', type: 0, dims: [0, 2 ** 52] }),
+      info({ name: 'columns', type: 0, dims: [5, 0] }),
+    ];
+    const { weights } = await inspectCheckpoint(save(gguf({ infos })), { statistics: true });
+    expect(weights.map(({ name, shape, statistics }) => [name, shape, statistics?.maxAbs])).toEqual([
+      ['blocks', [3, 0], 0],
+      ['rows', [2 ** 52, 0], 0],
+      ['columns', [0, 5], 0],
+    ]);
+  });
+
   it('needs no padding after the last tensor', async () => {
     const file = await GgufFile.open(save(gguf({ infos: [info({ dims: [3] })], data: 12 })));
     expect(file.tensors.get('t')?.bytes).toBe(12);
@@ -241,6 +295,41 @@ describe('what readers take', () => {
       tensor: 't',
     });
     await file.close();
+  });
+});
+
+describe('metadata of another type than readers take', () => {
+  const inspected = (...pairs: Buffer[]) =>
+    inspectCheckpoint(
+      save(
+        gguf({
+          pairs: [pair('general.architecture', TYPE.string, text('llama')), ...pairs],
+          infos: [info({ name: 'blk.0.attn_q.weight', dims: [8, 4] })],
+          data: 128,
+        }),
+      ),
+    );
+  const layers = pair('llama.block_count', TYPE.u32, u32(1));
+  const heads = (...value: [number, ...Buffer[]]) => pair('llama.attention.head_count', ...value);
+
+  it('arrays are read with the width that they say', async () => {
+    const { weights } = await inspected(layers, heads(TYPE.array, u32(TYPE.u8), u64(1), u8(2)));
+    expect(weights.length).toBe(1);
+  });
+
+  it.each([
+    ['an array of strings', [layers, heads(TYPE.array, u32(TYPE.string), u64(1), text('2'))]],
+    ['an array of floats', [layers, heads(TYPE.array, u32(TYPE.f32), u64(1), Buffer.from([0, 0, 0x20, 0x40]))]],
+    ['an array that is too short', [layers, heads(TYPE.array, u32(TYPE.u32), u64(0))]],
+    ['a negative number', [layers, heads(TYPE.i32, u32(-1))]],
+    ['a count of layers that is text', [pair('llama.block_count', TYPE.string, text('1'))]],
+  ] as const)('%s is GGUF_METADATA_TYPE', async (_, pairs) => {
+    await expect(inspected(...pairs)).rejects.toMatchObject({ code: 'GGUF_METADATA_TYPE' });
+  });
+
+  it('2^32 layers that a file claims cost nothing', async () => {
+    const many = pair('llama.block_count', TYPE.u32, u32(2 ** 32 - 1));
+    expect((await inspected(many, heads(TYPE.u32, u32(2)))).weights.length).toBe(1);
   });
 });
 

@@ -1,4 +1,4 @@
-import { copyFileSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
@@ -8,11 +8,13 @@ import {
   pairRows,
   unpairRows,
 } from '../../lib/checkpoint/gguf/architecture.js';
-import type { GgufValue } from '../../lib/checkpoint/gguf/metadata.js';
+import { writeGguf } from '../../lib/checkpoint/gguf/gguf-writer.js';
+import { type GgufValue, ggufValue } from '../../lib/checkpoint/gguf/metadata.js';
 import { describeModel } from '../../lib/checkpoint/gguf/metadata-of-model.js';
 import { type ModelWeight, planGguf } from '../../lib/checkpoint/gguf/model-plan.js';
 import { tokenizerMetadata } from '../../lib/checkpoint/gguf/tokenizer.js';
-import { temporaryFolder, writeFolder } from '../support/files.js';
+import { quantizeCheckpoint } from '../../lib/index.js';
+import { safetensors, temporaryFolder, writeFolder } from '../support/files.js';
 import { readJson, VECTORS } from '../support/vectors.js';
 
 type Json = Record<string, unknown>;
@@ -245,6 +247,35 @@ describe('plans', () => {
     }
   });
 
+  it('a config that claims what would take all memory is compared with the weights first', async () => {
+    const huge = 2 ** 31 - 2;
+    const claims = { ...llama, num_hidden_layers: huge, hidden_size: 64, vocab_size: 300 };
+    expect(() => plan(weights, describeModel(claims, 'm'))).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', tensor: 'model.layers.1.input_layernorm.weight' }),
+    );
+    const rope_scaling = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+    expect(() => describeModel({ ...llama, head_dim: huge, rope_scaling }, 'm')).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID' }),
+    );
+    const empty = [{ name: 'model.embed_tokens.weight', shape: [huge, 0] }, ...weights.slice(1)];
+    expect(() => plan(empty, describeModel({ ...claims, num_hidden_layers: 1, vocab_size: huge }, 'm'))).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', tensor: 'model.embed_tokens.weight' }),
+    );
+    // Through everything: the vocabulary is made only when the embedding is there for it.
+    const folder = writeFolder(join(root, String(count++)), {
+      'config.json': { ...llama, num_hidden_layers: 1, vocab_size: huge },
+      'model.safetensors': safetensors({
+        'model.embed_tokens.weight': { dtype: 'F32', shape: [300, 64], data: new Float32Array(300 * 64) },
+      }),
+    });
+    const output = join(root, `${count++}.gguf`);
+    await expect(quantizeCheckpoint(folder, { format: 'gguf', output })).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      tensor: 'model.embed_tokens.weight',
+    });
+    expect(existsSync(output)).toBe(false);
+  });
+
   it('a head that is missing, though nothing says that it is tied', () => {
     expect(() => plan(weights.slice(0, -1))).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
   });
@@ -257,6 +288,19 @@ describe('tokenizers', () => {
   const values = async (folder: string, size: number, config: Json = {}) =>
     plain(await tokenizerMetadata(folder, size, config));
   type Tokenizer = Json & { model: Json; added_tokens: Json[] };
+
+  it('a file can not hold halves of surrogate pairs, which JSON can', async () => {
+    const path = join(root, `${count++}.gguf`);
+    for (const value of [ggufValue.string('\ud800'), ggufValue.strings(['a', 'b\udc00'])]) {
+      await expect(writeGguf(path, [], new Map([['tokenizer.ggml.tokens', value]]))).rejects.toMatchObject({
+        code: 'GGUF_INVALID_UTF8',
+        message: expect.stringContaining('tokenizer.ggml.tokens'),
+      });
+    }
+    expect(existsSync(path)).toBe(false);
+    await (await writeGguf(path, [], new Map([['a', ggufValue.string('\ud83d\ude00')]]))).close();
+  });
+
   const changed = (name: string, change: (json: Tokenizer) => void) => {
     const json = JSON.parse(vector(name, 'tokenizer.json').toString()) as Tokenizer;
     change(json);

@@ -67,6 +67,10 @@ describe('the reference reader accepts and refuses the same files', () => {
 describe('every lie has its own code', () => {
   const lies: [string, string, Buffer][] = [
     ['SAFETENSORS_TOO_SMALL', 'an empty file', Buffer.alloc(0)],
+    ['SAFETENSORS_TOO_SMALL', 'seven bytes', Buffer.alloc(7)],
+    ['SAFETENSORS_HEADER_TOO_LARGE', 'a byte more than the limit', Buffer.from([1, 0xe1, 0xf5, 5, 0, 0, 0, 0, 123])],
+    ['SAFETENSORS_HEADER_LENGTH', 'the limit, in a short file', Buffer.from([0, 0xe1, 0xf5, 5, 0, 0, 0, 0, 123])],
+    ['SAFETENSORS_HEADER_START', 'no header', withLength('')],
     ['SAFETENSORS_HEADER_TOO_LARGE', 'a header of 2^63 bytes', Buffer.from([0, 0, 0, 0, 0, 0, 0, 0x80, 1])],
     ['SAFETENSORS_HEADER_LENGTH', 'a header longer than the file', Buffer.from([9, 0, 0, 0, 0, 0, 0, 0, 123, 125])],
     ['SAFETENSORS_HEADER_START', 'white space first', withLength(' {}')],
@@ -91,6 +95,20 @@ describe('every lie has its own code', () => {
       withLength('{"a":{"dtype":"Q4","shape":[0],"data_offsets":[0,0]}}'),
     ],
     ['SAFETENSORS_INVALID_SHAPE', 'a fraction', withLength('{"a":{"dtype":"U8","shape":[0.5],"data_offsets":[0,0]}}')],
+    [
+      'SAFETENSORS_INVALID_SHAPE',
+      'a negative number',
+      withLength('{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,0]}}'),
+    ],
+    [
+      'SAFETENSORS_INVALID_OFFSETS',
+      'a negative offset',
+      withLength('{"a":{"dtype":"U8","shape":[0],"data_offsets":[-1,-1]}}'),
+    ],
+    ['SAFETENSORS_DUPLICATE_KEY', 'metadata twice', withLength('{"__metadata__":{},"__metadata__":{}}')],
+    ['SAFETENSORS_INVALID_METADATA', 'an array as metadata', withLength('{"__metadata__":[]}')],
+    ['SAFETENSORS_MISSING_FIELD', 'a tensor that is a number', withLength('{"a":1}')],
+    ['SAFETENSORS_HOLE', 'data that do not begin at 0', withLength(`{${u8('a', 1, 2)}}`, new Uint8Array(2))],
     ['SAFETENSORS_INVALID_OFFSETS', 'one offset', withLength('{"a":{"dtype":"U8","shape":[0],"data_offsets":[0]}}')],
     ['SAFETENSORS_INVALID_METADATA', 'a number as metadata', withLength('{"__metadata__":{"a":1}}')],
     [
@@ -128,6 +146,12 @@ describe('every lie has its own code', () => {
     const error = await open(content).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(CheckpointError);
     expect(error).toMatchObject({ code, path: join(folder, 'file.safetensors') });
+  });
+
+  it('all codes that there are', () => {
+    const source = readFileSync(join(__dirname, '..', '..', 'lib', 'errors.ts'), 'utf8');
+    const codes = new Set(source.match(/SAFETENSORS_\w+/g));
+    expect(new Set(lies.map(([code]) => code))).toEqual(codes);
   });
 
   it('names the tensor', async () => {

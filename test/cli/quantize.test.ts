@@ -205,7 +205,7 @@ describe('lowbit quantize', () => {
       env: { ...process.env, TERM: 'xterm' },
     });
     expect(output).toContain('█');
-    expect(output).toMatch(/\d+ % \| \d+\/57 tensors/);
+    expect(output).toMatch(/\d+ % \| \d+ of 57 tensors/);
   });
 });
 

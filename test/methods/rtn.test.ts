@@ -81,6 +81,44 @@ describe('round to nearest', () => {
     expect(Array.from(asymmetric.zeroPoints as Int32Array)).toEqual([0, 9, 7]); // 1 / float32(2 / 15) is less than 7.5
   });
 
+  it('the range search of the GPTQ code: no range of its grid has a smaller Σ|error|^2.4', async () => {
+    const size = 32;
+    const groups = 40;
+    const weight = normal(groups * size, 3).map((v) => v ** 3);
+    for (const scheme of ['symmetric', 'asymmetric'] as const) {
+      const options = { shape: [groups, size], dtype: 'uint4', scheme, groupSize: size } as const;
+      const { tensor } = await rtn(weight, { ...options, convention: 'gptq', range: 'mse' });
+      let narrowed = 0;
+      for (let g = 0; g < groups; g++) {
+        const group = weight.subarray(g * size, (g + 1) * size);
+        let min = Math.min(0, ...group);
+        let max = Math.max(0, ...group);
+        if (scheme === 'symmetric') {
+          max = Math.max(-min, max);
+          if (min < 0) min = -max;
+        }
+        const grid = Array.from({ length: 80 }, (_, i) => {
+          const factor = Math.fround(1 - i / 100);
+          const [low, high] = [Math.fround(min * factor), Math.fround(max * factor)];
+          const scale = Math.fround(Math.fround(high - low) / 15);
+          const zero = scheme === 'symmetric' ? 8 : Math.round(Math.fround(-low / scale));
+          let cost = 0;
+          for (const v of group) {
+            const code = Math.max(0, Math.min(15, Math.round(v / scale) + zero));
+            cost += Math.abs(scale * (code - zero) - v) ** 2.4;
+          }
+          return { scale, zero, cost };
+        });
+        const least = Math.min(...grid.map(({ cost }) => cost));
+        const chosen = grid.find(({ scale }) => scale === tensor.scales[g]);
+        expect(chosen?.zero).toBe(tensor.zeroPoints?.[g]);
+        expect(chosen?.cost).toBeLessThanOrEqual(least * (1 + 1e-5));
+        narrowed += chosen === grid[0] ? 0 : 1;
+      }
+      expect(narrowed).toBeGreaterThan(groups / 2);
+    }
+  });
+
   it('empty weights', async () => {
     expect((await rtn(new Float32Array(0), { shape: [0, 4], dtype: 'int4' })).tensor.shape).toEqual([0, 4]);
     const none = { columns: 0, rows: 0, gram: null, sumOfSquares: new Float64Array(0) };

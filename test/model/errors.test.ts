@@ -64,6 +64,7 @@ describe('a model that can not be run', () => {
 
   it.each<[string, (json: Json) => void, RegExp]>([
     ['a size that is missing', (json) => delete json['hidden_size'], /positive integer for "hidden_size"/],
+    ['layers without number', (json) => (json['num_hidden_layers'] = 2 ** 30), /at most 10000/],
     ['heads that do not divide', (json) => (json['num_key_value_heads'] = 3), /Expected whole numbers/],
     ['a head of an odd size', (json) => (json['head_dim'] = 7), /even one of elements/],
     [

@@ -1,10 +1,14 @@
 /** Continuing texts: what ends them, and how tokens are chosen. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type DecoderModel, openModel } from '../../lib/model/model.js';
 import { Sampler } from '../../lib/model/sampler.js';
-import { BUNDLED } from '../support/models.js';
+import { temporaryFolder } from '../support/files.js';
+import { BUNDLED, copyModel, referenceOf } from '../support/models.js';
 import { VECTORS } from '../support/vectors.js';
+
+const folder = temporaryFolder();
 
 async function withBundled<T>(body: (model: DecoderModel) => Promise<T>): Promise<T> {
   const model = await openModel(BUNDLED);
@@ -35,7 +39,30 @@ describe('generate', () => {
     });
   });
 
-  it('ends at stop tokens, and at those of the model', async () => {
+  it('ends at the tokens that config.json and generation_config.json name', async () => {
+    const { sequences } = referenceOf('llama-gqa');
+    const [first] = sequences;
+    const { input_ids: ids = [], greedy } = first ?? {};
+    const ended = greedy?.ids ?? [];
+    for (const [file, position] of [
+      ['config.json', 3],
+      ['generation_config.json', 5],
+    ] as const) {
+      const path = copyModel('llama-gqa', join(folder, file));
+      const home = join(path, file);
+      const json = existsSync(home) ? (JSON.parse(readFileSync(home, 'utf8')) as object) : {};
+      writeFileSync(home, JSON.stringify({ ...json, eos_token_id: [2, ended[position]] }));
+      const model = await openModel(path);
+      const { tokens, finishReason } = await model.generate(Int32Array.from(ids), { maxTokens: 16 });
+      expect([Array.from(tokens), finishReason]).toEqual([
+        ended.slice(0, ended.indexOf(ended[position] ?? -1)),
+        'stop',
+      ]);
+      await model.close();
+    }
+  });
+
+  it('ends at stop tokens', async () => {
     await withBundled(async (model) => {
       const dot = '.'.charCodeAt(0) + 3;
       const { text, tokens, finishReason } = await model.generate('ROMEO\t', { maxTokens: 80, stop: dot });

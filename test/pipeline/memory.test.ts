@@ -94,11 +94,12 @@ describe('of a checkpoint far larger than the ceiling', () => {
     expect(announced).toBeLessThanOrEqual(192 * MIB);
     expect(peak).toBeLessThanOrEqual(announced);
     const { weights } = await inspectCheckpoint(output);
-    expect(weights.at(-1)).toMatchObject({ name: 'layers.67.weight', dtype: 'int2', shape: [4096, 8192] });
+    expect(weights).toHaveLength(68);
+    for (const weight of weights) expect(weight).toMatchObject({ dtype: 'int2', shape: [4096, 8192] });
   });
 
   it('GGUF: the same', { timeout: 300_000 }, async () => {
-    const input = sparseGguf('large.gguf', 68, 4096, 8192);
+    const input = sparseGguf('large.gguf', 16, 4096, 8192);
     const output = fresh('.gguf');
     const options = JSON.stringify({ format: 'gguf', dtype: 'tq1_0', hashInputs: false, output, maxMemory: 192 * MIB });
     const { announced, peak } = await run(
@@ -133,7 +134,7 @@ describe('what is announced is kept', () => {
   ] as const;
 
   it('for every format of weights', { timeout: 300_000 }, async () => {
-    const input = sparseSafetensors('all.safetensors', 2, 2048, 8192);
+    const input = sparseSafetensors('all.safetensors', 2, 2048, 4096);
     for (const maxMemory of [undefined, 160 * MIB]) {
       const runs = FORMATS.map(([format, spec]) => ({ format, ...spec, output: fresh(), maxMemory }));
       const peaks = await inProcess<Peak[]>(`
@@ -157,7 +158,7 @@ describe('what is announced is kept', () => {
   });
 
   it('for GGUF, conversions, and for reading alone', { timeout: 300_000 }, async () => {
-    const gguf = sparseGguf('all.gguf', 2, 2048, 8192);
+    const gguf = sparseGguf('all.gguf', 2, 2048, 4096);
     for (const dtype of ['q8_0', 'q4_k_m', 'f16']) {
       const options = JSON.stringify({ format: 'gguf', dtype, output: fresh('.gguf'), maxMemory: 160 * MIB });
       const { announced, peak } = await run(
@@ -165,7 +166,7 @@ describe('what is announced is kept', () => {
       );
       expect(peak, dtype).toBeLessThanOrEqual(announced);
     }
-    const input = sparseSafetensors('convert.safetensors', 2, 2048, 8192);
+    const input = sparseSafetensors('convert.safetensors', 2, 2048, 4096);
     for (const [format, { dtype, to }] of CONVERSIONS) {
       const source = fresh();
       await quantizeCheckpoint(input, { format, dtype, output: source });

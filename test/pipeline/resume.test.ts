@@ -94,6 +94,8 @@ describe('a run that was ended', () => {
       (path: string) => writeFileSync(path, ''),
       (path: string) => rmSync(path),
       (path: string) => writeFileSync(path, '{"plan":1}\nnull\n{"unit":7}\n'),
+      (path: string) => writeFileSync(path, '{"plan":"x","inputs":[null]}\n'),
+      (path: string) => writeFileSync(path, readFileSync(path, 'utf8').replace(/"report":\{.*\}/g, '"report":[]}')),
     ]) {
       const output = fresh();
       await unfinished(LLAMA, output, 10);

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, describe } from '../../errors.js';
 import { TensorFile } from '../tensor-file.js';
 import { LIMITS } from './gguf-header.js';
 import {
@@ -137,6 +137,20 @@ interface Plan {
   readonly fileBytes: number;
 }
 
+/** Refuses halves of surrogate pairs, which JSON can hold and UTF-8 can't: they would come back as other text. */
+function checkUnicode(path: string, key: string, entry: GgufValue): void {
+  const texts: readonly unknown[] =
+    entry.type === 'string'
+      ? [entry.value]
+      : entry.type === 'array' && entry.elementType === 'string'
+        ? (entry.value as readonly GgufString[])
+        : [];
+  const odd = texts.find((text) => typeof text === 'string' && /\p{Surrogate}/u.test(text));
+  if (odd === undefined) return;
+  const message = `${path} can't be written as GGUF: ${key} holds the text ${describe(odd)}, which is no Unicode.`;
+  throw new CheckpointError('GGUF_INVALID_UTF8', message, { path });
+}
+
 function planOf(path: string, tensors: readonly GgufTensorSpec[], metadata: GgufMetadata): Plan {
   const alignment = alignmentOf(metadata);
   const header = new Bytes();
@@ -145,6 +159,7 @@ function planOf(path: string, tensors: readonly GgufTensorSpec[], metadata: Gguf
   header.uint64(tensors.length);
   header.uint64(metadata.size);
   for (const [key, value] of metadata) {
+    checkUnicode(path, key, value);
     header.string(key);
     header.value(value);
   }
@@ -194,8 +209,8 @@ export function ggufFileBytes(tensors: readonly GgufTensorSpec[], metadata: Gguf
  *
  * @param tensors - In the order that the file is to have.
  * @param metadata - In that order too; `general.alignment` says how tensors are aligned (32 without it).
- * @throws {@link CheckpointError} `GGUF_TENSOR_NAME`, `GGUF_DUPLICATE_TENSOR`, `GGUF_DIMENSIONS` for what the format can't
- *   hold; {@link OutputError}.
+ * @throws {@link CheckpointError} `GGUF_TENSOR_NAME`, `GGUF_DUPLICATE_TENSOR`, `GGUF_DIMENSIONS`, `GGUF_INVALID_UTF8` for
+ *   what the format can't hold; {@link OutputError}.
  */
 export async function writeGguf(
   path: string,

@@ -74,6 +74,9 @@ export class Fields {
   }
 }
 
+/** Rotary factors are computed for each of them. The largest that there are have 512. */
+export const MOST_HEAD_ELEMENTS = 65_536;
+
 function unsupported(path: string, what: string): never {
   throw new CheckpointError('GGUF_UNSUPPORTED_MODEL', `${path} can't be written as GGUF: ${what}.`, { path });
 }
@@ -196,10 +199,10 @@ export function describeModel(json: Json, path: string): GgufDescription {
   const headsKv = config.count('num_key_value_heads', architecture.name === 'llama' ? heads : undefined);
   const usual = architecture.name === 'qwen3' ? 128 : hidden / heads;
   const headDim = config.has('head_dim') ? config.count('head_dim') : usual;
-  if (!Number.isInteger(headDim) || headDim % 2 !== 0 || heads % headsKv !== 0) {
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0 || headDim > MOST_HEAD_ELEMENTS || heads % headsKv !== 0) {
     const message =
       `config.json of ${path} divides ${hidden} into ${heads} heads, and those among ${headsKv}, ` +
-      `of ${headDim} elements. Expected whole numbers, and an even one of elements.`;
+      `of ${headDim} elements. Expected whole numbers, and an even one of at most ${MOST_HEAD_ELEMENTS} elements.`;
     throw new CheckpointError('CONFIG_INVALID', message, { path });
   }
   checkWindow(config, layers, contextLength, path);

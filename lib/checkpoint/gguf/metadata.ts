@@ -117,12 +117,18 @@ export function stringOf(metadata: GgufMetadata, key: string, path: string): str
 }
 
 /**
- * Non-negative integers of the metadata, one for each of `count` layers: an integer of any width counts for all, an array
- * has one for each. Undefined if the key is absent.
+ * Non-negative integers of the metadata, one for each of `count` layers, by the number of the layer: an integer of any width
+ * counts for all, an array has one for each. Undefined if the key is absent. Nothing is allocated for `count`: files claim
+ * 2^32 layers.
  *
  * @throws {@link CheckpointError} `GGUF_METADATA_TYPE` if it is something else, or an array of another length.
  */
-export function integersOf(metadata: GgufMetadata, key: string, count: number, path: string): number[] | undefined {
+export function integersOf(
+  metadata: GgufMetadata,
+  key: string,
+  count: number,
+  path: string,
+): ((layer: number) => number | undefined) | undefined {
   const entry = metadata.get(key);
   if (entry === undefined) return undefined;
   const isCount = (value: unknown) =>
@@ -133,10 +139,11 @@ export function integersOf(metadata: GgufMetadata, key: string, count: number, p
     if (values.length !== count || !values.every(isCount)) {
       throw wrongType(path, key, `a non-negative integer, or ${count} of them,`, entry);
     }
-    return values.map(Number);
+    return (layer) => (layer < count ? Number(values[layer]) : undefined);
   }
   if (!isCount(entry.value)) throw wrongType(path, key, 'a non-negative integer', entry);
-  return new Array<number>(count).fill(Number(entry.value));
+  const value = Number(entry.value);
+  return (layer) => (layer < count ? value : undefined);
 }
 
 /**
@@ -147,5 +154,5 @@ export function integersOf(metadata: GgufMetadata, key: string, count: number, p
 export function integerOf(metadata: GgufMetadata, key: string, path: string): number | undefined {
   const entry = metadata.get(key);
   if (entry?.type === 'array') throw wrongType(path, key, 'a non-negative integer', entry);
-  return integersOf(metadata, key, 1, path)?.[0];
+  return integersOf(metadata, key, 1, path)?.(0);
 }

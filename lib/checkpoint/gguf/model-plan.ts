@@ -62,13 +62,37 @@ function checkLayers(tensors: readonly PlannedTensor[], layers: number, { name }
   }
   const names = new Set(tensors.map((tensor) => tensor.name));
   const kinds = name === 'qwen3' ? [...LAYER, 'attn_q_norm', 'attn_k_norm'] : LAYER;
-  const needed = Array.from({ length: layers }, (_, i) => kinds.map((kind) => `blk.${i}.${kind}.weight`)).flat();
-  for (const ggufName of ['output_norm.weight', ...needed]) {
-    if (!names.has(ggufName)) {
-      const source = hfNameOf({ name, pairsRows: false }, ggufName) ?? ggufName;
-      invalid(`${path} has ${layers} layers, says its config.json, but no weight ${JSON.stringify(source)}.`, source);
-    }
+  const need = (ggufName: string) => {
+    if (names.has(ggufName)) return;
+    const source = hfNameOf({ name, pairsRows: false }, ggufName) ?? ggufName;
+    invalid(`${path} has ${layers} layers, says its config.json, but no weight ${JSON.stringify(source)}.`, source);
+  };
+  need('output_norm.weight');
+  // One by one, up to the first that is missing: a config may say 2^31 layers.
+  for (let i = 0; i < layers; i++) for (const kind of kinds) need(`blk.${i}.${kind}.weight`);
+}
+
+/**
+ * Makes sure that the model has an embedding for as many tokens as its config.json says, before a vocabulary of that size is
+ * made.
+ *
+ * @throws {@link CheckpointError} `CONFIG_INVALID`.
+ */
+export function checkVocabularySize(
+  { architecture, vocabularySize }: GgufDescription,
+  weights: readonly ModelWeight[],
+  path: string,
+): void {
+  const source = hfNameOf(architecture, 'token_embd.weight') as string;
+  const embedding = weights.find(({ name }) => name === source);
+  if (embedding === undefined) {
+    const message = `${path} has no weight that becomes token_embd.weight.`;
+    throw new CheckpointError('CONFIG_INVALID', message, { path });
   }
+  const { shape } = embedding;
+  if (shape.length === 2 && shape[0] === vocabularySize && shape[1] !== 0) return;
+  const message = `Expected ${vocabularySize} rows, the vocab_size of config.json, in ${JSON.stringify(source)} of ${path} but its shape is [${shape.join(', ')}].`;
+  throw new CheckpointError('CONFIG_INVALID', message, { path, tensor: source });
 }
 
 /**
@@ -91,6 +115,7 @@ export function planGguf(
     const message = `Expected ${expected} in ${JSON.stringify(weight.name)} of ${path} but its shape is [${weight.shape.join(', ')}].`;
     throw new CheckpointError('CONFIG_INVALID', message, { path, tensor: weight.name });
   };
+  checkVocabularySize(description, weights, path);
   const tensors: PlannedTensor[] = [];
   for (const weight of weights) {
     if (isDerived(weight.name) || (isTied && weight.name === 'lm_head.weight')) continue;
@@ -108,12 +133,10 @@ export function planGguf(
     const headRows = place !== null && architecture.pairsRows ? headDim : 1;
     tensors.push({ name: ggufName, dtype: 'f32', shape: weight.shape, source: weight.name, headRows, data: null });
   }
-  for (const needed of ['token_embd.weight', ...(isTied ? [] : ['output.weight'])]) {
-    if (!tensors.some((tensor) => tensor.name === needed)) {
-      const hint = needed === 'output.weight' ? ' Its config.json does not say that it is tied to the embedding.' : '';
-      const message = `${path} has no weight that becomes ${needed}.${hint}`;
-      throw new CheckpointError('CONFIG_INVALID', message, { path });
-    }
+  if (!isTied && !tensors.some((tensor) => tensor.name === 'output.weight')) {
+    const hint = 'Its config.json does not say that it is tied to the embedding.';
+    const message = `${path} has no weight that becomes output.weight. ${hint}`;
+    throw new CheckpointError('CONFIG_INVALID', message, { path });
   }
   const layers = Number(description.metadata.get(`${architecture.name}.block_count`)?.value);
   checkLayers(tensors, layers, architecture, path);

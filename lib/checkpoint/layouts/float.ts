@@ -22,11 +22,12 @@ export function floatDtypeOf(tensor: StoredTensor): LargeFloatDtype | null {
   return FLOATS.get(tensor.dtype) ?? null;
 }
 
-/** A shape as rows and columns. */
+/** A shape as rows and columns. What is empty has no rows: a file may claim 2^53 of them, of no elements each. */
 export function matrixOf(shape: readonly number[]): { rows: number; columns: number } {
-  let rows = 1;
-  for (let axis = 0; axis < shape.length - 1; axis++) rows *= shape[axis] as number;
-  return { rows, columns: shape.at(-1) ?? 1 };
+  const columns = shape.at(-1) ?? 1;
+  let rows = columns === 0 ? 0 : 1;
+  for (let axis = 0; axis < shape.length - 1; axis++) rows = shape[axis] === 0 ? 0 : rows * (shape[axis] as number);
+  return { rows, columns };
 }
 
 const ENCODINGS = new Map<string, Encoding>();

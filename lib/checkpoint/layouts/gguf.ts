@@ -22,7 +22,7 @@ function invalid(path: string, message: string, tensor: string): CheckpointError
 
 /** Rows of a head of query and key in each layer, for files whose rows are stored in pairs. */
 class Heads {
-  private readonly counts: { readonly q: readonly number[] | undefined; readonly k: readonly number[] | undefined };
+  private readonly counts: { readonly q: ReturnType<typeof integersOf>; readonly k: ReturnType<typeof integersOf> };
 
   constructor(
     readonly architecture: Architecture,
@@ -38,7 +38,7 @@ class Heads {
   rowsOf(tensor: StoredTensor): number {
     const place = queryOrKey(tensor.name);
     if (place === null) return 1;
-    const count = this.counts[place.part]?.[place.layer];
+    const count = this.counts[place.part]?.(place.layer);
     const [rows = 1] = tensor.shape;
     if (count === undefined || count === 0 || rows % (2 * count) !== 0) {
       const { name } = this.architecture;

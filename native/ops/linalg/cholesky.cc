@@ -10,7 +10,6 @@
 namespace lowbit {
 namespace {
 
-constexpr std::size_t kBlock = ReversedCholesky::kBlock;
 // Rows that are added at a time: a tile of them stays in the second-level cache.
 constexpr std::size_t kRows = 512;
 // What rounding leaves of a pivot that should be zero, relative to the diagonal.

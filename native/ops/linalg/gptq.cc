@@ -45,9 +45,10 @@ class Gptq {
               float* out) const;
   void range(std::size_t tile, std::size_t group, const float* x, std::size_t stride, std::size_t count,
              const float* importance) const;
-  bool static_ranges();
+  bool static_ranges(bool again);
+  bool sweep(bool keep);
   bool prepare(std::size_t begin, std::size_t end, std::size_t extent);
-  void quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std::size_t end, std::size_t extent);
+  void quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std::size_t end, std::size_t extent, bool keep);
   bool write_results() const;
   template <typename Task>
   bool for_panels(const Task& task) const;
@@ -64,6 +65,7 @@ class Gptq {
   Pages scales_, zeros_;  // [tile][group][16]
   Pages errors_;          // [tile][column][16]
   Pages codes_;           // [row][column], code − lowest
+  Pages targets_;         // [tile][column][16]: what the columns were when they were quantized
   Pages strips_;          // factor(i, j) for the columns j of a block and those that its ranges need, for all earlier i
   Pages within_;          // factor(i, j) in the block
   std::vector<double> losses_;
@@ -161,7 +163,7 @@ void Gptq::range(std::size_t tile, std::size_t group, const float* x, std::size_
   kernels().linalg->range(r);
 }
 
-bool Gptq::static_ranges() {
+bool Gptq::static_ranges(bool again) {
   std::size_t longest = 0;
   for (std::size_t g = 0; g < a_.group_count; g++) longest = std::max(longest, starts_[g + 1] - starts_[g]);
   const bool weighted = a_.importance != Importance::kNone;
@@ -173,7 +175,14 @@ bool Gptq::static_ranges() {
         auto* const importance = take<float>(memory, longest);
         for (std::size_t g = 0; g < a_.group_count; g++) {
           const std::size_t begin = starts_[g], count = starts_[g + 1] - begin;
-          gather(tile, 1, members_.data() + begin, 0, count, x);
+          if (again) {
+            for (std::size_t i = 0; i < count; i++) {
+              const float* from = targets_.as<float>() + (tile * a_.columns + members_[begin + i]) * kLanes;
+              std::copy_n(from, kLanes, x + i * kLanes);
+            }
+          } else {
+            gather(tile, 1, members_.data() + begin, 0, count, x);
+          }
           for (std::size_t i = 0; i < count; i++) importance[i] = importance_[members_[begin + i]];
           range(tile, g, x, kLanes, count, weighted ? importance : nullptr);
         }
@@ -204,7 +213,8 @@ bool Gptq::prepare(std::size_t begin, std::size_t end, std::size_t extent) {
 }
 
 // Columns [begin, end) of some tiles. Ranges of groups that begin there may need columns up to `extent`.
-void Gptq::quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std::size_t end, std::size_t extent) {
+void Gptq::quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std::size_t end, std::size_t extent,
+                    bool keep) {
   const std::size_t count = end - begin, width = extent - begin, stride = tiles * kLanes;
   std::uint8_t* memory =
       scratch(Scratch::kPanel, (width + count) * stride * sizeof(float) + count * kLanes * (1 + sizeof(float)) + 256);
@@ -255,6 +265,9 @@ void Gptq::quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std:
     s.codes = codes;
     s.loss = losses_.data() + (tile + t) * kLanes;
     kernels().linalg->sweep(s);
+    for (std::size_t i = 0; keep && i < count; i++) {
+      std::copy_n(s.w + i * stride, kLanes, targets_.as<float>() + ((tile + t) * a_.columns + begin + i) * kLanes);
+    }
     for (std::size_t lane = 0; lane < std::min(kLanes, a_.rows - (tile + t) * kLanes); lane++) {
       std::uint8_t* row = codes_.data() + ((tile + t) * kLanes + lane) * a_.columns;
       for (std::size_t i = 0; i < count; i++) {
@@ -274,6 +287,24 @@ bool Gptq::write_results() const {
     }
   }
   return pack_rows(codes_.data(), a_.rows, a_.columns, a_.code, a_.lowest, a_.codes, cancel_);
+}
+
+// All columns, block after block.
+bool Gptq::sweep(bool keep) {
+  const std::size_t block = std::min(a_.block, a_.columns);
+  for (std::size_t begin = 0; begin < a_.columns; begin += block) {
+    const std::size_t end = std::min(a_.columns, begin + block);
+    std::size_t extent = end;
+    for (std::size_t j = begin; j < end && !a_.static_ranges; j++) {
+      const auto group = static_cast<std::size_t>(a_.groups[j]);
+      if (members_[starts_[group]] == j) extent = std::max(extent, j + starts_[group + 1] - starts_[group]);
+    }
+    if (a_.gram != nullptr && !prepare(begin, end, extent)) return false;
+    const bool done =
+        for_panels([&](std::size_t tile, std::size_t tiles) { quantize(tile, tiles, begin, end, extent, keep); });
+    if (!done) return false;
+  }
+  return true;
 }
 
 Outcome Gptq::run() {
@@ -296,23 +327,16 @@ Outcome Gptq::run() {
   scales_ = Pages(tiles_ * a_.group_count * kLanes * sizeof(float));
   zeros_ = Pages(tiles_ * a_.group_count * kLanes * sizeof(float));
   codes_ = Pages(a_.rows * a_.columns);
-  losses_.assign(tiles_ * kLanes, 0.0);
   if (a_.gram != nullptr) {
     errors_ = Pages(tiles_ * kLanes * a_.columns * sizeof(float));
     within_ = Pages(block * block * sizeof(float));
   }
-  if (a_.static_ranges && !static_ranges()) return cancelled;
-  for (std::size_t begin = 0; begin < a_.columns; begin += block) {
-    const std::size_t end = std::min(a_.columns, begin + block);
-    std::size_t extent = end;
-    for (std::size_t j = begin; j < end && !a_.static_ranges; j++) {
-      const auto group = static_cast<std::size_t>(a_.groups[j]);
-      if (members_[starts_[group]] == j) extent = std::max(extent, j + starts_[group + 1] - starts_[group]);
-    }
-    if (a_.gram != nullptr && !prepare(begin, end, extent)) return cancelled;
-    const bool done =
-        for_panels([&](std::size_t tile, std::size_t tiles) { quantize(tile, tiles, begin, end, extent); });
-    if (!done) return cancelled;
+  const std::size_t passes = a_.static_ranges && a_.gram != nullptr ? a_.passes : 1;
+  if (passes > 1) targets_ = Pages(tiles_ * kLanes * a_.columns * sizeof(float));
+  for (std::size_t pass = 0; pass < passes; pass++) {
+    losses_.assign(tiles_ * kLanes, 0.0);
+    if (a_.static_ranges && !static_ranges(pass != 0)) return cancelled;
+    if (!sweep(pass + 1 < passes)) return cancelled;
   }
   if (!write_results()) return cancelled;
   for (std::size_t row = 0; row < a_.rows; row++) *a_.loss += losses_[row];

@@ -23,6 +23,9 @@ struct GptqArguments {
   // Ranges follow from the weight as it is; else from a group's columns when the block begins in which the first of
   // them lies, errors of earlier blocks included.
   bool static_ranges;
+  // Static ranges only: how often all columns are quantized. Each time but the first, ranges follow from what the
+  // columns were when they were quantized the time before.
+  std::size_t passes;
   bool zero_dead;     // columns whose diagonal is zero become zero
   std::size_t block;  // columns
   // Added to the diagonal, in multiples of its mean over the columns where it is not zero: the first of damp, damp +

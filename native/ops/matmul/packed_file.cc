@@ -26,23 +26,8 @@ std::uint64_t mixed(std::uint64_t sum, std::uint64_t word) {
   return sum ^ (sum >> 29);
 }
 
-// Four lanes, so that the multiplications overlap. Every changed bit changes its lane.
-std::uint64_t checksum(const std::uint8_t* data, std::size_t size) {
-  std::uint64_t lanes[4] = {1, 2, 3, 4};
-  std::size_t i = 0;
-  for (; i + 32 <= size; i += 32) {
-    std::uint64_t words[4];
-    std::memcpy(words, data + i, sizeof words);
-    for (int lane = 0; lane < 4; lane++) lanes[lane] = mixed(lanes[lane], words[lane]);
-  }
-  std::uint64_t sum = size;
-  for (; i < size; i++) sum = mixed(sum, data[i]);
-  for (const std::uint64_t lane : lanes) sum = mixed(sum, lane);
-  return sum;
-}
-
 std::uint64_t checksum_of(const Header& header) {
-  return checksum(reinterpret_cast<const std::uint8_t*>(&header), offsetof(Header, header_checksum));
+  return packed_checksum(reinterpret_cast<const std::uint8_t*>(&header), offsetof(Header, header_checksum));
 }
 
 // Numbers that no packed weight has would be read out of bounds.
@@ -64,8 +49,27 @@ bool plausible(const PackedLayout& l) {
 
 }  // namespace
 
+// Four lanes, so that the multiplications overlap. Every changed bit changes its lane.
+std::uint64_t packed_checksum(const std::uint8_t* data, std::size_t size) {
+  std::uint64_t lanes[4] = {1, 2, 3, 4};
+  std::size_t i = 0;
+  for (; i + 32 <= size; i += 32) {
+    std::uint64_t words[4];
+    std::memcpy(words, data + i, sizeof words);
+    for (int lane = 0; lane < 4; lane++) lanes[lane] = mixed(lanes[lane], words[lane]);
+  }
+  std::uint64_t sum = size;
+  for (; i < size; i++) sum = mixed(sum, data[i]);
+  for (const std::uint64_t lane : lanes) sum = mixed(sum, lane);
+  return sum;
+}
+
 void write_packed_header(const PackedWeight& weight, std::uint8_t* out) {
-  const PackedLayout& l = weight.layout;
+  const std::size_t bytes = weight.layout.bytes();
+  write_packed_header(weight.layout, bytes, packed_checksum(weight.codes(), bytes), out);
+}
+
+void write_packed_header(const PackedLayout& l, std::uint64_t bytes, std::uint64_t checksum, std::uint8_t* out) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = kVersion;
@@ -80,8 +84,8 @@ void write_packed_header(const PackedWeight& weight, std::uint8_t* out) {
   header.segment = l.segment;
   header.segments = l.segments;
   header.segments_per_group = l.segments_per_group;
-  header.bytes = l.bytes();
-  header.checksum = checksum(weight.codes(), l.bytes());
+  header.bytes = bytes;
+  header.checksum = checksum;
   header.header_checksum = checksum_of(header);
   std::memset(out, 0, kPackedHeaderBytes);
   std::memcpy(out, &header, sizeof header);
@@ -94,6 +98,10 @@ PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& wei
   } catch (const std::runtime_error& error) {
     return {PackedFault::kUnreadable, error.what()};
   }
+  return take_packed(std::move(file), verify, weight);
+}
+
+PackedProblem take_packed(Pages file, bool verify, PackedWeight& weight) {
   Header header{};
   if (file.size() < sizeof kMagic || std::memcmp(file.data(), kMagic, sizeof kMagic) != 0) {
     return {PackedFault::kNotPacked, ""};
@@ -124,7 +132,7 @@ PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& wei
   if (file.size() != kPackedHeaderBytes + header.bytes) {
     return {PackedFault::kSize, std::to_string(kPackedHeaderBytes + header.bytes)};
   }
-  if (verify && checksum(file.data() + kPackedHeaderBytes, l.bytes()) != header.checksum) {
+  if (verify && packed_checksum(file.data() + kPackedHeaderBytes, l.bytes()) != header.checksum) {
     return {PackedFault::kDamagedWeights, ""};
   }
   weight.layout = l;

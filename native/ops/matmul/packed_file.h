@@ -30,8 +30,13 @@ struct PackedProblem {
 
 // The first kPackedHeaderBytes of the file; weight.codes() … + layout.bytes() follow.
 void write_packed_header(const PackedWeight& weight, std::uint8_t* out);
+// The same of any numbers: `bytes` follow, with this checksum.
+void write_packed_header(const PackedLayout& layout, std::uint64_t bytes, std::uint64_t checksum, std::uint8_t* out);
+std::uint64_t packed_checksum(const std::uint8_t* data, std::size_t size);
 
 // Maps a file. The checksum of the weights is computed only to `verify`: that reads all of them.
 PackedProblem map_packed(const std::string& path, bool verify, PackedWeight& weight);
+// The same of what was mapped. Whatever the file holds, a weight that is taken is read within it.
+PackedProblem take_packed(Pages file, bool verify, PackedWeight& weight);
 
 }  // namespace lowbit

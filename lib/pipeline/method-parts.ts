@@ -1,0 +1,187 @@
+/**
+ * What a method made of the weights of a model, kept in files of the unfinished work until it is written in its layout: so the
+ * second half of the work reads parts as it reads weights, and an interrupted first half goes on where it was.
+ *
+ * @module
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, open, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ModelPart } from '../calibration/quantize-model.js';
+import { openForReading, readFully } from '../checkpoint/file.js';
+import type { RowBlock, Weight } from '../checkpoint/weight.js';
+import { OutputError, outputError } from '../errors.js';
+import type { Comparison } from '../tensor/compare.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+
+/** What a part's file begins with, besides the length of this in 4 bytes. */
+interface Header {
+  readonly kind: ModelPart['kind'];
+  /** What is known of the tensor without its arrays; null for floats. */
+  readonly tensor: Omit<QuantizedTensor, 'data' | 'scales' | 'zeroPoints'> | null;
+  /** Bytes of each array, which follow one another. */
+  readonly bytes: Readonly<Record<ArrayName, number>>;
+  /** What was measured where the weight is no longer that of the original. */
+  readonly measured: Comparison | null;
+  readonly relativeError: number | null;
+  readonly warnings: readonly string[];
+}
+
+const ARRAYS = ['data', 'scales', 'zeroPoints', 'order'] as const;
+type ArrayName = (typeof ARRAYS)[number];
+
+/** What is known of a part before its rows are read. */
+export interface PartSummary {
+  readonly measured: Comparison | null;
+  readonly relativeError: number | null;
+  readonly warnings: readonly string[];
+}
+
+function bytesOf(array: ArrayBufferView | null): Uint8Array {
+  return array === null ? new Uint8Array(0) : new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+/** The parts of a model in a folder. */
+export class MethodParts {
+  private folder = '';
+  private readonly headers = new Map<string, Header | null>();
+
+  /** Where they lie; known when the work begins. */
+  async openIn(folder: string): Promise<void> {
+    try {
+      await mkdir(folder, { recursive: true });
+    } catch (cause) {
+      throw outputError(folder, cause);
+    }
+    this.folder = folder;
+  }
+
+  private pathOf(name: string): string {
+    // Names of tensors are no names of files.
+    return join(this.folder, `${createHash('sha256').update(name).digest('hex').slice(0, 32)}.part`);
+  }
+
+  /** Writes a part; when this returns, it is on disk. */
+  async write(part: ModelPart): Promise<void> {
+    const arrays: Record<ArrayName, Uint8Array> =
+      part.kind === 'float'
+        ? { data: bytesOf(part.data), scales: bytesOf(null), zeroPoints: bytesOf(null), order: bytesOf(null) }
+        : {
+            data: part.tensor.data,
+            scales: bytesOf(part.tensor.scales),
+            zeroPoints: bytesOf(part.tensor.zeroPoints),
+            order: bytesOf(part.order),
+          };
+    let tensor: Header['tensor'] = null;
+    if (part.kind === 'quantized') {
+      const { data: _, scales: __, zeroPoints: ___, ...rest } = part.tensor;
+      tensor = rest;
+    }
+    const header: Header = {
+      kind: part.kind,
+      tensor,
+      bytes: Object.fromEntries(ARRAYS.map((name) => [name, arrays[name].length])) as Header['bytes'],
+      measured: part.kind === 'quantized' ? part.measured : null,
+      relativeError: part.kind === 'quantized' ? part.relativeError : null,
+      warnings: part.kind === 'quantized' ? part.warnings : [],
+    };
+    const text = Buffer.from(JSON.stringify(header));
+    const length = Buffer.alloc(4);
+    length.writeUInt32LE(text.length);
+    const path = this.pathOf(part.name);
+    try {
+      const handle = await open(`${path}.new`, 'w');
+      try {
+        for (const bytes of [length, text, ...ARRAYS.map((name) => arrays[name])]) await handle.writeFile(bytes);
+        await handle.datasync();
+      } finally {
+        await handle.close();
+      }
+      await rename(`${path}.new`, path);
+    } catch (cause) {
+      throw outputError(path, cause);
+    }
+    this.headers.delete(part.name);
+  }
+
+  private async header(name: string): Promise<{ header: Header; begin: number } | null> {
+    const path = this.pathOf(name);
+    let handle: Awaited<ReturnType<typeof open>>;
+    try {
+      handle = await open(path, 'r');
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return null;
+      throw outputError(path, cause);
+    }
+    try {
+      const length = Buffer.alloc(4);
+      await readFully(path, handle, 0, length);
+      const text = Buffer.alloc(length.readUInt32LE());
+      await readFully(path, handle, 4, text);
+      return { header: JSON.parse(text.toString()) as Header, begin: 4 + text.length };
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** What was noted about a part; null if the method left the weight alone. */
+  async summary(name: string): Promise<PartSummary | null> {
+    return (await this.header(name))?.header ?? null;
+  }
+
+  /** Rows of a part, as a weight has them; null if the method left the weight alone. */
+  async read(name: string, rows: number, columns: number, begin: number, end: number): Promise<RowBlock | null> {
+    const found = await this.header(name);
+    if (found === null) return null;
+    const { header } = found;
+    const path = this.pathOf(name);
+    const handle = await openForReading(path);
+    const read = async (array: ArrayName, first: number, bytes: number): Promise<ArrayBuffer> => {
+      let position = found.begin;
+      for (const other of ARRAYS) {
+        if (other === array) break;
+        position += header.bytes[other];
+      }
+      const buffer = new ArrayBuffer(bytes);
+      await readFully(path, handle, position + first, new Uint8Array(buffer), name);
+      return buffer;
+    };
+    try {
+      if (header.kind === 'float') {
+        const data = new Float32Array(await read('data', 4 * columns * begin, 4 * columns * (end - begin)));
+        return { kind: 'float', dtype: 'float32', data };
+      }
+      const { tensor } = header;
+      if (tensor === null) throw new OutputError('WRITE_FAILED', `${path} is damaged.`, { path });
+      const rowBytes = rows === 0 ? 0 : header.bytes.data / rows;
+      const perRow = rows === 0 ? 0 : header.bytes.scales / 4 / rows;
+      const count = end - begin;
+      const zeroPoints =
+        header.bytes.zeroPoints === 0 ? null : await read('zeroPoints', 4 * perRow * begin, 4 * perRow * count);
+      return {
+        kind: 'quantized',
+        tensor: {
+          ...tensor,
+          shape: [count, columns],
+          data: new Uint8Array(await read('data', rowBytes * begin, rowBytes * count)),
+          scales: new Float32Array(await read('scales', 4 * perRow * begin, 4 * perRow * count)),
+          zeroPoints: zeroPoints === null ? null : new Int32Array(zeroPoints),
+        } as QuantizedTensor,
+        order: header.bytes.order === 0 ? null : new Int32Array(await read('order', 0, header.bytes.order)),
+      };
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** The weight as the method left it. */
+  weightOf(original: Weight): Weight {
+    const { name, rows, columns } = original;
+    return {
+      ...original,
+      rowStep: 1,
+      read: async (begin, end, scratch) =>
+        (await this.read(name, rows, columns, begin, end)) ?? original.read(begin, end, scratch),
+    };
+  }
+}

@@ -1,0 +1,212 @@
+/**
+ * Quantizing by a method that runs the model: block after block into parts, from which the layout is then written.
+ *
+ * @module
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { quantizeModel } from '../calibration/quantize-model.js';
+import { StatisticsFile } from '../calibration/statistics-file.js';
+import { cutIntoWindows } from '../calibration/windows.js';
+import type { Json } from '../checkpoint/checkpoint.js';
+import { readError } from '../checkpoint/file.js';
+import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
+import type { ReadingOptions } from '../checkpoint/weights.js';
+import { InvalidArgumentError, outputError } from '../errors.js';
+import type { WeightSettings } from '../methods/linear-weight.js';
+import { INPUTS, linearShapes } from '../model/decoder-weights.js';
+import { type DecoderModel, openModel } from '../model/model.js';
+import { MethodParts } from './method-parts.js';
+import { type MethodSpec, usesModel } from './method-spec.js';
+import type { Progress } from './run.js';
+import type { RangeMethod } from './task.js';
+
+/** What a block's tensors are called. */
+const IN_BLOCK = /^model\.layers\.\d+\.(?:input_layernorm|post_attention_layernorm|(?:self_attn|mlp)\.\w+)\.weight$/;
+const LINEAR = /^model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$/;
+
+const WINDOW_LENGTH = 512;
+
+/** Node.js, the addon, a window's activations. */
+const BASE_BYTES = 256 * 2 ** 20;
+
+/** The work of a method on a model. */
+export class MethodWork {
+  readonly parts = new MethodParts();
+  private readonly settings = new Map<string, WeightSettings>();
+  /** Whether there is anything to go on from. */
+  begun = false;
+
+  private constructor(
+    private readonly path: string,
+    private readonly spec: MethodSpec & { readonly range?: RangeMethod | undefined },
+    private readonly reading: ReadingOptions,
+    private readonly texts: readonly string[],
+  ) {}
+
+  /** Null for round-to-nearest, which needs no model. */
+  static async of(
+    path: string,
+    spec: MethodSpec & { readonly range?: RangeMethod | undefined },
+    reading: ReadingOptions,
+  ): Promise<MethodWork | null> {
+    if (!usesModel(spec)) return null;
+    const texts = await Promise.all(
+      (spec.calibration?.text ?? []).map((file) =>
+        readFile(file, 'utf8').catch((cause: unknown) => {
+          throw readError(file, cause);
+        }),
+      ),
+    );
+    return new MethodWork(path, spec, reading, texts);
+  }
+
+  /** Whether the method makes codes of a weight. */
+  quantizes(name: string): boolean {
+    return LINEAR.test(name);
+  }
+
+  /** Whether a tensor that stays in float may get other values, since scales are folded into it. */
+  mayChange(name: string): boolean {
+    return this.folds && IN_BLOCK.test(name);
+  }
+
+  /** Whether weights are no longer those of the original before they are rounded. */
+  get folds(): boolean {
+    return this.spec.method === 'awq' || this.spec.method === 'awq-gptq' || this.spec.method === 'smoothquant';
+  }
+
+  /** Whether columns may come in another order than the weight's. */
+  get orders(): boolean {
+    const { method, gptq } = this.spec;
+    const { descAct = gptq?.groupAware !== true, staticGroups = true } = gptq ?? {};
+    return (method === 'gptq' || method === 'awq-gptq') && descAct && !staticGroups;
+  }
+
+  /** Notes how a weight is to be quantized. */
+  add(name: string, { recipe }: LayoutWriter): void {
+    const { dtype, scheme, granularity, groupSize, blockShape, scaleDtype } = recipe;
+    const { range } = this.spec;
+    const grouped = granularity === 'per-group' && groupSize !== undefined ? { groupSize } : {};
+    this.settings.set(name, {
+      dtype,
+      scheme,
+      granularity,
+      ...grouped,
+      ...(granularity === 'per-channel' ? { axis: 0 } : {}),
+      ...(blockShape === undefined ? {} : { blockShape }),
+      scaleDtype,
+      ...(range === undefined ? {} : { range }),
+    });
+  }
+
+  /** What decides the result, besides the model. */
+  get decisions(): Json {
+    const { method, calibration, gptq, awq, smoothquant } = this.spec;
+    const { text: _, ...rest } = calibration ?? {};
+    return {
+      method,
+      calibration: { ...rest, texts: this.texts.map((text) => createHash('sha256').update(text).digest('hex')) },
+      ...(gptq === undefined ? {} : { gptq }),
+      ...(awq === undefined ? {} : { awq }),
+      ...(smoothquant === undefined ? {} : { smoothquant }),
+    };
+  }
+
+  /** The most memory that it takes: a block's weights, packed and as floats, and the statistics of its widest input. */
+  private peakBytes({ config }: DecoderModel): number {
+    const shapes = linearShapes(config);
+    let weights = 0;
+    let largest = 0;
+    let squares = 0;
+    for (const { linears } of INPUTS) {
+      const [first] = linears;
+      if (first !== undefined) squares += shapes[first][1] ** 2;
+      for (const name of linears) {
+        const count = shapes[name][0] * shapes[name][1];
+        weights += count;
+        largest = Math.max(largest, count);
+      }
+    }
+    // Sums are two float64 and a float32 for each pair of inputs; a method copies and factorizes one matrix at a time.
+    return BASE_BYTES + 8 * weights + 24 * largest + 32 * squares;
+  }
+
+  /**
+   * Runs the method, or goes on with it, in a folder of the unfinished work.
+   *
+   * @throws What {@link openModel} and {@link quantizeModel} throw; {@link InvalidArgumentError} if `maxMemory` is not enough.
+   */
+  async produce(
+    folder: string,
+    totalBytes: number,
+    options: {
+      readonly maxMemory?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+      readonly onProgress?: ((progress: Progress) => void) | undefined;
+    },
+  ): Promise<void> {
+    const { signal, onProgress, maxMemory } = options;
+    const [scratch, parts] = [join(folder, 'blocks'), join(folder, 'parts')];
+    await mkdir(scratch, { recursive: true }).catch((cause: unknown) => {
+      throw outputError(folder, cause);
+    });
+    await this.parts.openIn(parts);
+    const { method, calibration, gptq, awq, smoothquant } = this.spec;
+    const model = await openModel(this.path, {
+      residentBlocks: 'one',
+      ...this.reading,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    let statistics: StatisticsFile | null = null;
+    try {
+      const peak = this.peakBytes(model);
+      if (maxMemory !== undefined && peak > maxMemory) {
+        throw new InvalidArgumentError(
+          'maxMemory',
+          `Expected maxMemory of at least ${Math.ceil(peak / 1e6)} MB for ${method} on this model, whose blocks are as large, ` +
+            `but ${(maxMemory / 1e6).toFixed(0)} MB were allowed.`,
+        );
+      }
+      statistics = calibration?.statistics === undefined ? null : await StatisticsFile.open(calibration.statistics);
+      const windows =
+        this.texts.length === 0
+          ? null
+          : cutIntoWindows(model.tokenizer, this.texts, {
+              windowLength: calibration?.windowLength ?? Math.min(WINDOW_LENGTH, model.config.maxPositions),
+              ...(calibration?.windows === undefined ? {} : { count: calibration.windows }),
+              ...(calibration?.seed === undefined ? {} : { seed: calibration.seed }),
+            });
+      const made = quantizeModel(model, {
+        method: method as 'gptq',
+        ...(method === 'smoothquant' ? {} : { activations: 'none' as const }),
+        weights: (name) => this.settings.get(name) ?? null,
+        ...(windows === null ? {} : { windows }),
+        ...(statistics === null ? {} : { statistics }),
+        ...(calibration?.mode === undefined ? {} : { mode: calibration.mode }),
+        ...(gptq === undefined ? {} : { gptq }),
+        ...(awq === undefined ? {} : { awq }),
+        ...(smoothquant === undefined ? {} : { smoothquant }),
+        scratch,
+        onProgress: ({ blocks, totalBlocks, windows: done, totalWindows }) =>
+          onProgress?.({
+            stage: 'calibrate',
+            tensor: `model.layers.${blocks}`,
+            bytes: Math.round((totalBytes * (blocks + done / Math.max(1, totalWindows))) / totalBlocks),
+            totalBytes,
+            tensors: blocks,
+            totalTensors: totalBlocks,
+          }),
+        ...(signal === undefined ? {} : { signal }),
+      });
+      for await (const part of made) {
+        await this.parts.write(part);
+        this.begun = true;
+      }
+    } finally {
+      await statistics?.close();
+      await model.close();
+    }
+  }
+}
