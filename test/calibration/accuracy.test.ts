@@ -26,7 +26,7 @@ let float: number;
 
 beforeAll(async () => {
   model = await openModel(join(EXAMPLES, 'shakespeare-llama'), { residentBlocks: 'one' });
-  calibration = cutIntoWindows(model.tokenizer, [text('sampled-calib.txt')], { windowLength: LENGTH, count: 4 });
+  calibration = cutIntoWindows(model.tokenizer, [text('sampled-calib.txt')], { windowLength: LENGTH, count: 16 });
   evaluation = cutIntoWindows(model.tokenizer, [text('sampled-eval.txt')], { windowLength: LENGTH, count: 4 });
   float = await nats(null);
 });
