@@ -72,7 +72,8 @@ describe('on the bundled model', () => {
   it('AWQ is closer than rounding to nearest', { timeout: 300_000 }, async () => {
     const weights = { dtype: 'uint2', scheme: 'asymmetric', granularity: 'per-group', groupSize: 32 } as const;
     const plain = (await nats({ method: 'rtn', weights })) - float;
-    const awq = (await nats({ method: 'awq', weights, windows: calibration, awq: { grid: 8 } })) - float;
+    const awq =
+      (await nats({ method: 'awq', weights, windows: calibration, mode: 'parallel', awq: { grid: 8 } })) - float;
     expect(plain).toBeGreaterThan(0.01);
     expect(awq).toBeLessThan(0.95 * plain);
   });
@@ -80,8 +81,16 @@ describe('on the bundled model', () => {
   it('SmoothQuant keeps static int8 activations usable, whose outliers spoil them otherwise', {
     timeout: 300_000,
   }, async () => {
-    const plain = (await nats({ method: 'rtn', activations: 'static', windows: calibration })) - float;
-    const smooth = (await nats({ method: 'smoothquant', activations: 'static', windows: calibration })) - float;
+    const plain =
+      (await nats({ method: 'rtn', activations: 'static', windows: calibration, mode: 'parallel' })) - float;
+    const smooth =
+      (await nats({
+        method: 'smoothquant',
+        smoothquant: { alpha: 0.5 },
+        activations: 'static',
+        windows: calibration,
+        mode: 'parallel',
+      })) - float;
     expect(plain).toBeGreaterThan(0.005);
     expect(Math.abs(smooth)).toBeLessThan(0.5 * plain);
     expect(smooth).toBeLessThan(0.005); // of perplexity, half a percent
