@@ -16,17 +16,24 @@ const grid = { stroke: 'rgba(128,128,128,.2)', width: 1 };
 const named = (self, i) => (i === null ? '–' : names[i]);
 function labels(chart) {
   const { ctx, bbox } = chart;
+  const unit = devicePixelRatio, height = 14 * unit, gap = 8 * unit;
+  const placed = [];
   ctx.save();
-  ctx.font = 12 * devicePixelRatio + 'px system-ui, sans-serif';
+  ctx.font = 12 * unit + 'px system-ui, sans-serif';
   ctx.fillStyle = ink;
+  ctx.textAlign = 'left';
   ctx.textBaseline = 'middle';
   chart.data.slice(1).forEach((values) => values.forEach((value, i) => {
     if (value === null) return;
     const x = chart.valToPos(chart.data[0][i], 'x', true), y = chart.valToPos(value, 'y', true);
-    const width = ctx.measureText(names[i]).width, gap = 8 * devicePixelRatio;
+    const width = ctx.measureText(names[i]).width;
     const fits = x + gap + width <= bbox.left + bbox.width;
-    const at = fits ? x + gap : Math.max(bbox.left, x - gap - width);
-    ctx.fillText(names[i], at, y);
+    const left = fits ? x + gap : Math.max(bbox.left, x - gap - width);
+    // The nearest line at which no other name is in the way.
+    const isFree = (top) => placed.every((other) => Math.abs(other.top - top) >= height || other.left > left + width || left > other.left + other.width);
+    const shift = [0, -1, 1, -2, 2, -3, 3, -4, 4].find((lines) => isFree(y + lines * height)) ?? 0;
+    placed.push({ left, width, top: y + shift * height });
+    ctx.fillText(names[i], left, y + shift * height);
   }));
   ctx.restore();
 }

@@ -176,9 +176,15 @@ export class MethodParts {
 
   /** The weight as the method left it. */
   weightOf(original: Weight): Weight {
-    const { name, rows, columns } = original;
+    const { name, shape, rows, columns, dtype, encoding, parts } = original;
     return {
-      ...original,
+      name,
+      shape,
+      rows,
+      columns,
+      dtype,
+      encoding,
+      parts,
       rowStep: 1,
       read: async (begin, end, scratch) =>
         (await this.read(name, rows, columns, begin, end)) ?? original.read(begin, end, scratch),

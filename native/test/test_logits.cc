@@ -42,7 +42,8 @@ TEST("logits: every instruction set equals the scalar file bit for bit") {
 TEST("logits: every instruction set finds the first element that is not finite") {
   for (const Kernels* k : supported_kernels()) {
     for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
-      for (const std::size_t at : {0, 1, 15, 16, 1023, 1024, 2047, 2998, 2999}) {
+      constexpr std::size_t kPlaces[] = {0, 1, 15, 16, 1023, 1024, 2047, 2998, 2999};
+      for (const std::size_t at : kPlaces) {
         Buffer<float> row(3000);
         for (std::size_t i = 0; i < row.size(); i++) row[i] = static_cast<float>(i % 100);
         row[at] = bad;
@@ -57,7 +58,8 @@ TEST("logits: every instruction set finds the first element that is not finite")
 
 TEST("logits: statistics are those of long double, for any number of threads") {
   Random random(6);
-  for (const std::size_t vocabulary : {1, 2, 259, 40000}) {
+  constexpr std::size_t kVocabularies[] = {1, 2, 259, 40000};
+  for (const std::size_t vocabulary : kVocabularies) {
     const std::size_t rows = vocabulary > 1000 ? 3 : 257;
     Buffer<float> a(rows * vocabulary), b(rows * vocabulary);
     Buffer<std::int32_t> targets(rows);

@@ -46,7 +46,7 @@ describe('lowbit eval', () => {
     expect(stderr).toMatch(
       /Below the threshold:\n {2}.*int2: its perplexity is [\d.]+ % above the original's, more than 10 %/,
     );
-    expect(stderr).toContain('100 %: 2 of 2 windows, perplexity');
+    expect(stderr).toContain('100 %, 2 of 2 windows, perplexity');
     expect(status).toBe(5);
     // 4,718,592 weights of linear layers at 16, 4.5, 2.125 and 8.5 bits, and the rest
     const lines = stdout.split('\n').filter((line) => /[MGk]B/.test(line) && line.includes('│'));

@@ -7,6 +7,7 @@ import {
   type DecoderModel,
   type EvaluateOptions,
   evaluateModel,
+  int8Layer,
   type LinearName,
   NonFiniteError,
   openModel,
@@ -124,10 +125,21 @@ describe('the bundled model', () => {
     expect(against?.natsChange.value).toBeCloseTo(((changes[0] ?? 0) + (changes[1] ?? 0)) / 2, 5);
   });
 
-  it('computes with activations of eight bits for each token', async () => {
+  /** Products of bytes, as W8A8 models compute them. */
+  const multiplying = async (block: DecoderBlock) => {
+    for (const name of LINEARS) {
+      const weight = await block.weight(name);
+      const columns = name === 'mlp.down_proj' ? 768 : 256;
+      block.replace(name, await int8Layer(int8(weight, [weight.length / columns, columns])));
+    }
+  };
+
+  it.each([
+    ['by value', { onBlock: replacing(int8), activations: 'int8-dynamic' }],
+    ['as integers', { onBlock: multiplying }],
+  ] as const)('computes with activations of eight bits for each token, %s', async (_, options) => {
     const expected = method('int8 per-channel, activations int8 per token');
-    const options: EvaluateOptions = { ...two, onBlock: replacing(int8), activations: 'int8-dynamic' };
-    const { windowNats, against } = await evaluateModel(LLAMA, { ...options, against: original });
+    const { windowNats, against } = await evaluateModel(LLAMA, { ...two, ...options, against: original });
     // A last bit decides how an activation is rounded, here and there: that makes about as much as the rounding itself.
     expect(furthest(windowNats, expected.windowNats)).toBeLessThan(5e-3);
     expect((against?.klDivergence.value ?? 0) / expected.klDivergence).toBeGreaterThan(0.8);
@@ -230,11 +242,16 @@ describe('the bundled model', () => {
 
   it('ends when the signal says so', async () => {
     const controller = new AbortController();
+    const seen: number[] = [];
     const ended = evaluateModel(original, {
       text,
       signal: controller.signal,
-      onProgress: () => controller.abort(new Error('enough')),
+      onBlock: ({ index }) => {
+        seen.push(index);
+        if (index === 1) controller.abort(new Error('enough'));
+      },
     });
     await expect(ended).rejects.toThrow('enough');
+    expect(seen).toEqual([0, 1]);
   });
 });

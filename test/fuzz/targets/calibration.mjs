@@ -90,7 +90,30 @@ function withFloats(bytes, random) {
 
 export function imatrix(dist) {
   const { readImatrix, writeImatrix, importanceOf } = dist('checkpoint/gguf/imatrix');
-  const gguf = ['ALIGNMENT', 'ARRAY_LENGTH', 'BIG_ENDIAN', 'COUNT', 'DIMENSIONS', 'DUPLICATE_KEY', 'DUPLICATE_TENSOR', 'EMPTY_KEY', 'HEADER_TRUNCATED', 'INVALID_UTF8', 'MAGIC', 'METADATA_TYPE', 'NESTED_ARRAY', 'OFFSET', 'ROW_LENGTH', 'SIZE_OVERFLOW', 'STRING_LENGTH', 'TENSOR_TYPE', 'TOO_SMALL', 'TRUNCATED', 'VALUE_TYPE', 'VERSION'];
+  const gguf = [
+    'ALIGNMENT',
+    'ARRAY_LENGTH',
+    'BIG_ENDIAN',
+    'COUNT',
+    'DIMENSIONS',
+    'DUPLICATE_KEY',
+    'DUPLICATE_TENSOR',
+    'EMPTY_KEY',
+    'HEADER_TRUNCATED',
+    'INVALID_UTF8',
+    'MAGIC',
+    'METADATA_TYPE',
+    'NESTED_ARRAY',
+    'OFFSET',
+    'ROW_LENGTH',
+    'SIZE_OVERFLOW',
+    'STRING_LENGTH',
+    'TENSOR_TYPE',
+    'TOO_SMALL',
+    'TRUNCATED',
+    'VALUE_TYPE',
+    'VERSION',
+  ];
   return {
     codes: new Set([...gguf.map((code) => `GGUF_${code}`), 'IMATRIX_INVALID', 'IMATRIX_TRUNCATED']),
     reaches: ['ok', 'IMATRIX_INVALID', 'IMATRIX_TRUNCATED', 'GGUF_METADATA_TYPE'],
@@ -145,7 +168,11 @@ function makeStatistics(random) {
   };
   const words = ['inputs', 'windows', 'sample', 'texts', 'sha256', HASH, [0, 0, 9], [[0, 4]], 0, 4, 5, 2 ** 40];
   const changed = { ...mutated(random, json, words, random.pick([0, 0, 1, 1, 2])) };
-  const metadata = { format: 'lowbit.statistics', version: random.once(40) ? '2' : '1', model: random.once(40) ? 'x' : HASH };
+  const metadata = {
+    format: 'lowbit.statistics',
+    version: random.once(40) ? '2' : '1',
+    model: random.once(40) ? 'x' : HASH,
+  };
   for (const [key, value] of Object.entries(changed)) metadata[key] = textOf(value);
   const header = { __metadata__: metadata };
   const data = [];
@@ -159,22 +186,52 @@ function makeStatistics(random) {
   const odd = (random_, value) => (random_.once(40) ? random_.pick([NaN, Infinity, -1, 1e300, 0]) : value);
   for (const [name, columns] of inputs) {
     const triangle = (columns * (columns + 1)) / 2;
-    const doubles = (part, count) => add(`${name}.${part}`, 'F64', [count], numbers(Float64Array, ...Array.from({ length: count }, (_, i) => odd(random, i))));
+    const doubles = (part, count) =>
+      add(
+        `${name}.${part}`,
+        'F64',
+        [count],
+        numbers(Float64Array, ...Array.from({ length: count }, (_, i) => odd(random, i))),
+      );
     for (const part of ['high', 'low']) if (gram) doubles(`gram.${part}`, triangle);
     for (const part of ['squares.high', 'squares.low', 'magnitudes.high', 'magnitudes.low']) doubles(part, columns);
     add(`${name}.histogram`, 'F64', [BINS], HISTOGRAM);
     add(`${name}.range`, 'F32', [2], numbers(Float32Array, odd(random, -1), odd(random, 2)));
     add(`${name}.absmax`, 'F32', [columns], numbers(Float32Array, ...new Array(columns).fill(odd(random, 2))));
     add(`${name}.sample`, 'F32', [1, columns], numbers(Float32Array, ...new Array(columns).fill(1)));
-    add(`${name}.exponent`, 'I32', [1], numbers(Int32Array, random.once(20) ? random.pick([-200, 200, 2 ** 31 - 1]) : 2));
+    add(
+      `${name}.exponent`,
+      'I32',
+      [1],
+      numbers(Int32Array, random.once(20) ? random.pick([-200, 200, 2 ** 31 - 1]) : 2),
+    );
   }
-  const text = Buffer.from(textOf(random.once(6) ? mutated(random, header, ['F64', 'F32', 'I32', 'dtype', 'shape', [2], [1]], 1) : header));
+  const text = Buffer.from(
+    textOf(random.once(6) ? mutated(random, header, ['F64', 'F32', 'I32', 'dtype', 'shape', [2], [1]], 1) : header),
+  );
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(BigInt(text.length));
   return { bytes: Buffer.concat([prefix, text, ...data]) };
 }
 
-const SAFETENSORS = ['HEADER_START', 'INVALID_JSON', 'DUPLICATE_KEY', 'MISSING_FIELD', 'UNKNOWN_DTYPE', 'INVALID_SHAPE', 'INVALID_OFFSETS', 'INVALID_METADATA', 'REVERSED_OFFSETS', 'HOLE', 'OVERLAP', 'SIZE_OVERFLOW', 'MISALIGNED', 'SIZE_MISMATCH', 'TRUNCATED', 'TRAILING_DATA'];
+const SAFETENSORS = [
+  'HEADER_START',
+  'INVALID_JSON',
+  'DUPLICATE_KEY',
+  'MISSING_FIELD',
+  'UNKNOWN_DTYPE',
+  'INVALID_SHAPE',
+  'INVALID_OFFSETS',
+  'INVALID_METADATA',
+  'REVERSED_OFFSETS',
+  'HOLE',
+  'OVERLAP',
+  'SIZE_OVERFLOW',
+  'MISALIGNED',
+  'SIZE_MISMATCH',
+  'TRUNCATED',
+  'TRAILING_DATA',
+];
 
 export function statistics(dist) {
   const { StatisticsFile } = dist('calibration/statistics-file');

@@ -331,7 +331,11 @@ export function journal(dist) {
     maxAbs: 0.1,
     rmse: 0.1,
   };
-  const entries = ['a', 'b', 'c'].map((unit) => ({ unit, checksum: '0'.repeat(64), report: { ...report, name: unit } }));
+  const entries = ['a', 'b', 'c'].map((unit) => ({
+    unit,
+    checksum: '0'.repeat(64),
+    report: { ...report, name: unit },
+  }));
   const words = [
     'plan',
     'inputs',

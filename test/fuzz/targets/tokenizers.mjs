@@ -462,7 +462,9 @@ export function decoderConfig(dist) {
         ? MODEL_CONFIG
         : { ...MODEL_CONFIG, [random.pick(['rope_scaling', 'rope_parameters'])]: random.pick(ROPES) };
       const type = random.pick(['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM', 'Qwen3ForCausalLM']);
-      const windows = random.once(4) ? { use_sliding_window: true, sliding_window: 64, layer_types: ['full_attention'] } : {};
+      const windows = random.once(4)
+        ? { use_sliding_window: true, sliding_window: 64, layer_types: ['full_attention'] }
+        : {};
       const config = mutated(random, { ...base, architectures: [type], ...windows }, MODEL_WORDS);
       return { config: textOf({ ...config }) };
     },
@@ -499,13 +501,39 @@ export function tokenizerMetadata(dist) {
       chat_template: 'x',
     },
   ];
-  const words = ['gpt2', 'llama', 'bert', 'none', 'llama-bpe', 'qwen2', 'default', 'a', 'ab', 'a b', '<0xFF>', 'tokens', 'scores', 'token_type', 'merges', 'eos_token_id', 'huggingface.json', 'chat_templates', '{"model":{}}', 1, 2, 6];
+  const words = [
+    'gpt2',
+    'llama',
+    'bert',
+    'none',
+    'llama-bpe',
+    'qwen2',
+    'default',
+    'a',
+    'ab',
+    'a b',
+    '<0xFF>',
+    'tokens',
+    'scores',
+    'token_type',
+    'merges',
+    'eos_token_id',
+    'huggingface.json',
+    'chat_templates',
+    '{"model":{}}',
+    1,
+    2,
+    6,
+  ];
   const number = (value) => typeof value === 'number';
   /** A value as a GGUF file can have it, or undefined. */
   const entryOf = (value) => {
     if (typeof value === 'string') return { type: 'string', value };
     if (typeof value === 'boolean') return { type: 'bool', value };
-    if (number(value)) return Number.isInteger(value) && value >= 0 ? { type: 'uint32', value: value >>> 0 } : { type: 'float32', value: Math.fround(value) };
+    if (number(value))
+      return Number.isInteger(value) && value >= 0
+        ? { type: 'uint32', value: value >>> 0 }
+        : { type: 'float32', value: Math.fround(value) };
     if (!Array.isArray(value)) return undefined;
     if (value.every((item) => typeof item === 'string')) return { type: 'array', elementType: 'string', value };
     if (value.every((item) => typeof item === 'boolean')) return { type: 'array', elementType: 'bool', value };
