@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { Output } from '../checkpoint/output.js';
-import { InvalidArgumentError } from '../errors.js';
+import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { DecoderBlock } from '../model/block.js';
 import type { DecoderConfig } from '../model/config.js';
 import { INPUTS, type InputName, linearShapes } from '../model/decoder-weights.js';
@@ -176,7 +176,20 @@ function checkMemory(config: DecoderConfig, windowLength: number, gram: boolean,
 }
 
 /** @internal */
+export function checkModel(value: unknown): void {
+  const { config, openBlock } = (value ?? {}) as Partial<DecoderModel>;
+  if (typeof config !== 'object' || typeof openBlock !== 'function') {
+    throw invalidArgument('model', 'a model that openModel opened', value);
+  }
+}
+
+/** @internal */
 export function checkModelAndWindows(model: DecoderModel, windows: CalibrationWindows): void {
+  checkModel(model);
+  const { tokens, places, windowLength } = (windows ?? {}) as Partial<CalibrationWindows>;
+  if (!Array.isArray(tokens) || !Array.isArray(places) || typeof windowLength !== 'number') {
+    throw invalidArgument('windows', 'windows that cutIntoWindows made', windows);
+  }
   checkVocabulary(windows, model.config.vocabSize);
   const { maxPositions } = model.config;
   if (windows.windowLength > maxPositions) {
@@ -220,8 +233,9 @@ export async function collectStatistics(
   const overwrite = validate.boolean('overwrite', given['overwrite'], false);
   const restart = validate.boolean('restart', given['restart'], false);
   const signal = validate.abortSignal('signal', given['signal']);
-  const { config } = model;
   checkModelAndWindows(model, windows);
+  const { config } = model;
+  if (options.maxMemory !== undefined) validate.integer('maxMemory', options.maxMemory, 1);
   checkMemory(config, windows.windowLength, gram, options.maxMemory);
   const header: StatisticsHeader = {
     model: await modelIdentity(model.path, signal),

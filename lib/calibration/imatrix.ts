@@ -5,8 +5,9 @@
  */
 import { type Architecture, architectureNamed, ggufNameOf } from '../checkpoint/gguf/architecture.js';
 import type { ImportanceEntry, ImportanceMatrix } from '../checkpoint/gguf/imatrix.js';
+import { invalidArgument } from '../errors.js';
 import { INPUTS } from '../model/decoder-weights.js';
-import type { StatisticsFile } from './statistics-file.js';
+import { StatisticsFile } from './statistics-file.js';
 
 /**
  * The mean squares of the inputs of all linear layers, as llama-imatrix collects them: for `writeImatrix`, and for quantizing to
@@ -20,6 +21,7 @@ export async function importanceMatrixOf(
   file: StatisticsFile,
   datasets: readonly string[] = [],
 ): Promise<ImportanceMatrix> {
+  if (!(file instanceof StatisticsFile)) throw invalidArgument('file', 'a StatisticsFile', file);
   const llama = architectureNamed('llama') as Architecture; // the others call these layers the same
   const entries = new Map<string, ImportanceEntry>();
   for (const name of file.names) {

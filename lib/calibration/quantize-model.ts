@@ -23,6 +23,7 @@ import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
 import {
   type CalibrationProgress,
+  checkModel,
   checkModelAndWindows,
   columnsOf,
   embedWindows,
@@ -34,7 +35,7 @@ import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from
 import { InputAccumulator } from './input-accumulator.js';
 import { modelIdentity } from './model-identity.js';
 import { sampleRows } from './sampled-rows.js';
-import { SAMPLE_ROWS, type StatisticsFile } from './statistics-file.js';
+import { SAMPLE_ROWS, StatisticsFile } from './statistics-file.js';
 import type { CalibrationWindows } from './windows.js';
 
 /**
@@ -162,6 +163,7 @@ interface Work {
 }
 
 function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
+  checkModel(model);
   const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
   const method = validate.oneOf('method', given['method'], METHODS);
   const usual = method === 'smoothquant' ? 'dynamic' : 'none';
@@ -191,6 +193,9 @@ function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
     'sequential',
     'parallel',
   ]);
+  if (statistics !== undefined && !(statistics instanceof StatisticsFile)) {
+    throw invalidArgument('statistics', 'a StatisticsFile', statistics);
+  }
   if (mode === 'sequential' && statistics !== undefined) {
     throw new InvalidArgumentError(
       'mode',
@@ -422,7 +427,9 @@ export async function layerOfPart(
   bias: Float32Array | null,
   activations: 'none' | 'dynamic' | 'static' | { readonly threshold: number } = 'none',
 ): Promise<LinearLayer> {
+  if (typeof part !== 'object' || part === null) throw invalidArgument('part', 'a part of quantizeModel', part);
   const { tensor, order, inputScale } = part;
+  if (order !== null) validate.int32Array('part.order', order, tensor?.shape?.[1] ?? 0);
   if (activations === 'none') return linearOfTensor(tensor, bias, 'float32', order);
   if (activations !== 'static') return int8Layer(tensor, { activations, bias });
   if (inputScale === null) {

@@ -4,7 +4,7 @@
  * @module
  */
 import { createHash } from 'node:crypto';
-import { CalibrationError, InvalidArgumentError } from '../errors.js';
+import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 
 /** What windows need of a tokenizer. */
@@ -137,6 +137,8 @@ export function cutIntoWindows(
   options: WindowOptions = {},
 ): CalibrationWindows {
   const { windowLength, count, seed, special, shard } = checked(options);
+  if (typeof tokenizer?.encode !== 'function')
+    throw invalidArgument('tokenizer', 'the tokenizer of a model', tokenizer);
   if (!Array.isArray(texts) || texts.length === 0 || texts.some((text) => typeof text !== 'string')) {
     throw new InvalidArgumentError('texts', 'Expected texts to be an array of at least one string.');
   }

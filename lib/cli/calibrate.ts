@@ -208,6 +208,7 @@ export function calibrateCommand(): Command {
       .option('--overwrite', 'replace the output if it exists')
       .option('--restart', 'throw away what an unfinished run left, instead of going on with it'),
   )
+    .enablePositionalOptions() // what follows merge is merge's
     .addCommand(mergeCommand())
     .addHelpText(
       'after',

@@ -19,6 +19,7 @@ async function main(): Promise<number> {
   const program = new Command('lowbit')
     .description('Low-bit quantization at native speed.')
     .version(capabilities().version)
+    .enablePositionalOptions() // so that options after `calibrate merge` are those of merge
     .addCommand(quantizeCommand())
     .addCommand(convertCommand())
     .addCommand(calibrateCommand())

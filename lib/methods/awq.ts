@@ -7,8 +7,9 @@
  * @module
  */
 import * as validate from '../validate.js';
-import type { InputStatistics } from './input-statistics.js';
+import { checkStatistics, type InputStatistics } from './input-statistics.js';
 import {
+  checkSettings,
   checkWeights,
   groupSizeOf,
   type LinearWeight,
@@ -177,8 +178,8 @@ export async function awqScales(
   const grid = validate.integer('grid', given['grid'] ?? DEFAULT_GRID, 1, 1000);
   const scaling = validate.oneOf('scaling', given['scaling'] ?? 'both', SCALINGS);
   const signal = validate.abortSignal('signal', given['signal']);
-  checkWeights(weights, statistics.columns);
-  const roundTrip = roundTripOf(options.weights, signal);
+  checkWeights(weights, checkStatistics(statistics).columns);
+  const roundTrip = roundTripOf(checkSettings(options.weights), signal);
   const groupSize = groupSizeOf(options.weights, statistics.columns);
   return searchScales(weights, statistics, { roundTrip, groupSize }, { grid, scaling, signal });
 }
@@ -266,8 +267,8 @@ export async function awqClip(
   const grid = validate.integer('grid', given['grid'] ?? DEFAULT_GRID, 1, 1000);
   const maxShrink = given['maxShrink'] === undefined ? 0.5 : validate.finite('maxShrink', given['maxShrink'], true);
   const signal = validate.abortSignal('signal', given['signal']);
-  checkWeights([weight], statistics.columns);
-  const roundTrip = roundTripOf(options.weights, signal);
+  checkWeights([weight], checkStatistics(statistics).columns);
+  const roundTrip = roundTripOf(checkSettings(options.weights), signal);
   const groupSize = groupSizeOf(options.weights, statistics.columns);
   return searchClip(weight, statistics, { roundTrip, groupSize }, { grid, maxShrink: Math.min(1, maxShrink), signal });
 }

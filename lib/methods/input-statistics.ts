@@ -3,7 +3,9 @@
  *
  * @module
  */
+import { invalidArgument } from '../errors.js';
 import type { ObserverMethod } from '../observe/state.js';
+import * as validate from '../validate.js';
 
 /** Statistics of the activations that one or several linear layers read. */
 export interface InputStatistics {
@@ -27,6 +29,24 @@ export interface InputStatistics {
 
 /** How the range of activations is found. */
 export type RangeOfInputs = Exclude<ObserverMethod, 'moving-average'> | { readonly percentile: number };
+
+/** @internal @throws {@link InvalidArgumentError} for what are no statistics. */
+export function checkStatistics(value: unknown): InputStatistics {
+  if (typeof value !== 'object' || value === null) throw invalidArgument('statistics', 'statistics of inputs', value);
+  const given = value as InputStatistics;
+  const columns = validate.integer('statistics.columns', given.columns, 1);
+  validate.integer('statistics.rows', given.rows, 0);
+  if (given.gram !== null) validate.float32Array('statistics.gram', given.gram, columns * columns);
+  validate.float32Array('statistics.absMax', given.absMax, columns);
+  for (const name of ['sumOfSquares', 'sumOfMagnitudes'] as const) {
+    if (!(given[name] instanceof Float64Array) || given[name].length !== columns) {
+      throw invalidArgument(`statistics.${name}`, `a Float64Array of length ${columns}`, given[name]);
+    }
+  }
+  const { length } = validate.float32Array('statistics.sample', given.sample);
+  if (length % columns !== 0) throw invalidArgument('statistics.sample', `whole rows of ${columns}`, given.sample);
+  return given;
+}
 
 /**
  * Statistics of activations whose channels are divided by `scales`, as when those are folded into what comes before.

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { InvalidArgumentError } from '../errors.js';
+import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { matmulInteger } from '../matmul/integer.js';
 import { linear } from '../matmul/linear.js';
 import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from '../matmul/llm-int8.js';
@@ -14,11 +14,12 @@ import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync, prepackIntegerAsync } from '../matmul/prepack.js';
 import type { LinearLayer } from '../model/linear-layer.js';
 import { quantizeTensor } from '../tensor/quantize.js';
-import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import { checkQuantizedTensor, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 
 /** The codes and scales of a symmetric int8 weight [N, K] with a scale for each output channel. */
-function checkInt8(tensor: QuantizedTensor): readonly [number, number] {
+function checkInt8(value: unknown): readonly [number, number] {
+  const { tensor } = checkQuantizedTensor('tensor', value);
   const { dtype, granularity, axis, zeroPoints, shape } = tensor;
   if (dtype !== 'int8' || granularity !== 'per-channel' || axis !== 0 || zeroPoints !== null || shape.length !== 2) {
     throw new InvalidArgumentError(
@@ -149,6 +150,9 @@ export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptio
   const { activations = 'dynamic', bias = null } = given;
   if (bias !== null) validate.float32Array('bias', bias, n);
   if (activations === 'dynamic') return new DynamicInt8Layer(await prepackAsync(tensor), bias);
+  if (typeof activations !== 'object' || activations === null) {
+    throw invalidArgument('activations', "'dynamic', { inputScale } or { threshold }", activations);
+  }
   if ('threshold' in activations) {
     const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
     const absmax = tensor.scales.map((scale) => 127 * scale);

@@ -4,7 +4,7 @@
  * @module
  */
 import type { LargeFloatDtype, QuantDtype } from '../dtype.js';
-import { InvalidArgumentError } from '../errors.js';
+import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import { type QuantizeAsyncOptions, quantizeTensorAsync } from '../tensor/quantize.js';
 import type { Granularity, QuantizedTensor, Scheme } from '../tensor/quantized-tensor.js';
@@ -47,6 +47,12 @@ export function roundToNearest(
   return quantizeTensorAsync(data, options as unknown as QuantizeAsyncOptions<QuantDtype, Float32Array>);
 }
 
+/** @internal */
+export function checkSettings(value: unknown): WeightSettings {
+  if (typeof value === 'object' && value !== null && 'dtype' in value) return value as WeightSettings;
+  throw invalidArgument('weights', 'how weights are quantized, at least { dtype },', value);
+}
+
 /** The round trip of a format. */
 export function roundTripOf(settings: WeightSettings, signal?: AbortSignal): RoundTrip {
   return async (data, rows, columns) =>
@@ -67,6 +73,7 @@ export function checkWeights(weights: readonly LinearWeight[], columns: number):
     throw new InvalidArgumentError('weights', 'Expected weights to be an array of at least one weight.');
   }
   for (const [i, weight] of weights.entries()) {
+    if (typeof weight !== 'object' || weight === null) throw invalidArgument(`weights[${i}]`, 'a weight', weight);
     const rows = validate.integer(`weights[${i}].rows`, weight.rows, 0);
     if (validate.integer(`weights[${i}].columns`, weight.columns, 1) !== columns) {
       throw new InvalidArgumentError(

@@ -11,7 +11,7 @@ import { prepackAsync } from '../matmul/prepack.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import { quantizeTensorAsync } from '../tensor/quantize.js';
 import * as validate from '../validate.js';
-import type { InputStatistics } from './input-statistics.js';
+import { checkStatistics, type InputStatistics } from './input-statistics.js';
 import { checkWeights, type LinearWeight, scaleColumns } from './linear-weight.js';
 
 /** What shares a scale when activations become int8: the values of a token, found as they come; or all, known beforehand. */
@@ -118,10 +118,10 @@ export async function searchSmoothQuant(
   const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
   const activations = validate.oneOf('activations', given['activations'] ?? 'dynamic', ACTIVATIONS);
   const signal = validate.abortSignal('signal', given['signal']);
-  const alphas = (options.alphas ?? Array.from({ length: 21 }, (_, i) => i / 20)).map((alpha, i) =>
-    checkAlpha(`alphas[${i}]`, alpha),
-  );
-  const { columns, absMax, sample } = statistics;
+  const chosen = options.alphas ?? Array.from({ length: 21 }, (_, i) => i / 20);
+  if (!Array.isArray(chosen)) throw invalidArgument('alphas', 'an array of numbers', chosen);
+  const alphas = chosen.map((alpha, i) => checkAlpha(`alphas[${i}]`, alpha));
+  const { columns, absMax, sample } = checkStatistics(statistics);
   checkWeights(weights, columns);
   if (sample.length === 0) {
     throw new InvalidArgumentError('statistics', 'Expected statistics with a sample of rows, but it is empty.');

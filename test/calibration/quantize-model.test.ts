@@ -260,7 +260,7 @@ describe('quantizeModel', () => {
     },
   );
 
-  it('LLM.int8(), NF4 with nested scales, FP8: whatever quantizeTensor makes', async () => {
+  it('LLM.int8(), NF4 with nested scales, HQQ', async () => {
     const model = await tinyModel();
     const int8 = await partsOf(model, { method: 'llm-int8' });
     expect(int8).toHaveLength(14);
@@ -274,6 +274,10 @@ describe('quantizeModel', () => {
       weights: { dtype: 'nf4', granularity: 'per-group', groupSize: 64, nested: true },
     });
     expect(nf4[0]).toMatchObject({ tensor: { dtype: 'nf4', nestedScales: { offset: expect.any(Number) } } });
+    const uint4 = { dtype: 'uint4', scheme: 'asymmetric', granularity: 'per-group', groupSize: 16 } as const;
+    const hqq = await partsOf(model, { method: 'hqq', weights: uint4 });
+    expect(hqq).toHaveLength(14);
+    expect(hqq).not.toEqual(await partsOf(model, { method: 'rtn', weights: uint4 }));
     await model.close();
   });
 
@@ -304,6 +308,9 @@ describe('quantizeModel', () => {
       argument: 'weights',
     });
     await expect(refused({ method: 'gptq', windows, weights: { dtype: 'nf4' } })).rejects.toMatchObject({
+      argument: 'weights',
+    });
+    await expect(refused({ method: 'hqq', weights: { ...int4, scheme: 'symmetric' } })).rejects.toMatchObject({
       argument: 'weights',
     });
     await expect(refused({ method: 'awq', windows, weights: 4 })).rejects.toMatchObject({ argument: 'weights' });
