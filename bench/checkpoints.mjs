@@ -199,7 +199,7 @@ function ggmlSeconds(type, path, bytes) {
   for (let i = 0; i < pieces; i++) {
     readSync(file, piece, 0, piece.length, 4096 * Math.floor((bytes * (i + 1)) / (pieces + 1) / 4096));
     const floats = lowbit.castTensor(new Uint16Array(piece.buffer), { from: 'bfloat16', to: 'float32' });
-    const out = new Uint8Array(floats.length);
+    const out = new Uint8Array(2 * floats.length); // no type has more than 8.5 bits
     const start = performance.now();
     ggml.quantize(type, floats, out, rows, HIDDEN);
     seconds += (performance.now() - start) / 1000;

@@ -224,6 +224,7 @@ export {
   inspectCheckpoint,
   type WeightStatistics,
 } from './pipeline/inspect.js';
+export type { CalibrationSpec, CheckpointMethod, MethodSpec } from './pipeline/method-spec.js';
 export {
   type QuantizationReport,
   type QuantizeCheckpointOptions,

@@ -294,7 +294,7 @@ export class StatisticsFile {
     return (await this.accumulator(name)).finish();
   }
 
-  /** The same, to be added to. */
+  /** @internal The same, to be added to. */
   async accumulator(name: string): Promise<InputAccumulator> {
     const { header, path } = this;
     const input = header.inputs.find((each) => each.name === name);
