@@ -11,6 +11,7 @@ import { StatisticsFile } from '../calibration/statistics-file.js';
 import { cutIntoWindows } from '../calibration/windows.js';
 import type { Json } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
+import { hashFiles } from '../checkpoint/file-hash.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
@@ -43,6 +44,8 @@ export class MethodWork {
     private readonly spec: MethodSpec & { readonly range?: RangeMethod | undefined },
     private readonly reading: ReadingOptions,
     private readonly texts: readonly string[],
+    /** SHA-256 of the statistics file, if there is one. */
+    private readonly statisticsHash: string | undefined,
   ) {}
 
   /** Null for round-to-nearest, which needs no model. */
@@ -59,7 +62,9 @@ export class MethodWork {
         }),
       ),
     );
-    return new MethodWork(path, spec, reading, texts);
+    const { statistics } = spec.calibration ?? {};
+    const hashes = statistics === undefined ? null : await hashFiles([statistics]).hashes;
+    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string));
   }
 
   /** Whether the method makes codes of a weight. */
@@ -104,10 +109,11 @@ export class MethodWork {
   /** What decides the result, besides the model. */
   get decisions(): Json {
     const { method, calibration, gptq, awq, smoothquant } = this.spec;
-    const { text: _, ...rest } = calibration ?? {};
+    const { text: _, statistics, ...rest } = calibration ?? {};
+    const texts = this.texts.map((text) => createHash('sha256').update(text).digest('hex'));
     return {
       method,
-      calibration: { ...rest, texts: this.texts.map((text) => createHash('sha256').update(text).digest('hex')) },
+      calibration: { ...rest, ...(statistics === undefined ? { texts } : { statistics: this.statisticsHash }) },
       ...(gptq === undefined ? {} : { gptq }),
       ...(awq === undefined ? {} : { awq }),
       ...(smoothquant === undefined ? {} : { smoothquant }),

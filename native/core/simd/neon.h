@@ -520,9 +520,7 @@ LOWBIT_INLINE float64x2_t two_to_the(float64x2_t shifted) {
   const int64x2_t biased = vaddq_s64(vreinterpretq_s64_f64(shifted), vdupq_n_s64(1023));
   return vreinterpretq_f64_s64(vshlq_n_s64(biased, 52));
 }
-LOWBIT_INLINE F64x8 two_to_the(F64x8 x) {
-  return {two_to_the(x.a), two_to_the(x.b), two_to_the(x.c), two_to_the(x.d)};
-}
+LOWBIT_INLINE F64x8 two_to_the(F64x8 x) { return {two_to_the(x.a), two_to_the(x.b), two_to_the(x.c), two_to_the(x.d)}; }
 LOWBIT_INLINE double pairwise_sum(F64x8 x) { return vaddvq_f64(vaddq_f64(vaddq_f64(x.a, x.c), vaddq_f64(x.b, x.d))); }
 LOWBIT_INLINE double horizontal_max(F64x8 x) { return vmaxvq_f64(greater(greater(x.a, x.b), greater(x.c, x.d))); }
 

@@ -1,0 +1,85 @@
+/**
+ * What does each method gain? The bundled Llama is quantized by every method to four, three and two bits, calibrated on one text
+ * and evaluated on another, in the layout that files have (scales in bfloat16). The reference columns were computed by an
+ * independent program in numpy and torch, with scales in float32.
+ *
+ * `npm run bench -- methods [--windows=n] [--write]`: evaluates so many of the 256 windows, evenly spaced.
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import lowbit from '../dist/index.js';
+import { markdownTable, publish } from './support/report.mjs';
+
+const { values } = parseArgs({ options: { windows: { type: 'string' }, write: { type: 'boolean' } } });
+const examples = join(import.meta.dirname, '..', 'examples');
+const model = join(examples, 'shakespeare-llama');
+const text = readFileSync(join(examples, 'text', 'sampled-eval.txt'), 'utf8');
+const calibration = { text: [join(examples, 'text', 'sampled-calib.txt')], windowLength: 256 };
+const work = mkdtempSync(join(tmpdir(), 'lowbit-bench-'));
+process.on('exit', () => rmSync(work, { recursive: true, force: true }));
+
+/** Name, settings, what the reference has for each method: Δ nats. */
+const SETTINGS = [
+  ['int4, groups of 32, symmetric', { dtype: 'int4', groupSize: 32 }, { rtn: 0.00381, awq: 0.0036, gptq: 0.00144 }],
+  ['int4, groups of 128, symmetric', { dtype: 'int4', groupSize: 128 }, { rtn: 0.00658, gptq: 0.00198 }],
+  [
+    'int3, groups of 128, asymmetric',
+    { dtype: 'int3', groupSize: 128, scheme: 'asymmetric' },
+    { rtn: 0.01974, gptq: 0.00631 },
+  ],
+  [
+    'int2, groups of 32, asymmetric',
+    { dtype: 'int2', groupSize: 32, scheme: 'asymmetric' },
+    { rtn: 0.07864, gptq: 0.03022 },
+  ],
+];
+const METHODS = ['rtn', 'hqq', 'awq', 'gptq', 'awq-gptq'];
+
+const rows = [];
+for (const [name, layout, reference] of SETTINGS) {
+  for (const method of METHODS) {
+    if (method === 'hqq' && layout.scheme !== 'asymmetric') continue;
+    const output = join(work, `${rows.length}`);
+    const needs = method !== 'rtn' && method !== 'hqq';
+    const start = performance.now();
+    const { bitsPerWeight } = await lowbit.quantizeCheckpoint(model, {
+      ...layout,
+      method,
+      ...(needs ? { calibration } : {}),
+      output,
+    });
+    const seconds = (performance.now() - start) / 1000;
+    const result = await lowbit.evaluateModel(output, {
+      text,
+      against: model,
+      windowLength: 256,
+      ...(values.windows === undefined ? {} : { maxWindows: Number(values.windows) }),
+    });
+    const { natsChange: nats, klDivergence, topAgreement } = result.against;
+    const known = reference[method];
+    rows.push([
+      `${name}: \`${method}\``,
+      bitsPerWeight.toFixed(2),
+      result.perplexity.value.toFixed(4),
+      `+${nats.value.toFixed(5)} ± ${nats.standardError.toFixed(5)}`,
+      known === undefined ? '' : `+${known.toFixed(5)}`,
+      klDivergence.value.toFixed(5),
+      `${(100 * topAgreement.value).toFixed(1)} %`,
+      `${seconds.toFixed(0)} s`,
+    ]);
+    console.error(rows.at(-1).join(' | '));
+  }
+}
+const head = [
+  'weights: method',
+  'bits/weight',
+  'perplexity',
+  'Δ nats',
+  'Δ nats, reference',
+  'KL divergence',
+  'same top token',
+  'time',
+];
+publish('Methods', 'npm run bench -- methods', markdownTable(head, rows));
