@@ -140,7 +140,7 @@ TEST("decoder: scores far apart, and what is not finite") {
       far.keys[j / kKeyBlock * 16 * kKeyBlock + j % kKeyBlock] = static_cast<float>(j);
     k->decoder->attend(far.arguments);
     for (std::size_t i = 0; i < 16; i++)
-      CHECK(far.out[i] == far.values[19 * 16 + i], "%s: the last has it all", k->name);
+      CHECK(far.out[i] == far.values[std::size_t{19} * 16 + i], "%s: the last has it all", k->name);
     for (const float bad : {NAN, INFINITY, -INFINITY}) {
       Attend a(1, 16, 0, 20, random);
       a.keys[17 % kKeyBlock + 16 * kKeyBlock] = bad;  // position 17
@@ -228,7 +228,7 @@ TEST("decoder: a window of one token gives its own value") {
   Sequence s(20, 1);
   s.run(0, 20);
   for (std::size_t row = 0; row < 20; row++) {
-    for (std::size_t i = 0; i < 6 * 24; i++) {
+    for (std::size_t i = 0; i < std::size_t{6} * 24; i++) {
       const float expected = s.new_values[row * 2 * 24 + i / 72 * 24 + i % 24];
       CHECK(s.out[row * 6 * 24 + i] == expected, "row %zu, element %zu", row, i);
     }
@@ -237,7 +237,7 @@ TEST("decoder: a window of one token gives its own value") {
 
 TEST("decoder: norms of many rows have the same bits for any number of threads") {
   Random random(6);
-  Buffer<float> x(301 * 333), weight(333), first(301 * 333);
+  Buffer<float> x(std::size_t{301} * 333), weight(333), first(std::size_t{301} * 333);
   fill(x, random);
   fill(weight, random);
   for (const std::size_t threads : kThreadCounts) {

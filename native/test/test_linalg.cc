@@ -106,7 +106,8 @@ TEST("linalg: sweeps equal the scalar file bit for bit") {
       for (const std::size_t stride : std::initializer_list<std::size_t>{16, 64}) {
         for (const bool moves : {false, true}) {
           Buffer<float> w(count * stride), w2(count * stride), original(count * stride), factor(count * count);
-          Buffer<float> importance(count), scales(3 * 16), zeros(3 * 16), errors(count * 16), errors2(count * 16);
+          Buffer<float> importance(count), scales(std::size_t{3} * 16), zeros(std::size_t{3} * 16), errors(count * 16),
+              errors2(count * 16);
           Buffer<std::int32_t> groups(count);
           Buffer<std::uint8_t> codes(count * 16), codes2(count * 16);
           Buffer<double> loss(16), loss2(16);
@@ -182,7 +183,7 @@ TEST("linalg: the factor times its transpose is the matrix") {
 }
 
 TEST("linalg: a matrix that is not positive definite is refused") {
-  std::vector<float> h(100 * 100, 1.0F);
+  std::vector<float> h(std::size_t{100} * 100, 1.0F);
   ReversedCholesky cholesky;
   CHECK(cholesky.factorize(h.data(), 100, nullptr, 0.0).status == Status::kNotPositive, "rank 1");
   CHECK(cholesky.factorize(h.data(), 100, nullptr, 0.01).status == Status::kOk, "with damping");
@@ -380,9 +381,9 @@ TEST("gptq: the same bits for any number of threads; its loss is that of its err
 
 TEST("gptq: cancelled, and what is not finite") {
   const CancelFlag cancel{true};
-  std::vector<float> weight(64 * 64, 1.0F), gram(64 * 64, 0.5F), scales(64), factors(1, 1.0F);
+  std::vector<float> weight(std::size_t{64} * 64, 1.0F), gram(std::size_t{64} * 64, 0.5F), scales(64), factors(1, 1.0F);
   std::vector<std::int32_t> groups(64, 0);
-  std::vector<std::uint8_t> codes(64 * 64);
+  std::vector<std::uint8_t> codes(std::size_t{64} * 64);
   double loss = 0.0, damp = 0.0;
   GptqArguments a{};
   a.weight = weight.data();

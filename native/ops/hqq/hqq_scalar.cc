@@ -19,7 +19,7 @@ float power_of(float x, float exponent) {
   float series = kLog2[4];
   for (int i = 3; i >= 0; i--) series = std::fmaf(series, square, kLog2[i]);
   const float t = exponent * (static_cast<float>(whole) + s * series);
-  const float nearest = static_cast<float>(std::nearbyintf(t)), f = t - nearest;
+  const float nearest = std::nearbyintf(t), f = t - nearest;
   float power = kExp2[7];
   for (int i = 6; i >= 0; i--) power = std::fmaf(power, f, kExp2[i]);
   return float_of(bits_of(power) + (static_cast<std::uint32_t>(static_cast<std::int32_t>(nearest)) << 23));
