@@ -69,7 +69,10 @@ class StatesInFiles implements BlockStates {
     try {
       const next = await continued(folder, fingerprint, windowBytes * windows, blocks);
       const inputs = next === -1 ? null : await open(pathOf(folder, next), 'r');
-      const outputs = await open(pathOf(folder, next + 1), 'w+');
+      const outputs = await open(pathOf(folder, next + 1), 'w+').catch(async (cause: unknown) => {
+        await inputs?.close();
+        throw cause;
+      });
       return new StatesInFiles(folder, fingerprint, windowBytes, next, inputs, outputs);
     } catch (cause) {
       throw outputError(folder, cause);

@@ -4,6 +4,7 @@
  * @module
  */
 import { createHash } from 'node:crypto';
+import { resolve } from 'node:path';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import { type AwqScaling, awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
@@ -244,7 +245,8 @@ function fingerprintOf(work: Work): string {
     INPUTS.flatMap(({ linears }) => linears.map((name) => settingsOf(`model.layers.${block}.${name}.weight`))),
   );
   const { windowLength, places, prefix } = windows ?? {};
-  const all = [model.path, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
+  const [path, statistics] = [resolve(model.path), options.statistics?.header ?? null];
+  const all = [path, statistics, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
   return createHash('sha256')
     .update(JSON.stringify([...all, windowLength, prefix, places]))
     .digest('hex');

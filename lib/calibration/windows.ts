@@ -5,6 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
+import { tokensBefore } from '../model/tokenizer.js';
 import * as validate from '../validate.js';
 
 /** What windows need of a tokenizer. */
@@ -142,7 +143,7 @@ export function cutIntoWindows(
   if (!Array.isArray(texts) || texts.length === 0 || texts.some((text) => typeof text !== 'string')) {
     throw new InvalidArgumentError('texts', 'Expected texts to be an array of at least one string.');
   }
-  const prefix = special ? Array.from(tokenizer.encode('', { addSpecialTokens: true })) : [];
+  const prefix = special ? Array.from(tokensBefore(tokenizer)) : [];
   const step = windowLength - prefix.length;
   if (step < 1) {
     throw new InvalidArgumentError(

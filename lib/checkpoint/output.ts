@@ -91,17 +91,22 @@ export class Output {
     }
     const work = Output.workPathOf(path);
     const continued = await exists(work);
+    let created = false;
     try {
       await mkdir(dirname(target), { recursive: true });
-      if (!continued) await mkdir(work); // not recursive: that never ends under /proc
+      if (!continued) {
+        await mkdir(work); // not recursive: that never ends under /proc
+        created = true;
+      }
       await lock(path, work);
-      if (continued && restart) await empty(work);
+      // Without a result, what lies here is what a process left that was ended while it gave the result its name.
+      if (continued && (restart || !(await exists(join(work, RESULT))))) await empty(work);
       const output = new Output(target, work, continued && !restart && (await exists(join(work, RESULT))));
       if (!(await exists(join(work, RESULT)))) await mkdir(join(work, RESULT));
       await checkSpace(path, work, bytes);
       return output;
     } catch (cause) {
-      if (!continued) await rm(work, { recursive: true, force: true }).catch(() => undefined);
+      if (created) await rm(work, { recursive: true, force: true }).catch(() => undefined);
       throw outputError(path, cause);
     }
   }

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { Presets, SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError as InvalidOption } from 'commander';
@@ -12,8 +11,8 @@ import { importanceMatrixOf } from '../calibration/imatrix.js';
 import { mergeStatistics } from '../calibration/merge.js';
 import { StatisticsFile } from '../calibration/statistics-file.js';
 import { cutIntoWindows } from '../calibration/windows.js';
-import { readError } from '../checkpoint/file.js';
 import { writeImatrix } from '../checkpoint/gguf/imatrix.js';
+import { readText } from '../checkpoint/text.js';
 import { openModel } from '../model/model.js';
 import { duration } from './format.js';
 import {
@@ -63,14 +62,6 @@ function shard(text: string): { index: number; count: number } {
   const [, index, count] = /^(\d+)\/(\d+)$/.exec(text) ?? [];
   if (Number(index) < Number(count)) return { index: Number(index), count: Number(count) };
   throw new InvalidOption('Expected a part such as 0/4, the first of four.');
-}
-
-async function textOf(path: string): Promise<string> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (cause) {
-    throw readError(path, cause);
-  }
 }
 
 interface Display {
@@ -127,7 +118,7 @@ async function run(path: string, flags: Flags, command: Command): Promise<void> 
   const report = await interruptible(async (signal) => {
     const model = await openModel(path, { residentBlocks: 'one', ...readingOf(flags), signal });
     try {
-      const texts = await Promise.all(text.map(textOf));
+      const texts = await Promise.all(text.map(readText));
       const windows = cutIntoWindows(model.tokenizer, texts, {
         windowLength: flags.windowLength ?? Math.min(WINDOW_LENGTH, model.config.maxPositions),
         addSpecialTokens: flags.specialTokens,

@@ -3,10 +3,8 @@
  *
  * @module
  */
-import { readFile } from 'node:fs/promises';
 import { Command, InvalidArgumentError as InvalidOption } from 'commander';
-import { readError } from '../checkpoint/file.js';
-import { InvalidArgumentError } from '../errors.js';
+import { readText } from '../checkpoint/text.js';
 import { ACTIVATIONS, type Activations } from '../evaluate/activations.js';
 import { checkpointSize } from '../evaluate/checkpoint-size.js';
 import { evaluateModel } from '../evaluate/evaluate-model.js';
@@ -53,17 +51,6 @@ function seed(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || value >= 2 ** 32) throw new InvalidOption('Expected an integer from 0 to 4294967295.');
   return value;
-}
-
-async function readText(path: string): Promise<string> {
-  const bytes = await readFile(path).catch((cause: unknown) => {
-    throw readError(path, cause);
-  });
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch (cause) {
-    throw new InvalidArgumentError('text', `Expected ${path} to be text in UTF-8.`, { cause });
-  }
 }
 
 async function evaluate(models: readonly string[], flags: Flags, signal: AbortSignal): Promise<EvaluationReport> {

@@ -276,6 +276,20 @@ function methodOf(flags: SpecFlags): MethodSpec {
   } as MethodSpec;
 }
 
+/** Options of a method, with those of a plan file behind them; a text or statistics take the place of the plan's. */
+function withMethod(base: MethodSpec, said: MethodSpec): MethodSpec {
+  const { text: _, statistics: __, ...rest } = base.calibration ?? {};
+  const replaces = said.calibration?.text !== undefined || said.calibration?.statistics !== undefined;
+  return {
+    ...said,
+    ...(said.gptq === undefined ? {} : { gptq: { ...base.gptq, ...said.gptq } }),
+    ...(said.smoothquant === undefined ? {} : { smoothquant: { ...base.smoothquant, ...said.smoothquant } }),
+    ...(said.calibration === undefined
+      ? {}
+      : { calibration: { ...(replaces ? rest : base.calibration), ...said.calibration } }),
+  };
+}
+
 /** What the options say, with those of a plan file behind them. */
 export async function specOf(flags: SpecFlags, command: Command): Promise<QuantizationSpec> {
   if (flags.granularity !== undefined && flags.granularity !== 'per-group' && flags.groupSize !== undefined) {
@@ -286,8 +300,9 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
   }
   const dtype = flags.dtype ?? flags.format?.dtype;
   const { granularity, groupSize } = flags;
+  const base: QuantizationSpec = flags.plan === undefined ? {} : await readPlan(flags.plan);
   const spec: QuantizationSpec = {
-    ...(flags.plan === undefined ? {} : await readPlan(flags.plan)),
+    ...base,
     ...(flags.format === undefined ? {} : { format: flags.format.format }),
     ...(dtype === undefined ? {} : { dtype }),
     ...(flags.scheme === undefined ? {} : { scheme: flags.scheme }),
@@ -302,7 +317,7 @@ export async function specOf(flags: SpecFlags, command: Command): Promise<Quanti
     ...(flags.layer === undefined ? {} : { layers: flags.layer }),
     ...(flags.requantize === undefined ? {} : { requantize: flags.requantize }),
     ...(flags.imatrix === undefined ? {} : { imatrix: flags.imatrix }),
-    ...methodOf(flags),
+    ...withMethod(base, methodOf(flags)),
   };
   if (flags.writePlan !== undefined) await writePlan(flags.writePlan, spec);
   return spec;

@@ -198,7 +198,9 @@ function checkSameVocabulary(model: DecoderModel, original: DecoderModel, text: 
 
 /** A window must have no more tokens than the models have positions. */
 function windowLengthFor(given: number | undefined, model: DecoderModel, original: DecoderModel | null): number {
-  if (given === undefined) return Math.min(USUAL_WINDOW, model.config.maxPositions);
+  if (given === undefined) {
+    return Math.min(USUAL_WINDOW, model.config.maxPositions, original?.config.maxPositions ?? USUAL_WINDOW);
+  }
   for (const { path, config } of original === null ? [model] : [model, original]) {
     if (given <= config.maxPositions || config.ropeScaling.type === 'dynamic') continue;
     throw new InvalidArgumentError(

@@ -4,7 +4,7 @@
  * @module
  */
 import { InvalidArgumentError } from '../errors.js';
-import type { Tokenizer } from '../model/tokenizer.js';
+import { type Tokenizer, tokensBefore } from '../model/tokenizer.js';
 
 /** How a text is cut. */
 export interface Windowing {
@@ -32,17 +32,6 @@ export interface TextWindows {
   inputs(first: number, count: number): Int32Array;
   /** The tokens that follow them; those before the first scored one are there as well. */
   targets(first: number, count: number): Int32Array;
-}
-
-/** What the tokenizer puts before a text, most often one token for its beginning, or nothing. */
-export function tokensBefore(tokenizer: Tokenizer): Int32Array {
-  const probe = 'a';
-  const plain = tokenizer.encode(probe, { addSpecialTokens: false });
-  const full = tokenizer.encode(probe, { addSpecialTokens: true });
-  for (let at = 0; at + plain.length <= full.length; at++) {
-    if (plain.every((token, i) => full[at + i] === token)) return full.slice(0, at);
-  }
-  return new Int32Array(0);
 }
 
 /** Numbers from 0 to 2³² − 1 that a seed determines (Steele, Lea, Flood: SplitMix; the 32-bit variant of its mixer). */

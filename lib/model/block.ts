@@ -238,7 +238,8 @@ export class Block implements DecoderBlock {
   /** `silu(gate) ⊙ up`, in one product where that can be. */
   private gatedUp(x: Float32Array, workspace: Workspace): Float32Array {
     const [gate, up] = [this.linear('mlp.gate_proj'), this.linear('mlp.up_proj')];
-    if (!(gate instanceof PackedLinear && up instanceof PackedLinear && gate.readsLike(up))) {
+    const arePacked = gate instanceof PackedLinear && up instanceof PackedLinear;
+    if (!(arePacked && gate.computeDtype === up.computeDtype && gate.readsLike(up))) {
       return gated(this.run('mlp.gate_proj', x, workspace), this.run('mlp.up_proj', x, workspace));
     }
     return this.explained('mlp.up_proj', () =>
@@ -303,8 +304,8 @@ export class Block implements DecoderBlock {
     };
     const { norms } = this;
     const workspace = new Workspace();
+    const out = hidden.slice(); // before the caller can change it
     await pause();
-    const out = hidden.slice();
 
     const normed = workspace.floats('normed', out.length);
     let x = rmsNorm(out, norms.input_layernorm, rmsNormEps, normed);

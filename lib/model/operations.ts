@@ -3,7 +3,9 @@
  *
  * @module
  */
+
 import { addon } from '../addon.js';
+import * as validate from '../validate.js';
 import type { DecoderConfig } from './config.js';
 
 /** Lets events happen, signals among them. */
@@ -48,7 +50,7 @@ export interface LayerCache {
 /** Room for so many positions. */
 export function layerCache({ numKvHeads, headDim }: DecoderConfig, positions: number): LayerCache {
   const length = numKvHeads * headDim * Math.ceil(positions / KEY_BLOCK) * KEY_BLOCK;
-  return { keys: new Float32Array(length), values: new Float32Array(length) };
+  return { keys: validate.allocated(Float32Array, length), values: validate.allocated(Float32Array, length) };
 }
 
 /** Queries, keys and values of tokens that come to a sequence. */

@@ -65,7 +65,9 @@ class JsonTokenizer implements Tokenizer {
 
   decode(tokens: ArrayLike<number>, { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string {
     if (tokens.length === 0) return '';
-    return this.inner.decode(Array.from(tokens), { skip_special_tokens: skipSpecialTokens });
+    // Clean-up would change what earlier tokens were decoded to, and drop bytes of the text.
+    const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false };
+    return this.inner.decode(Array.from(tokens), options);
   }
 }
 
@@ -107,4 +109,15 @@ export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | n
   if (text === undefined) return openTokenizer(folder ?? dirname(path));
   const config = JSON.parse(files?.get('tokenizer_config.json') ?? '{}') as Json;
   return new JsonTokenizer(JSON.parse(text) as Json, config, path);
+}
+
+/** @internal What the tokenizer puts before a text, most often one token for its beginning, or nothing. */
+export function tokensBefore(tokenizer: Pick<Tokenizer, 'encode'>): Int32Array {
+  const probe = 'a';
+  const plain = tokenizer.encode(probe, { addSpecialTokens: false });
+  const full = tokenizer.encode(probe, { addSpecialTokens: true });
+  for (let at = 0; at + plain.length <= full.length; at++) {
+    if (plain.every((token, i) => full[at + i] === token)) return full.slice(0, at);
+  }
+  return new Int32Array(0);
 }

@@ -200,14 +200,17 @@ export async function carryOut(
     restart: options.restart ?? false,
   });
   let hashing: ReturnType<typeof hashFiles> | null = null;
-  const journal = await Journal.open(output, { plan: hashOf([version, plan.decisions]), inputs }).catch(
-    async (error: unknown) => {
-      await (output.continued ? output.leave() : output.discard());
-      throw error;
-    },
-  );
+  const decided = hashOf([version, plan.decisions, options.gptqVersion ?? null]);
+  const journal = await Journal.open(output, { plan: decided, inputs }).catch(async (error: unknown) => {
+    await (output.continued ? output.leave() : output.discard());
+    throw error;
+  });
   try {
-    options.onStart?.({ peakBytes: memory.peakBytes, outputBytes: plan.fileBytes, continued: journal.done.size > 0 });
+    options.onStart?.({
+      peakBytes: Math.max(memory.peakBytes, plan.method?.peak ?? 0),
+      outputBytes: plan.fileBytes,
+      continued: output.continued,
+    });
     hashing = options.hashInputs === false ? null : hashFiles(paths);
     let written: WrittenTensor[];
     try {
@@ -246,7 +249,8 @@ export async function carryOut(
     return summarize(input, path, plan, reports, leftOut, verified, (performance.now() - start) / 1000);
   } catch (error) {
     hashing?.stop();
-    const hasBegun = journal.unitCount > 0 || plan.method?.begun === true;
+    // What another process found worth keeping stays so, however early this one ends.
+    const hasBegun = output.continued || journal.unitCount > 0 || plan.method?.begun === true;
     await (hasBegun && canContinue(error) ? output.leave() : output.discard());
     throw error;
   }

@@ -8,6 +8,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { readError } from '../checkpoint/file.js';
 import { configOfMetadata, ROPE_FACTORS } from '../checkpoint/gguf/config-of-metadata.js';
 import { integerOf, stringOf } from '../checkpoint/gguf/metadata.js';
+import { MOST_HEAD_ELEMENTS } from '../checkpoint/gguf/metadata-of-model.js';
 import { tokenizerOfMetadata } from '../checkpoint/gguf/tokenizer-of-metadata.js';
 import { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
@@ -26,7 +27,8 @@ export interface HuggingFaceModel {
 async function ropeFactorsOf(weights: readonly Weight[], path: string): Promise<Float32Array | null> {
   const weight = weights.find(({ name }) => name === ROPE_FACTORS);
   if (weight === undefined) return null;
-  const block = weight.shape.length === 1 ? await weight.read(0, weight.rows, new Scratch()) : null;
+  const isVector = weight.shape.length === 1 && weight.columns <= MOST_HEAD_ELEMENTS / 2;
+  const block = isVector ? await weight.read(0, weight.rows, new Scratch()) : null;
   if (block?.kind === 'float' && block.data instanceof Float32Array) return block.data.slice();
   const message = `Expected ${ROPE_FACTORS} of ${path} to be a vector of float32 numbers.`;
   throw new CheckpointError('LAYOUT_INVALID', message, { path, tensor: ROPE_FACTORS });

@@ -24,9 +24,9 @@ const OFTEN_MISSING: ReadonlySet<string> = new Set(['token_embd.weight', 'output
 
 /** What a file takes of a long text: llama-quantize has 128 bytes for it, with the end of the string. */
 function short(text: string): string {
-  let end = text.length;
+  let end = Math.min(text.length, 127); // a unit of UTF-16 is at least a byte
   while (Buffer.byteLength(text.slice(0, end)) > 127) end--;
-  return text.slice(0, end);
+  return text.slice(0, end).replace(/[\uD800-\uDBFF]$/, '');
 }
 
 /** Refuses what comes out useless without importance, as llama-quantize does. */

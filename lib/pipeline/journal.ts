@@ -5,7 +5,7 @@
  * @module
  */
 import { createHash } from 'node:crypto';
-import { type FileHandle, open, readFile, unlink, writeFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile, rm, unlink, writeFile } from 'node:fs/promises';
 import type { Output } from '../checkpoint/output.js';
 import { CheckpointError, OutputError, outputError } from '../errors.js';
 
@@ -118,7 +118,7 @@ export class Journal {
   static async open(output: Output, heading: Heading): Promise<Journal> {
     const path = output.note(FILE);
     const done = new Map<string, Entry>();
-    let begun = false;
+    let begun = false; // whether what lies there belongs to this work
     if (output.continued) {
       const [first, ...entries] = linesOf(await readFile(path, 'utf8').catch(() => ''));
       if (isHeading(first)) {
@@ -127,6 +127,7 @@ export class Journal {
         for (const entry of entries.filter(isEntry)) done.set(entry.unit, entry);
       }
     }
+    if (!begun && output.continued) await rm(output.note('method'), { recursive: true, force: true });
     try {
       const reserve = output.note(RESERVE);
       await writeFile(reserve, Buffer.alloc(RESERVE_BYTES));

@@ -9,6 +9,7 @@ import { mkdir, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ModelPart } from '../calibration/quantize-model.js';
 import { openForReading, readFully } from '../checkpoint/file.js';
+import { type Sharing, scaleGrid } from '../checkpoint/layouts/scaled-weight.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { OutputError, outputError } from '../errors.js';
 import type { Comparison } from '../tensor/compare.js';
@@ -154,17 +155,18 @@ export class MethodParts {
       const { tensor } = header;
       if (tensor === null) throw new OutputError('WRITE_FAILED', `${path} is damaged.`, { path });
       const rowBytes = rows === 0 ? 0 : header.bytes.data / rows;
-      const perRow = rows === 0 ? 0 : header.bytes.scales / 4 / rows;
       const count = end - begin;
-      const zeroPoints =
-        header.bytes.zeroPoints === 0 ? null : await read('zeroPoints', 4 * perRow * begin, 4 * perRow * count);
+      const { groups, rowsPerScale } = scaleGrid(rows, columns, tensor as Sharing);
+      const first = Math.floor(begin / rowsPerScale) * groups;
+      const own = Math.ceil(end / rowsPerScale) * groups - first;
+      const zeroPoints = header.bytes.zeroPoints === 0 ? null : await read('zeroPoints', 4 * first, 4 * own);
       return {
         kind: 'quantized',
         tensor: {
           ...tensor,
           shape: [count, columns],
           data: new Uint8Array(await read('data', rowBytes * begin, rowBytes * count)),
-          scales: new Float32Array(await read('scales', 4 * perRow * begin, 4 * perRow * count)),
+          scales: new Float32Array(await read('scales', 4 * first, 4 * own)),
           zeroPoints: zeroPoints === null ? null : new Int32Array(zeroPoints),
         } as QuantizedTensor,
         order: header.bytes.order === 0 ? null : new Int32Array(await read('order', 0, header.bytes.order)),

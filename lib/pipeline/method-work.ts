@@ -4,15 +4,16 @@
  * @module
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { quantizeModel } from '../calibration/quantize-model.js';
 import { StatisticsFile } from '../calibration/statistics-file.js';
 import { cutIntoWindows } from '../calibration/windows.js';
 import type { Json } from '../checkpoint/checkpoint.js';
-import { readError } from '../checkpoint/file.js';
 import { hashFiles } from '../checkpoint/file-hash.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
+import { readText } from '../checkpoint/text.js';
+import type { Weight } from '../checkpoint/weight.js';
 import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
@@ -38,6 +39,8 @@ export class MethodWork {
   private readonly settings = new Map<string, WeightSettings>();
   /** Whether there is anything to go on from. */
   begun = false;
+  /** The most bytes of memory that it takes. */
+  peak = 0;
 
   private constructor(
     private readonly path: string,
@@ -55,16 +58,14 @@ export class MethodWork {
     reading: ReadingOptions,
   ): Promise<MethodWork | null> {
     if (!usesModel(spec)) return null;
-    const texts = await Promise.all(
-      (spec.calibration?.text ?? []).map((file) =>
-        readFile(file, 'utf8').catch((cause: unknown) => {
-          throw readError(file, cause);
-        }),
-      ),
-    );
+    const texts = await Promise.all((spec.calibration?.text ?? []).map(readText));
     const { statistics } = spec.calibration ?? {};
     const hashes = statistics === undefined ? null : await hashFiles([statistics]).hashes;
-    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string));
+    const work = new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string));
+    const model = await openModel(path, { residentBlocks: 'one', ...reading });
+    work.peak = work.peakBytes(model);
+    await model.close();
+    return work;
   }
 
   /** Whether the method makes codes of a weight. */
@@ -89,6 +90,28 @@ export class MethodWork {
     return (method === 'gptq' || method === 'awq-gptq') && descAct && !staticGroups;
   }
 
+  /** Why a layout can't hold what the method would make of a weight; null if it can. */
+  misfit({ name, columns }: Weight, { format, recipe }: LayoutWriter): string | null {
+    if (!this.quantizes(name)) return null;
+    const { dtype, granularity, groupSize, scheme } = recipe;
+    const { method } = this.spec;
+    if (this.orders && granularity === 'per-group' && recipe.ordered !== true) {
+      return `${format} has no room for the order of act-order (use static groups)`;
+    }
+    if (recipe.acrossRows === true && columns % (groupSize ?? 1) !== 0) {
+      return `its rows of ${columns} elements are no multiple of the block size ${groupSize}`;
+    }
+    const isInteger = /^u?int\d$/.test(dtype) && (granularity === 'per-group' || granularity === 'per-channel');
+    if (!isInteger && (method === 'gptq' || method === 'hqq' || method === 'awq-gptq')) {
+      return `${method} makes integers per group or per channel, not ${dtype} ${granularity}`;
+    }
+    if (method === 'hqq' && scheme === 'symmetric') return 'hqq searches for zero points: its scheme is asymmetric';
+    if (recipe.noLowestZeroPoint === true && scheme === 'asymmetric') {
+      return 'GPTQ version 1 has no zero point of 0, which a method may find (use gptq_v2)';
+    }
+    return null;
+  }
+
   /** Notes how a weight is to be quantized. */
   add(name: string, { recipe }: LayoutWriter): void {
     const { dtype, scheme, granularity, groupSize, blockShape, scaleDtype } = recipe;
@@ -101,9 +124,13 @@ export class MethodWork {
       ...grouped,
       ...(granularity === 'per-channel' ? { axis: 0 } : {}),
       ...(blockShape === undefined ? {} : { blockShape }),
-      scaleDtype,
+      ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype }),
       ...(range === undefined ? {} : { range }),
     });
+  }
+
+  private windowLengthOf(maxPositions: number): number {
+    return this.spec.calibration?.windowLength ?? Math.min(WINDOW_LENGTH, maxPositions);
   }
 
   /** What decides the result, besides the model. */
@@ -136,7 +163,10 @@ export class MethodWork {
       }
     }
     // Sums are two float64 and a float32 for each pair of inputs; a method copies and factorizes one matrix at a time.
-    return BASE_BYTES + 8 * weights + 24 * largest + 32 * squares;
+    const { vocabSize, hiddenSize, intermediateSize } = config;
+    const length = this.windowLengthOf(config.maxPositions);
+    const activations = 4 * length * (8 * hiddenSize + 4 * intermediateSize);
+    return BASE_BYTES + 8 * weights + 24 * largest + 32 * squares + 4 * vocabSize * hiddenSize + activations;
   }
 
   /**
@@ -167,7 +197,7 @@ export class MethodWork {
     });
     let statistics: StatisticsFile | null = null;
     try {
-      const peak = this.peakBytes(model);
+      const { peak } = this;
       if (maxMemory !== undefined && peak > maxMemory) {
         throw new InvalidArgumentError(
           'maxMemory',
@@ -180,7 +210,7 @@ export class MethodWork {
         this.texts.length === 0
           ? null
           : cutIntoWindows(model.tokenizer, this.texts, {
-              windowLength: calibration?.windowLength ?? Math.min(WINDOW_LENGTH, model.config.maxPositions),
+              windowLength: this.windowLengthOf(model.config.maxPositions),
               ...(calibration?.windows === undefined ? {} : { count: calibration.windows }),
               ...(calibration?.seed === undefined ? {} : { seed: calibration.seed }),
             });

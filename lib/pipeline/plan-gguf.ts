@@ -4,7 +4,7 @@
  * @module
  */
 import { basename, resolve } from 'node:path';
-import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, Json } from '../checkpoint/checkpoint.js';
 import { architectureNamed, queryOrKey } from '../checkpoint/gguf/architecture.js';
 import { ggufFileBytes, writeGguf } from '../checkpoint/gguf/gguf-writer.js';
 import { type GgufMetadata, type GgufValue, ggufValue, integerOf, stringOf } from '../checkpoint/gguf/metadata.js';
@@ -18,6 +18,7 @@ import type { GgufType } from '../tensor/blocks.js';
 import type { SizedFile } from './files.js';
 import { type GgufPlace, ggufTask } from './gguf-task.js';
 import { checkNeeded, Importance } from './importance.js';
+import { hashOf } from './journal.js';
 import type { Plan } from './plan.js';
 import { completed, type QuantizationSpec } from './spec.js';
 import type { Task } from './task.js';
@@ -166,8 +167,8 @@ export async function planGgufQuantization(
     const own = importance.get(place.name);
     return ggufTask(weight, place, own === undefined ? {} : { importance: own });
   });
-  if (matrix === null) return planOfTasks(tasks, content.metadata, recipe);
-  const plan = planOfTasks(tasks, new Map([...content.metadata, ...matrix.metadata]), recipe);
+  if (matrix === null) return planOfTasks(tasks, content.metadata, recipe, checkpoint.config);
+  const plan = planOfTasks(tasks, new Map([...content.metadata, ...matrix.metadata]), recipe, checkpoint.config);
   return { ...plan, decisions: { ...plan.decisions, imatrix: matrix.hash } };
 }
 
@@ -196,10 +197,10 @@ export async function planGgufExactly(
     const type = types.get(weight.name);
     return ggufTask(weight, { ...place, type: type ?? own }, { exact: type !== undefined });
   });
-  return planOfTasks(tasks, content.metadata, recipe);
+  return planOfTasks(tasks, content.metadata, recipe, checkpoint.config);
 }
 
-function planOfTasks(tasks: readonly Task[], metadata: GgufMetadata, recipe: GgufRecipe): Plan {
+function planOfTasks(tasks: readonly Task[], metadata: GgufMetadata, recipe: GgufRecipe, config: Json | null): Plan {
   const specs = tasks.flatMap((task) => task.outputs);
   const file: SizedFile = {
     name: 'model.gguf',
@@ -212,6 +213,7 @@ function planOfTasks(tasks: readonly Task[], metadata: GgufMetadata, recipe: Ggu
     isSingleFile: true,
     texts: new Map(),
     decisions: {
+      config: hashOf(config), // the order of rows and rotary factors follow from it
       recipe,
       tasks: tasks.map(({ weight, kind, as }) => [weight.name, kind, as]),
       metadata: [...metadata.keys()],

@@ -151,7 +151,7 @@ export function planQuantization(
     const group = groups.get(key) ?? { spec: layerSpec, writer, layers: [] };
     groups.set(key, group);
     group.layers.push(layerOf(weight.name));
-    const reason = writer.refusal(outlineOf(weight));
+    const reason = writer.refusal(outlineOf(weight)) ?? work?.misfit(weight, writer) ?? null;
     if (reason !== null) refusals.push({ weight, reason });
     else {
       writers.set(weight, writer);
@@ -163,6 +163,10 @@ export function planQuantization(
     ? 'Choose other settings for all, or leave these in float (--exclude <regex>).'
     : 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
   refuse(refusals, chosen.length, path, remedy);
+  if (work !== null && !chosen.some(({ name }) => work.quantizes(name))) {
+    const message = `${path} has no chosen layers named model.layers.<n>…, as ${spec.method} needs them, but ${chosen[0]?.name}.`;
+    throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: chosen[0]?.name });
+  }
   const tasks = weights.map((weight): Task => {
     const writer = writers.get(weight);
     if (writer === undefined) {
@@ -185,7 +189,17 @@ export function planQuantization(
     range: spec.range ?? 'minmax',
     ...(work === null ? {} : { method: work.decisions }),
   });
-  return { ...plan, method: work };
+  const shortened = [...writers].filter(
+    ([{ columns }, { format, recipe }]) => format === 'gptq' && columns % (recipe.groupSize ?? 1) !== 0,
+  );
+  const warnings =
+    shortened.length === 0
+      ? []
+      : [
+          `The last groups of ${shortened.length} layers are shorter than the others, which ExLlama and Marlin, and so vLLM, do not ` +
+            'take: choose a group size that divides their inputs.',
+        ];
+  return { ...plan, method: work, warnings };
 }
 
 /** A plan of safetensors files. */
@@ -215,5 +229,5 @@ export function planOf(
 
 /** A plan whose result has more files, and less than it should have. */
 export function withTexts(plan: Plan, texts: ReadonlyMap<string, string>, warnings: readonly string[]): Plan {
-  return { ...plan, texts: new Map([...texts, ...plan.texts]), warnings };
+  return { ...plan, texts: new Map([...texts, ...plan.texts]), warnings: [...(plan.warnings ?? []), ...warnings] };
 }

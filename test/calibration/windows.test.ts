@@ -85,9 +85,13 @@ describe('cutIntoWindows', () => {
 
   it('refuses a window that the first tokens fill', () => {
     const many = {
-      encode: (text: string, options?: { addSpecialTokens?: boolean }) =>
-        text === '' && options?.addSpecialTokens ? new Int32Array(5) : new Int32Array(50),
+      encode: (text: string, options?: { addSpecialTokens?: boolean }) => {
+        const ids = Array.from(Buffer.from(text), (byte) => byte + 10);
+        return Int32Array.from(options?.addSpecialTokens ? [1, 2, 3, 4, 5, ...ids, 9] : ids);
+      },
     };
+    // What stands behind a text is none of them.
+    expect(cutIntoWindows(many, ['abcd'], { windowLength: 6 }).prefix).toEqual([1, 2, 3, 4, 5]);
     expect(() => cutIntoWindows(many, ['x'], { windowLength: 5 })).toThrow(/more than the 5 tokens/);
   });
 });

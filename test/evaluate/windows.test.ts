@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { chooseWindows, tokensBefore, windowsOf } from '../../lib/evaluate/windows.js';
-import type { Tokenizer } from '../../lib/model/tokenizer.js';
+import { chooseWindows, windowsOf } from '../../lib/evaluate/windows.js';
+import { type Tokenizer, tokensBefore } from '../../lib/model/tokenizer.js';
 
 /** Bytes as tokens, each three more, after `before`. */
 function byteTokenizer(...before: number[]): Tokenizer {

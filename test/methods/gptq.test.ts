@@ -220,6 +220,17 @@ describe('GPTQ', () => {
       }
     }
     expect(round.warnings).toEqual([]);
+    // However large the other inputs are.
+    const large = await gptq(
+      w,
+      statisticsOf(
+        hessian.map((value) => value * 2 ** 24),
+        300,
+      ),
+      options,
+    );
+    expect(large.warnings).toEqual([]);
+    expect(large.tensor.data).toEqual(round.tensor.data);
   });
 
   it('a Gram matrix that needs more damping says so; one that none helps, or of zeros only, rounds to nearest', async () => {

@@ -1,5 +1,5 @@
 /** Token ids against those of Hugging Face's tokenizers and SentencePiece. */
-import { copyFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openModel } from '../../lib/model/model.js';
@@ -54,6 +54,18 @@ describe('tokenizers', () => {
     }
     expect(model.tokenizer.decode([])).toBe('');
     await model.close();
+  });
+
+  it('give every character back, whatever a config says of cleaning up', async () => {
+    const given = join(folder, 'clean');
+    mkdirSync(given);
+    copyFileSync(join(VECTORS, 'tokenizers', 'llama-bpe', 'tokenizer.json'), join(given, 'tokenizer.json'));
+    const text = "he said ' hello ' and do n't stop .";
+    for (const config of [{ clean_up_tokenization_spaces: true }, {}]) {
+      writeFileSync(join(given, 'tokenizer_config.json'), JSON.stringify(config));
+      const tokenizer = await openTokenizer(given);
+      expect(tokenizer?.decode(tokenizer.encode(text, { addSpecialTokens: false }))).toBe(text);
+    }
   });
 
   it('give the text of tokens that come one by one, character by character', async () => {

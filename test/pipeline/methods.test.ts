@@ -145,6 +145,7 @@ describe('quantizeCheckpoint by a method', () => {
     const output = fresh();
     for (const [stage, after] of [
       ['calibrate', 2],
+      ['calibrate', 0], // before anything new is done: what is there stays
       ['calibrate', 4],
       ['write', 20],
     ] as const) {

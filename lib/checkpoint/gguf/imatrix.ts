@@ -74,6 +74,9 @@ async function floatsOf(tensor: StoredTensor, path: string): Promise<Float32Arra
   return floats;
 }
 
+/** Experts of a layer; each has a count. */
+const MOST_COUNTS = 65_536;
+
 const ENDINGS = /\.(in_sum2|counts)$/;
 
 async function fromGguf(path: string): Promise<ImportanceMatrix> {
@@ -103,6 +106,9 @@ async function fromGguf(path: string): Promise<ImportanceMatrix> {
       const [sums, counts] = [tensors.get(`${name}.in_sum2`), tensors.get(`${name}.counts`)];
       if (sums === undefined || counts === undefined) {
         throw invalid(path, `${JSON.stringify(name)} has only ${sums === undefined ? 'counts' : 'sums'}`, name);
+      }
+      if (counts.bytes > sums.bytes || counts.bytes > 4 * MOST_COUNTS) {
+        throw invalid(path, `${JSON.stringify(name)} has ${counts.bytes / 4} counts`, name);
       }
       const numbers = Array.from(await floatsOf(counts, path), Math.round);
       entries.set(name, checked(path, name, await floatsOf(sums, path), numbers));

@@ -90,7 +90,8 @@ std::ptrdiff_t ReversedCholesky::factorize_diagonal(std::size_t b, const float* 
     double least = kLeastPivot;
     if (row < size_) {
       const std::size_t j = size_ - 1 - row, from = order_ == nullptr ? j : static_cast<std::size_t>(order_[j]);
-      least *= static_cast<double>(h_[from * size_ + from] + damp_);
+      const float own = h_[from * size_ + from];
+      least *= own == 0.0F ? 1.0 : static_cast<double>(own + damp_);  // as gather() has it
     }
     const double pivot = t[r][r];
     if (!(pivot > least) || !std::isfinite(pivot)) return static_cast<std::ptrdiff_t>(r);

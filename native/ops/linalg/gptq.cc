@@ -15,6 +15,7 @@ namespace lowbit {
 namespace {
 
 constexpr std::size_t kLanes = kLinalgLanes;
+constexpr int kMostDampings = 1000;    // each is a factorization
 constexpr std::size_t kMostTiles = 4;  // of sixteen rows, that a task takes together
 constexpr std::size_t kChunk = 512;    // columns whose errors are added at a time: a tile of them stays in a cache
 
@@ -93,7 +94,7 @@ Outcome Gptq::factorize() {
   Outcome outcome{Status::kNotPositive, -1};
   for (int step = 0;; step++) {
     const double damp = a_.damp + static_cast<double>(step) * a_.damp_step;
-    if (step > 0 && !(damp < 1.0)) return outcome;
+    if (step > 0 && (!(damp < 1.0) || step > kMostDampings)) return outcome;
     outcome = cholesky_.factorize(a_.gram, a_.columns, a_.order, damp * mean, cancel_);
     *a_.damp_used = damp;
     if (outcome.status != Status::kNotPositive) break;
