@@ -8,7 +8,7 @@
  * @module
  */
 import { rename, rm } from 'node:fs/promises';
-import { CheckpointError, InvalidArgumentError, outputError } from '../../errors.js';
+import { CheckpointError, InvalidArgumentError, invalidArgument, outputError } from '../../errors.js';
 import { openForReading, readError, readFully } from '../file.js';
 import type { StoredTensor } from '../stored-tensor.js';
 import { GgufFile } from './gguf-file.js';
@@ -38,10 +38,22 @@ export interface ImportanceMatrix {
 /** The most bytes of values that are read: an importance matrix of a model of 400 billion weights has some 30 MB. */
 const MAX_BYTES = 2 ** 31;
 
+function checkEntry(name: string, value: unknown): ImportanceEntry {
+  const { sums, counts } = (value ?? {}) as Partial<ImportanceEntry>;
+  if (!(sums instanceof Float32Array)) throw invalidArgument(`${name}.sums`, 'a Float32Array', sums);
+  if (!Array.isArray(counts) || counts.length === 0 || sums.length % counts.length !== 0) {
+    throw invalidArgument(`${name}.counts`, 'an array of one number for each expert', counts);
+  }
+  return { sums, counts };
+}
+
 /**
  * The importance of each input: its mean square, 1 for an expert that no text came to. This is what `quantizeBlocks` takes.
+ *
+ * @throws {@link InvalidArgumentError} for anything but an entry of an {@link ImportanceMatrix}.
  */
-export function importanceOf({ sums, counts }: ImportanceEntry): Float32Array {
+export function importanceOf(entry: ImportanceEntry): Float32Array {
+  const { sums, counts } = checkEntry('entry', entry);
   const columns = sums.length / counts.length;
   return sums.map((sum, i) => {
     const count = counts[Math.floor(i / columns)] as number;

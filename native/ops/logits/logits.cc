@@ -14,7 +14,8 @@ struct Row {
   const float* data;
   LogitTop top;
 
-  double log_sum(double sum) const { return static_cast<double>(top.largest) + std::log(sum); }
+  // sum ≥ 1, so that sum − 1 is exact; log itself would tie the addon to glibc 2.29.
+  double log_sum(double sum) const { return static_cast<double>(top.largest) + std::log1p(sum - 1.0); }
 };
 
 }  // namespace
