@@ -122,7 +122,7 @@ export interface Pass {
 }
 
 /**
- * Runs a block over all windows, one after the other: so what is collected of a window depends on nothing else.
+ * @internal Runs a block over all windows, one after the other: so what is collected of a window depends on nothing else.
  *
  * @param until - Stops there, and writes no hidden states.
  */

@@ -11,7 +11,7 @@ import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import { emptyTensor, nonFinite, type Target } from './method.js';
 
-/** @internal Whose rules make scales and zero points. */
+/** Whose rules make scales and zero points: lowbit's, or those of the GPTQ code. */
 export type Convention = 'affine' | 'gptq';
 
 /** @internal */
