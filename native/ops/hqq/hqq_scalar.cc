@@ -14,7 +14,7 @@ namespace {
 float power_of(float x, float exponent) {
   const std::int32_t bits = static_cast<std::int32_t>(bits_of(x));
   const std::int32_t whole = (bits - kSqrtHalfBits) >> 23;
-  const float m = float_of(static_cast<std::uint32_t>(bits - (whole << 23)));
+  const float m = float_of(static_cast<std::uint32_t>(bits) - (static_cast<std::uint32_t>(whole) << 23));
   const float s = (m - 1.0F) / (m + 1.0F), square = s * s;
   float series = kLog2[4];
   for (int i = 3; i >= 0; i--) series = std::fmaf(series, square, kLog2[i]);
