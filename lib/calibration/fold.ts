@@ -7,7 +7,14 @@ import { type InputStatistics, scaledStatistics } from '../methods/input-statist
 import { divideRows, type LinearWeight, scaleColumns } from '../methods/linear-weight.js';
 import type { DecoderBlock } from '../model/block.js';
 import type { DecoderConfig } from '../model/config.js';
-import { INPUTS, type InputName, type LinearName, linearShapes, type NormName } from '../model/decoder-weights.js';
+import {
+  INPUTS,
+  type InputName,
+  type LinearName,
+  linearShapes,
+  NORMS,
+  type NormName,
+} from '../model/decoder-weights.js';
 
 /** Float weights and norms of a block, as they are after folding. */
 export interface BlockWeights {
@@ -38,7 +45,7 @@ export async function readBlockWeights(block: DecoderBlock, config: DecoderConfi
     }
   }
   const norms = new Map<NormName, Float32Array>();
-  for (const name of ['input_layernorm', 'post_attention_layernorm'] as const) norms.set(name, block.norm(name));
+  for (const name of NORMS) norms.set(name, block.norm(name));
   return { linears, norms, changed: new Set() };
 }
 

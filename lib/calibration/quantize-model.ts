@@ -11,14 +11,14 @@ import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics
 import { int8Layer } from '../methods/int8-layers.js';
 import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
-import { type GptqChoices, quantizeWeight, type RoundedWeight, type Rounding } from '../methods/quantize-weight.js';
+import { valuesOf } from '../methods/method.js';
+import { type GptqChoices, quantizeWeight, type Rounding } from '../methods/quantize-weight.js';
 import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
 import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
 import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
 import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
-import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
@@ -388,20 +388,9 @@ async function quantizeLinear(
     order: rounded.order,
     inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
     relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded), signal)),
+    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded.tensor, rounded.order), signal)),
     warnings: rounded.warnings,
   };
-}
-
-/** The values of a quantized weight, in the weight's order of columns. */
-async function valuesOf({ tensor, order }: RoundedWeight): Promise<Float32Array> {
-  const values = await dequantizeTensorAsync(tensor);
-  if (order === null) return values;
-  const ordered = new Float32Array(values.length);
-  for (let row = 0; row < values.length; row += order.length) {
-    for (const [i, column] of order.entries()) ordered[row + column] = values[row + i] as number;
-  }
-  return ordered;
 }
 
 function checkInt8(name: string, { dtype, granularity, scheme = 'symmetric' }: WeightSettings): void {

@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import { tokensBefore } from '../model/tokenizer.js';
+import { drawn } from '../random.js';
 import * as validate from '../validate.js';
 
 /** What windows need of a tokenizer. */
@@ -66,32 +67,6 @@ export interface CalibrationWindows {
 const OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'count', 'seed', 'addSpecialTokens', 'shard']);
 const DEFAULT_LENGTH = 512;
 const DEFAULT_COUNT = 128;
-
-/** Numbers from 0 to 2^32 − 1, the same on every machine: mulberry32. */
-function randomIntegers(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return (t ^ (t >>> 14)) >>> 0;
-  };
-}
-
-/** `count` of the numbers below `total`, each as likely as the others, in order. */
-function choose(total: number, count: number, seed: number): number[] {
-  const all = Array.from({ length: total }, (_, i) => i);
-  if (count >= total) return all;
-  const next = randomIntegers(seed);
-  for (let i = 0; i < count; i++) {
-    const j = i + Math.floor((next() / 2 ** 32) * (total - i));
-    const chosen = all[j] as number;
-    all[j] = all[i] as number;
-    all[i] = chosen;
-  }
-  return all.slice(0, count).sort((a, b) => a - b);
-}
 
 interface Checked {
   readonly windowLength: number;
@@ -171,7 +146,7 @@ export function cutIntoWindows(
         'Give more text, or take fewer or shorter windows.',
     );
   }
-  const chosen = choose(candidates.length, wanted, seed)
+  const chosen = Array.from(drawn(candidates.length, wanted, seed))
     .filter((_, i) => i % shard.count === shard.index)
     .map((i) => candidates[i] as (typeof candidates)[number]);
   return {

@@ -5,6 +5,7 @@
  */
 import { InvalidArgumentError } from '../errors.js';
 import { type Tokenizer, tokensBefore } from '../model/tokenizer.js';
+import { drawn } from '../random.js';
 
 /** How a text is cut. */
 export interface Windowing {
@@ -34,29 +35,11 @@ export interface TextWindows {
   targets(first: number, count: number): Int32Array;
 }
 
-/** Numbers from 0 to 2³² − 1 that a seed determines (Steele, Lea, Flood: SplitMix; the 32-bit variant of its mixer). */
-function randomOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let mixed = state;
-    mixed = Math.imul(mixed ^ (mixed >>> 16), 0x21f0aaad);
-    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97);
-    return (mixed ^ (mixed >>> 15)) >>> 0;
-  };
-}
-
 /** `count` of the numbers below `total`, ascending: evenly spaced, or drawn without repetition. */
 export function chooseWindows(total: number, count: number, seed: number | null): Int32Array {
   if (count >= total) return Int32Array.from({ length: total }, (_, i) => i);
   if (seed === null) return Int32Array.from({ length: count }, (_, i) => Math.floor((i * total) / count));
-  const random = randomOf(seed);
-  const all = Int32Array.from({ length: total }, (_, i) => i);
-  for (let i = 0; i < count; i++) {
-    const j = i + Math.floor((random() / 2 ** 32) * (total - i));
-    [all[i], all[j]] = [all[j] as number, all[i] as number];
-  }
-  return all.subarray(0, count).sort();
+  return drawn(total, count, seed);
 }
 
 const REPLACEMENT = '\uFFFD';

@@ -31,11 +31,11 @@ function checkInt8(value: unknown): readonly [number, number] {
   return shape as unknown as readonly [number, number];
 }
 
-/** Scales of activations are found as they come, one for each token. */
-class DynamicInt8Layer implements LinearLayer {
+/** What layers on packed weights have in common. */
+abstract class WeightLayer<W extends PackedWeight | LlmInt8Weight> implements LinearLayer {
   constructor(
-    private readonly weight: PackedWeight,
-    private readonly bias: Float32Array | null,
+    protected readonly weight: W,
+    protected readonly bias: Float32Array | null,
   ) {}
 
   get rows(): number {
@@ -46,6 +46,15 @@ class DynamicInt8Layer implements LinearLayer {
     return this.weight.cols;
   }
 
+  abstract forward(x: Float32Array, out?: Float32Array): Float32Array;
+
+  dispose(): void {
+    this.weight.dispose();
+  }
+}
+
+/** Scales of activations are found as they come, one for each token. */
+class DynamicInt8Layer extends WeightLayer<PackedWeight> {
   forward(x: Float32Array, out?: Float32Array): Float32Array {
     return linear(x, this.weight, {
       computeDtype: 'int8',
@@ -54,27 +63,17 @@ class DynamicInt8Layer implements LinearLayer {
       ...(out === undefined ? {} : { out }),
     });
   }
-
-  dispose(): void {
-    this.weight.dispose();
-  }
 }
 
 /** All activations share a scale that was found before. Larger ones become the largest. */
-class StaticInt8Layer implements LinearLayer {
+class StaticInt8Layer extends WeightLayer<PackedWeight> {
   constructor(
-    private readonly weight: PackedWeight,
+    weight: PackedWeight,
     private readonly scales: Float32Array,
     private readonly inputScale: number,
-    private readonly bias: Float32Array | null,
-  ) {}
-
-  get rows(): number {
-    return this.weight.rows;
-  }
-
-  get cols(): number {
-    return this.weight.cols;
+    bias: Float32Array | null,
+  ) {
+    super(weight, bias);
   }
 
   forward(x: Float32Array, out?: Float32Array): Float32Array {
@@ -92,26 +91,16 @@ class StaticInt8Layer implements LinearLayer {
     }
     return y;
   }
-
-  dispose(): void {
-    this.weight.dispose();
-  }
 }
 
 /** Columns with outliers are multiplied in float32, the others as integers. */
-class LlmInt8Layer implements LinearLayer {
+class LlmInt8Layer extends WeightLayer<LlmInt8Weight> {
   constructor(
-    private readonly weight: LlmInt8Weight,
+    weight: LlmInt8Weight,
     private readonly threshold: number,
-    private readonly bias: Float32Array | null,
-  ) {}
-
-  get rows(): number {
-    return this.weight.rows;
-  }
-
-  get cols(): number {
-    return this.weight.cols;
+    bias: Float32Array | null,
+  ) {
+    super(weight, bias);
   }
 
   forward(x: Float32Array, out?: Float32Array): Float32Array {
@@ -120,10 +109,6 @@ class LlmInt8Layer implements LinearLayer {
       ...(this.bias === null ? {} : { bias: this.bias }),
       ...(out === undefined ? {} : { out }),
     });
-  }
-
-  dispose(): void {
-    this.weight.dispose();
   }
 }
 

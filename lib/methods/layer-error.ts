@@ -4,12 +4,10 @@
  * @module
  */
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { linearAsync } from '../matmul/linear.js';
-import { prepackAsync } from '../matmul/prepack.js';
-import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
-import { type InputSums, statisticsFrom } from './method.js';
+import { type InputSums, statisticsFrom, valuesOf } from './method.js';
+import { difference, OutputErrorMeter } from './output-error.js';
 
 /** The error of an output; see {@link layerError}. */
 export interface LayerError {
@@ -18,9 +16,6 @@ export interface LayerError {
   /** The same, in parts of tr(W·H·Wᵀ), the squared output; 0 if both are zero. */
   readonly relative: number;
 }
-
-/** Rows that are multiplied at a time. */
-const ROWS = 512;
 
 /**
  * The error that quantizing a weight makes in the output of its layer, over the inputs of which the Gram matrix was
@@ -43,14 +38,14 @@ export async function layerError(
   statistics: InputSums,
 ): Promise<LayerError> {
   const w = validate.float32Array('weight', weight);
-  const { columns, gram } = statisticsFrom(statistics);
+  const { columns, gram, sumOfSquares } = statisticsFrom(statistics);
   if (gram === null) {
     throw new InvalidArgumentError('statistics.gram', 'Expected statistics with a Gram matrix: collect them with one.');
   }
   if (typeof result !== 'object' || result === null) throw invalidArgument('result', '{ tensor, order }', result);
   const { tensor, order } = result;
   if (order !== null) validate.int32Array('result.order', order, columns);
-  const values = await dequantizeTensorAsync(tensor);
+  const values = await valuesOf(tensor, order);
   if (values.length !== w.length || (columns === 0 ? w.length !== 0 : w.length % columns !== 0)) {
     throw new InvalidArgumentError(
       'result',
@@ -58,30 +53,11 @@ export async function layerError(
     );
   }
   if (w.length === 0) return { squared: 0, relative: 0 };
-  const packed = await prepackAsync(gram, { shape: [columns, columns] });
-  let squared = 0;
-  let whole = 0;
+  const meter = await OutputErrorMeter.of({ columns, gram, sumOfSquares });
   try {
-    for (let begin = 0; begin < w.length; begin += ROWS * columns) {
-      const end = Math.min(w.length, begin + ROWS * columns);
-      const part = w.slice(begin, end);
-      const errors = part.slice();
-      for (let i = 0; i < errors.length; i++) {
-        const column = i % columns;
-        const to = i - column + (order === null ? column : (order[column] as number));
-        errors[to] = (part[to] as number) - (values[begin + i] as number);
-      }
-      squared += dot(await linearAsync(errors, packed), errors);
-      whole += dot(await linearAsync(part, packed), part);
-    }
+    const squared = await meter.total(difference(w, values));
+    return { squared, relative: squared === 0 ? 0 : squared / (await meter.total(w)) };
   } finally {
-    packed.dispose();
+    meter.dispose();
   }
-  return { squared, relative: squared === 0 ? 0 : squared / whole };
-}
-
-function dot(a: Float32Array, b: Float32Array): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
-  return sum;
 }

@@ -5,6 +5,7 @@
  */
 import { codeTypeOf, floatCodeOf, type IntDtype, type LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import {
   type Layout,
   layoutOf,
@@ -214,4 +215,15 @@ export function nonFinite(
     value,
     name,
   );
+}
+
+/** @internal The values of a quantized weight, in the weight's order of columns. */
+export async function valuesOf(tensor: QuantizedTensor, order: Int32Array | null): Promise<Float32Array> {
+  const values = await dequantizeTensorAsync(tensor);
+  if (order === null) return values;
+  const ordered = new Float32Array(values.length);
+  for (let row = 0; row < values.length; row += order.length) {
+    for (const [i, column] of order.entries()) ordered[row + column] = values[row + i] as number;
+  }
+  return ordered;
 }

@@ -6,7 +6,7 @@
 import { linearAsync } from '../matmul/linear.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
-import type { InputStatistics } from './input-statistics.js';
+import type { InputSums } from './method.js';
 
 /** Rows of weights that are multiplied at a time. */
 const ROWS_AT_A_TIME = 2048;
@@ -19,16 +19,16 @@ export class OutputErrorMeter {
   private constructor(
     private readonly columns: number,
     private readonly gram: PackedWeight | null,
-    private readonly squares: Float64Array,
+    private readonly squares: Float64Array | Float32Array,
   ) {}
 
-  static async of({ columns, gram, sumOfSquares }: InputStatistics): Promise<OutputErrorMeter> {
+  static async of({ columns, gram, sumOfSquares }: Omit<InputSums, 'rows'>): Promise<OutputErrorMeter> {
     const packed = gram === null ? null : await prepackAsync(gram, { shape: [columns, columns] });
     return new OutputErrorMeter(columns, packed, sumOfSquares);
   }
 
   /** Of some columns from `begin` on only, as if the others did not change. */
-  static async ofColumns(statistics: InputStatistics, begin: number, end: number): Promise<OutputErrorMeter> {
+  static async ofColumns(statistics: InputSums, begin: number, end: number): Promise<OutputErrorMeter> {
     const { columns, gram, sumOfSquares } = statistics;
     const width = end - begin;
     if (gram === null) return new OutputErrorMeter(width, null, sumOfSquares.subarray(begin, end));
@@ -37,12 +37,7 @@ export class OutputErrorMeter {
       const from = (begin + i) * columns + begin;
       part.set(gram.subarray(from, from + width), i * width);
     }
-    return OutputErrorMeter.of({
-      ...statistics,
-      columns: width,
-      gram: part,
-      sumOfSquares: sumOfSquares.subarray(begin, end),
-    });
+    return OutputErrorMeter.of({ columns: width, gram: part, sumOfSquares: sumOfSquares.subarray(begin, end) });
   }
 
   /** The squared error of each row of a difference `[rows, K]`. */

@@ -44,8 +44,7 @@ export interface BlockForwardOptions {
    * Sees the activations that each group of linear layers reads, `[rows, K]`, and may return others, which are then used
    * instead. The array is only valid until it returns (or its promise resolves).
    */
-  // biome-ignore lint/suspicious/noConfusingVoidType: a function that only looks returns nothing
-  onInput?: (input: InputName, x: Float32Array) => Float32Array | void | Promise<Float32Array | void>;
+  onInput?: (input: InputName, x: Float32Array) => Float32Array | undefined | Promise<Float32Array | undefined>;
   /** Stops before the linear layers that read these activations, and returns the activations. */
   until?: InputName;
   /** Rejects with the signal's reason. */

@@ -36,6 +36,9 @@ export const LINEARS: readonly LinearName[] = INPUTS.flatMap(({ linears }) => li
 /** The norms before attention and before the gated layers. */
 export type NormName = 'input_layernorm' | 'post_attention_layernorm';
 
+/** Those norms, in the order of computation. */
+export const NORMS: readonly NormName[] = ['input_layernorm', 'post_attention_layernorm'];
+
 /** Rows and columns of each linear layer of a block. */
 export function linearShapes(config: DecoderConfig): Readonly<Record<LinearName, readonly [number, number]>> {
   const { hiddenSize: hidden, intermediateSize: inner, numHeads, numKvHeads, headDim } = config;

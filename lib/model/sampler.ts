@@ -4,6 +4,7 @@
  * @module
  */
 import { invalidArgument, NonFiniteError } from '../errors.js';
+import { randomFractions } from '../random.js';
 import * as validate from '../validate.js';
 
 /** How the next token is chosen. */
@@ -19,18 +20,6 @@ export interface SamplingOptions {
   topP?: number;
   /** The same seed chooses the same tokens. Default: another one each time. */
   seed?: number;
-}
-
-/** Numbers in [0, 1) from a seed: Mulberry32, by Tommy Ettinger (public domain). */
-function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let z = state;
-    z = Math.imul(z ^ (z >>> 15), z | 1);
-    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
-    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 function mostLikely(logits: Float32Array): number {
@@ -57,7 +46,7 @@ export class Sampler {
     this.temperature = temperature;
     this.topK = topK === undefined ? Number.POSITIVE_INFINITY : validate.integer('topK', topK, 1);
     this.topP = topP;
-    this.random = randomFrom(
+    this.random = randomFractions(
       seed === undefined ? Math.floor(Math.random() * 2 ** 32) : validate.integer('seed', seed, 0, 2 ** 32 - 1),
     );
   }

@@ -190,6 +190,7 @@ export async function carryOut(
   }
   const tasks = tasksOf(plan);
   const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + 2 * outputs.length, 0);
+  plan.method?.checkMemory(options.maxMemory);
   const memory = planMemory(tasks, tensors, options.maxMemory);
   const paths = checkpoint.files.map((file) => file.path);
   const inputs = await Promise.all(paths.map(identityOf));
@@ -207,7 +208,7 @@ export async function carryOut(
   });
   try {
     options.onStart?.({
-      peakBytes: Math.max(memory.peakBytes, plan.method?.peak ?? 0),
+      peakBytes: Math.max(memory.peakBytes, plan.method?.peakBytes ?? 0),
       outputBytes: plan.fileBytes,
       continued: output.continued,
     });

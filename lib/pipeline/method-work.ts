@@ -17,16 +17,13 @@ import type { Weight } from '../checkpoint/weight.js';
 import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
-import { INPUTS, linearShapes } from '../model/decoder-weights.js';
-import { type DecoderModel, openModel } from '../model/model.js';
+import type { DecoderConfig } from '../model/config.js';
+import { INPUTS, linearShapes, NORMS } from '../model/decoder-weights.js';
+import { openModel } from '../model/model.js';
 import { MethodParts } from './method-parts.js';
 import { type MethodSpec, usesModel } from './method-spec.js';
 import type { Progress } from './run.js';
 import type { RangeMethod } from './task.js';
-
-/** What a block's tensors are called. */
-const IN_BLOCK = /^model\.layers\.\d+\.(?:input_layernorm|post_attention_layernorm|(?:self_attn|mlp)\.\w+)\.weight$/;
-const LINEAR = /^model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$/;
 
 const WINDOW_LENGTH = 512;
 
@@ -36,11 +33,13 @@ const BASE_BYTES = 256 * 2 ** 20;
 /** The work of a method on a model. */
 export class MethodWork {
   readonly parts = new MethodParts();
+  /** The most bytes of memory that it takes. */
+  readonly peakBytes: number;
+  private readonly linears = new Set<string>();
+  private readonly norms = new Set<string>();
   private readonly settings = new Map<string, WeightSettings>();
   /** Whether there is anything to go on from. */
   begun = false;
-  /** The most bytes of memory that it takes. */
-  peak = 0;
 
   private constructor(
     private readonly path: string,
@@ -49,7 +48,15 @@ export class MethodWork {
     private readonly texts: readonly string[],
     /** SHA-256 of the statistics file, if there is one. */
     private readonly statisticsHash: string | undefined,
-  ) {}
+    config: DecoderConfig,
+  ) {
+    for (let layer = 0; layer < config.numLayers; layer++) {
+      for (const name of INPUTS.flatMap(({ linears }) => linears))
+        this.linears.add(`model.layers.${layer}.${name}.weight`);
+      for (const name of NORMS) this.norms.add(`model.layers.${layer}.${name}.weight`);
+    }
+    this.peakBytes = this.peakOf(config);
+  }
 
   /** Null for round-to-nearest, which needs no model. */
   static async of(
@@ -61,21 +68,19 @@ export class MethodWork {
     const texts = await Promise.all((spec.calibration?.text ?? []).map(readText));
     const { statistics } = spec.calibration ?? {};
     const hashes = statistics === undefined ? null : await hashFiles([statistics]).hashes;
-    const work = new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string));
     const model = await openModel(path, { residentBlocks: 'one', ...reading });
-    work.peak = work.peakBytes(model);
     await model.close();
-    return work;
+    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model.config);
   }
 
   /** Whether the method makes codes of a weight. */
   quantizes(name: string): boolean {
-    return LINEAR.test(name);
+    return this.linears.has(name);
   }
 
   /** Whether a tensor that stays in float may get other values, since scales are folded into it. */
   mayChange(name: string): boolean {
-    return this.folds && IN_BLOCK.test(name);
+    return this.folds && (this.norms.has(name) || this.linears.has(name));
   }
 
   /** Whether weights are no longer those of the original before they are rounded. */
@@ -148,7 +153,7 @@ export class MethodWork {
   }
 
   /** The most memory that it takes: a block's weights, packed and as floats, and the statistics of its widest input. */
-  private peakBytes({ config }: DecoderModel): number {
+  private peakOf(config: DecoderConfig): number {
     const shapes = linearShapes(config);
     let weights = 0;
     let largest = 0;
@@ -169,21 +174,30 @@ export class MethodWork {
     return BASE_BYTES + 8 * weights + 24 * largest + 32 * squares + 4 * vocabSize * hiddenSize + activations;
   }
 
+  /** @throws {@link InvalidArgumentError} if `maxMemory` is not enough. */
+  checkMemory(maxMemory: number | undefined): void {
+    if (maxMemory === undefined || this.peakBytes <= maxMemory) return;
+    throw new InvalidArgumentError(
+      'maxMemory',
+      `Expected maxMemory of at least ${Math.ceil(this.peakBytes / 1e6)} MB for ${this.spec.method} on this model, whose blocks ` +
+        `are as large, but ${(maxMemory / 1e6).toFixed(0)} MB were allowed.`,
+    );
+  }
+
   /**
    * Runs the method, or goes on with it, in a folder of the unfinished work.
    *
-   * @throws What {@link openModel} and {@link quantizeModel} throw; {@link InvalidArgumentError} if `maxMemory` is not enough.
+   * @throws What {@link openModel} and {@link quantizeModel} throw.
    */
   async produce(
     folder: string,
     totalBytes: number,
     options: {
-      readonly maxMemory?: number | undefined;
       readonly signal?: AbortSignal | undefined;
       readonly onProgress?: ((progress: Progress) => void) | undefined;
     },
   ): Promise<void> {
-    const { signal, onProgress, maxMemory } = options;
+    const { signal, onProgress } = options;
     const [scratch, parts] = [join(folder, 'blocks'), join(folder, 'parts')];
     await mkdir(scratch, { recursive: true }).catch((cause: unknown) => {
       throw outputError(folder, cause);
@@ -197,14 +211,6 @@ export class MethodWork {
     });
     let statistics: StatisticsFile | null = null;
     try {
-      const { peak } = this;
-      if (maxMemory !== undefined && peak > maxMemory) {
-        throw new InvalidArgumentError(
-          'maxMemory',
-          `Expected maxMemory of at least ${Math.ceil(peak / 1e6)} MB for ${method} on this model, whose blocks are as large, ` +
-            `but ${(maxMemory / 1e6).toFixed(0)} MB were allowed.`,
-        );
-      }
       statistics = calibration?.statistics === undefined ? null : await StatisticsFile.open(calibration.statistics);
       const windows =
         this.texts.length === 0
