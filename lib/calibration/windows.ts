@@ -66,6 +66,12 @@ export interface CalibrationWindows {
 
 const OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'count', 'seed', 'addSpecialTokens', 'shard']);
 const DEFAULT_LENGTH = 512;
+
+/** @internal The usual tokens of a window of a model: 512, or as many as it has positions. */
+export function usualWindowLength(maxPositions: number): number {
+  return Math.min(DEFAULT_LENGTH, maxPositions);
+}
+
 const DEFAULT_COUNT = 128;
 
 interface Checked {

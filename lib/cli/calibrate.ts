@@ -10,7 +10,7 @@ import { type CalibrationProgress, collectStatistics } from '../calibration/coll
 import { importanceMatrixOf } from '../calibration/imatrix.js';
 import { mergeStatistics } from '../calibration/merge.js';
 import { StatisticsFile } from '../calibration/statistics-file.js';
-import { cutIntoWindows } from '../calibration/windows.js';
+import { cutIntoWindows, usualWindowLength } from '../calibration/windows.js';
 import { writeImatrix } from '../checkpoint/gguf/imatrix.js';
 import { readText } from '../checkpoint/text.js';
 import { openModel } from '../model/model.js';
@@ -46,9 +46,6 @@ interface MergeFlags extends CommonFlags {
   imatrix?: string;
   overwrite?: boolean;
 }
-
-/** What windows have unless something else is said, where the model has as many positions. */
-const WINDOW_LENGTH = 512;
 
 function seed(text: string): number {
   const value = Number(text);
@@ -120,7 +117,7 @@ async function run(path: string, flags: Flags, command: Command): Promise<void> 
     try {
       const texts = await Promise.all(text.map(readText));
       const windows = cutIntoWindows(model.tokenizer, texts, {
-        windowLength: flags.windowLength ?? Math.min(WINDOW_LENGTH, model.config.maxPositions),
+        windowLength: flags.windowLength ?? usualWindowLength(model.config.maxPositions),
         addSpecialTokens: flags.specialTokens,
         ...(flags.windows === undefined ? {} : { count: flags.windows }),
         ...(flags.seed === undefined ? {} : { seed: flags.seed }),

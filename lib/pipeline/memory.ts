@@ -24,11 +24,16 @@ const ELEMENT_BYTES = 32;
 /** More elements do not make a block faster. */
 const MOST_ELEMENTS = 2 ** 20;
 
+/** The most bytes of what a weight becomes that are gathered before they are written. */
+const MOST_GATHERED = 2 ** 26;
+
 /** How a run divides its work, and what memory that takes. */
 export interface MemoryPlan {
   /** Elements of a block, unless one step of rows has more. */
   readonly blockElements: number;
   readonly slots: number;
+  /** Weights that are stored transposed are gathered if they become no more bytes than this. */
+  readonly gatherBytes: number;
   /** The most bytes that the process will take. */
   readonly peakBytes: number;
 }
@@ -51,6 +56,17 @@ function largestBlock(tasks: readonly Task[], blockElements: number): number {
   return largest;
 }
 
+/** Bytes of all that a weight becomes. */
+export function outputBytesOf({ outputs }: Task): number {
+  return outputs.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
+/** Bytes of the largest weight that is gathered. */
+function largestGathered(tasks: readonly Task[]): number {
+  const sizes = tasks.filter(({ transposed }) => transposed).map(outputBytesOf);
+  return sizes.reduce((most, bytes) => (bytes <= MOST_GATHERED ? Math.max(most, bytes) : most), 0);
+}
+
 /**
  * Divides the work so that the process stays below the ceiling.
  *
@@ -60,17 +76,21 @@ function largestBlock(tasks: readonly Task[], blockElements: number): number {
  */
 export function planMemory(tasks: readonly Task[], tensors: number, ceiling: number | undefined): MemoryPlan {
   const fixed = BASE_BYTES + tensors * TENSOR_BYTES;
-  const peak = (elements: number, slots: number) => fixed + slots * ELEMENT_BYTES * largestBlock(tasks, elements);
-  if (ceiling === undefined) {
-    return { blockElements: MOST_ELEMENTS, slots: SLOTS, peakBytes: peak(MOST_ELEMENTS, SLOTS) };
-  }
-  for (const slots of [SLOTS, 1]) {
-    for (let elements = MOST_ELEMENTS; elements >= 1; elements = Math.floor(elements / 2)) {
-      const peakBytes = peak(elements, slots);
-      if (peakBytes <= ceiling) return { blockElements: elements, slots, peakBytes };
+  const planned = (blockElements: number, slots: number, gatherBytes: number): MemoryPlan => {
+    const peakBytes = fixed + slots * (ELEMENT_BYTES * largestBlock(tasks, blockElements) + gatherBytes);
+    return { blockElements, slots, gatherBytes, peakBytes };
+  };
+  const gathered = largestGathered(tasks);
+  if (ceiling === undefined) return planned(MOST_ELEMENTS, SLOTS, gathered);
+  for (const gatherBytes of gathered === 0 ? [0] : [gathered, 0]) {
+    for (const slots of [SLOTS, 1]) {
+      for (let elements = MOST_ELEMENTS; elements >= 1; elements = Math.floor(elements / 2)) {
+        const plan = planned(elements, slots, gatherBytes);
+        if (plan.peakBytes <= ceiling) return plan;
+      }
     }
   }
-  const least = Math.ceil(peak(1, 1) / 1e6);
+  const least = Math.ceil(planned(1, 1, 0).peakBytes / 1e6);
   const widest = tasks.reduce((a, b) => (b.width * b.step > a.width * a.step ? b : a));
   throw new InvalidArgumentError(
     'maxMemory',

@@ -45,7 +45,7 @@ function bytesOf(array: ArrayBufferView | null): Uint8Array {
 /** The parts of a model in a folder. */
 export class MethodParts {
   private folder = '';
-  private readonly headers = new Map<string, Header | null>();
+  private readonly headers = new Map<string, { header: Header; begin: number }>();
 
   /** Where they lie; known when the work begins. */
   async openIn(folder: string): Promise<void> {
@@ -105,7 +105,10 @@ export class MethodParts {
     this.headers.delete(part.name);
   }
 
+  /** Null if there is no such part. Headers are kept: a weight is read in many blocks. */
   private async header(name: string): Promise<{ header: Header; begin: number } | null> {
+    const known = this.headers.get(name);
+    if (known !== undefined) return known;
     const path = this.pathOf(name);
     let handle: Awaited<ReturnType<typeof open>>;
     try {
@@ -119,7 +122,9 @@ export class MethodParts {
       await readFully(path, handle, 0, length);
       const text = Buffer.alloc(length.readUInt32LE());
       await readFully(path, handle, 4, text);
-      return { header: JSON.parse(text.toString()) as Header, begin: 4 + text.length };
+      const found = { header: JSON.parse(text.toString()) as Header, begin: 4 + text.length };
+      this.headers.set(name, found);
+      return found;
     } finally {
       await handle.close();
     }

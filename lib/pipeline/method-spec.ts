@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { QuantizeModelOptions } from '../calibration/quantize-model.js';
+import type { QuantizationMethod, QuantizeModelOptions } from '../calibration/quantize-model.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 
@@ -19,7 +19,7 @@ import * as validate from '../validate.js';
  * | `smoothquant` | outliers of activations move into the weights, for int8 activations; see {@link smoothQuantScales} |
  * | `hqq` | zero points are searched for, without calibration; asymmetric; see {@link hqq} |
  */
-export type CheckpointMethod = 'rtn' | 'gptq' | 'awq' | 'awq-gptq' | 'smoothquant' | 'hqq';
+export type CheckpointMethod = Exclude<QuantizationMethod, 'llm-int8'>;
 
 /** What a model is calibrated with: a text, or statistics that `lowbit calibrate` made. */
 export interface CalibrationSpec {
@@ -113,6 +113,13 @@ export function checkMethod(given: Record<string, unknown>): void {
   for (const [name, methods] of Object.entries(users)) {
     if (given[name] === undefined || (methods as readonly string[]).includes(method)) continue;
     throw new InvalidArgumentError(name, `Expected ${name} with method ${methods.join(' or ')} only.`);
+  }
+  const { range } = given;
+  if (method === 'hqq' && range !== undefined) {
+    throw new InvalidArgumentError('range', 'Expected no range for hqq, which searches for zero points itself.');
+  }
+  if ((method === 'gptq' || method === 'awq-gptq') && typeof range === 'object') {
+    throw invalidArgument('range', `minmax or mse with ${method}`, range);
   }
   if (method !== 'rtn' && given['format'] === 'gguf') {
     const message =

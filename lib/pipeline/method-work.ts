@@ -8,7 +8,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { quantizeModel } from '../calibration/quantize-model.js';
 import { StatisticsFile } from '../calibration/statistics-file.js';
-import { cutIntoWindows } from '../calibration/windows.js';
+import { cutIntoWindows, usualWindowLength } from '../calibration/windows.js';
 import type { Json } from '../checkpoint/checkpoint.js';
 import { hashFiles } from '../checkpoint/file-hash.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
@@ -23,9 +23,7 @@ import { openModel } from '../model/model.js';
 import { MethodParts } from './method-parts.js';
 import { type MethodSpec, usesModel } from './method-spec.js';
 import type { Progress } from './run.js';
-import type { RangeMethod } from './task.js';
-
-const WINDOW_LENGTH = 512;
+import { quantizerOptions, type RangeMethod } from './task.js';
 
 /** Node.js, the addon, a window's activations. */
 const BASE_BYTES = 256 * 2 ** 20;
@@ -110,6 +108,10 @@ export class MethodWork {
     if (!isInteger && (method === 'gptq' || method === 'hqq' || method === 'awq-gptq')) {
       return `${method} makes integers per group or per channel, not ${dtype} ${granularity}`;
     }
+    const isInt8 = dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric';
+    if (method === 'smoothquant' && !isInt8) {
+      return `smoothquant makes symmetric int8 per channel, to go with int8 activations, not ${scheme} ${dtype} ${granularity}`;
+    }
     if (method === 'hqq' && scheme === 'symmetric') return 'hqq searches for zero points: its scheme is asymmetric';
     if (recipe.noLowestZeroPoint === true && scheme === 'asymmetric') {
       return 'GPTQ version 1 has no zero point of 0, which a method may find (use gptq_v2)';
@@ -119,23 +121,12 @@ export class MethodWork {
 
   /** Notes how a weight is to be quantized. */
   add(name: string, { recipe }: LayoutWriter): void {
-    const { dtype, scheme, granularity, groupSize, blockShape, scaleDtype } = recipe;
     const { range } = this.spec;
-    const grouped = granularity === 'per-group' && groupSize !== undefined ? { groupSize } : {};
-    this.settings.set(name, {
-      dtype,
-      scheme,
-      granularity,
-      ...grouped,
-      ...(granularity === 'per-channel' ? { axis: 0 } : {}),
-      ...(blockShape === undefined ? {} : { blockShape }),
-      ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype }),
-      ...(range === undefined ? {} : { range }),
-    });
+    this.settings.set(name, { ...quantizerOptions(recipe), ...(range === undefined ? {} : { range }) });
   }
 
   private windowLengthOf(maxPositions: number): number {
-    return this.spec.calibration?.windowLength ?? Math.min(WINDOW_LENGTH, maxPositions);
+    return this.spec.calibration?.windowLength ?? usualWindowLength(maxPositions);
   }
 
   /** What decides the result, besides the model. */
@@ -203,7 +194,7 @@ export class MethodWork {
       throw outputError(folder, cause);
     });
     await this.parts.openIn(parts);
-    const { method, calibration, gptq, awq, smoothquant } = this.spec;
+    const { method = 'rtn', calibration, gptq, awq, smoothquant } = this.spec;
     const model = await openModel(this.path, {
       residentBlocks: 'one',
       ...this.reading,
@@ -221,7 +212,7 @@ export class MethodWork {
               ...(calibration?.seed === undefined ? {} : { seed: calibration.seed }),
             });
       const made = quantizeModel(model, {
-        method: method as 'gptq',
+        method,
         ...(method === 'smoothquant' ? {} : { activations: 'none' as const }),
         weights: (name) => this.settings.get(name) ?? null,
         ...(windows === null ? {} : { windows }),

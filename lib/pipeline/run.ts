@@ -11,8 +11,9 @@ import { pageOffsetFor, Scratch, sharedPages } from '../checkpoint/scratch.js';
 import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
+import { Gathered } from './gathered.js';
 import type { Entry, Journal } from './journal.js';
-import { blockRows, type MemoryPlan } from './memory.js';
+import { blockRows, type MemoryPlan, outputBytesOf } from './memory.js';
 import type { Task, TaskKind } from './task.js';
 import { inParallel } from './workers.js';
 
@@ -70,6 +71,8 @@ interface Unit {
   readonly task: Task;
   readonly file: OpenFile;
   readonly prepared: Promise<void> | null;
+  /** Null where blocks are written as they come. */
+  readonly gathered: Gathered | null;
   blocksLeft: number;
   bytesLeft: number;
 }
@@ -97,6 +100,7 @@ export class Run {
   private waiting: { entry: Entry; file: OpenFile }[] = [];
   private lastFlush = performance.now();
   private flushing: Promise<void> = Promise.resolve();
+  private readonly unused: Uint8Array[] = [];
   private bytesDone = 0;
   private readonly totalBytes: number;
   private readonly totalTensors: number;
@@ -156,11 +160,19 @@ export class Run {
       const prepared = task.prepare?.(rows, new Scratch(), this.stop.signal) ?? null;
       prepared?.catch(() => undefined); // whoever takes the first block reports it
       const bytesLeft = outputBytesOf(task);
-      const unit: Unit = { task, file: open, prepared, blocksLeft: count, bytesLeft };
+      const gathered = this.gathering(task);
+      const unit: Unit = { task, file: open, prepared, gathered, blocksLeft: count, bytesLeft };
       for (let index = 0; index < count; index++) {
         yield { unit, begin: index * rows, end: Math.min(task.length, (index + 1) * rows) };
       }
     }
+  }
+
+  /** Memory in which a unit is gathered, if it is; that of units that are done is used again. */
+  private gathering(task: Task): Gathered | null {
+    const { gatherBytes } = this.memory;
+    if (task.transposed !== true || outputBytesOf(task) > gatherBytes) return null;
+    return new Gathered(task.outputs, this.unused.pop() ?? new Uint8Array(gatherBytes));
   }
 
   /** Whether the journal says so, and the bytes are those that it speaks of. */
@@ -203,16 +215,21 @@ export class Run {
       throw named(error, task, begin);
     }
     for (const piece of result.pieces) {
-      await write(file.writer, piece);
+      if (unit.gathered === null) await write(file.writer, piece);
+      else unit.gathered.add(piece);
       unit.bytesLeft -= piece.data.length;
     }
     if (--unit.blocksLeft === 0) await this.finish(unit);
     this.progress(task, result.bytesRead);
   }
 
-  private async finish({ task, file, bytesLeft }: Unit): Promise<void> {
+  private async finish({ task, file, gathered, bytesLeft }: Unit): Promise<void> {
     const { weight, kind, as } = task;
     if (bytesLeft !== 0) throw new RangeError(`${bytesLeft} bytes of ${weight.name} were not written`);
+    if (gathered !== null) {
+      for (const [name, bytes] of gathered.tensors) await file.writer.write(name, 0, bytes);
+      this.unused.push(gathered.memory);
+    }
     const outputBytes = outputBytesOf(task);
     const shapeBytes = task.outputs.reduce((sum, { dtype, bytes }) => sum + (dtype === 'I64' ? bytes : 0), 0);
     const count = weight.rows * weight.columns;
@@ -259,10 +276,6 @@ export class Run {
       totalTensors: this.totalTensors,
     });
   }
-}
-
-function outputBytesOf({ outputs }: Task): number {
-  return outputs.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 async function write(writer: TensorFile, { tensor, begin, data, rowBytes, stride }: Piece): Promise<void> {

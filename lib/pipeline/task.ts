@@ -5,12 +5,13 @@
  * @module
  */
 import { floatsOf } from '../checkpoint/floats.js';
-import type { LayoutWriter, Outline, Piece } from '../checkpoint/layouts/layout.js';
+import type { LayoutWriter, Outline, Piece, Recipe } from '../checkpoint/layouts/layout.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from '../checkpoint/safetensors.js';
 import { type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import type { Scratch } from '../checkpoint/scratch.js';
 import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
+import type { WeightSettings } from '../methods/linear-weight.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import { layoutOf, type QuantizedTensor, tensorOf } from '../tensor/quantized-tensor.js';
@@ -54,6 +55,8 @@ export interface Task {
   readonly step: number;
   /** Elements (bytes) of one row of work: with the block's rows, what decides the memory that it takes. */
   readonly width: number;
+  /** Whether blocks are strips of the stored tensors: better gathered than written one by one. */
+  readonly transposed?: boolean;
   /** What must be known of the whole weight before the first block. */
   prepare?(blockRows: number, scratch: Scratch, signal: AbortSignal): Promise<void>;
   block(begin: number, end: number, scratch: Scratch, signal: AbortSignal): Promise<BlockResult>;
@@ -179,6 +182,21 @@ async function largestOf(weight: Weight, blockRows: number, scratch: Scratch, si
   return largest;
 }
 
+/** What a recipe says to `quantizeTensor`: what goes with the dtype. */
+export function quantizerOptions(recipe: Recipe): Omit<WeightSettings, 'range' | 'nested' | 'narrowRange'> {
+  const { dtype, scheme, granularity, axis, groupSize, blockShape, scaleDtype } = recipe;
+  const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
+  return {
+    dtype,
+    granularity,
+    ...(axis === undefined ? {} : { axis }),
+    ...(groupSize === undefined ? {} : { groupSize }),
+    ...(blockShape === undefined ? {} : { blockShape }),
+    ...(isCodebook ? {} : { scheme }),
+    ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype }), // those of microscaling follow from their blocks
+  };
+}
+
 /** Rounds a weight to the nearest codes of a layout. */
 export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeMethod): Task {
   const outline = outlineOf(weight);
@@ -187,16 +205,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   const { dtype, needsLargest, acrossRows = false } = recipe;
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
-  const isCodebook = !/^u?int\d$/.test(dtype) || dtype === 'mxint8';
-  const common = {
-    dtype,
-    granularity: recipe.granularity,
-    ...(recipe.axis === undefined ? {} : { axis: recipe.axis }),
-    ...(recipe.groupSize === undefined ? {} : { groupSize: recipe.groupSize }),
-    ...(recipe.blockShape === undefined ? {} : { blockShape: recipe.blockShape }),
-    ...(isCodebook ? {} : { scheme: recipe.scheme }),
-    ...(/^(mx|nvfp)/.test(dtype) ? {} : { scaleDtype: recipe.scaleDtype }),
-  };
+  const common = quantizerOptions(recipe);
   return {
     weight,
     kind: 'quantized',
@@ -204,6 +213,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     outputs: writer.outputs(outline).map(sized),
     length: rows,
     step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
+    transposed: writer.transposed === true,
     width: columns,
     ...(needsLargest
       ? {
@@ -270,6 +280,7 @@ export function repackTask(
     outputs: writer.outputs(outline).map(sized),
     length: weight.rows,
     step: leastCommonMultiple(writer.rowStep(outline), weight.rowStep),
+    transposed: writer.transposed === true,
     width: weight.columns,
     async block(begin, end, scratch) {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);

@@ -55,6 +55,7 @@ export function awqQuantConfig({ scheme, groupSize }: AwqSettings, ignored: read
 
 class AwqWriter implements LayoutWriter {
   readonly format = 'awq';
+  readonly transposed = true;
   readonly recipe: Recipe;
   private readonly setting: PackedSetting;
 

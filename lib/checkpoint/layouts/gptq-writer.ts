@@ -82,6 +82,7 @@ export function gptqConfig(settings: GptqSettings, ignored: readonly string[]): 
 
 class GptqWriter implements LayoutWriter {
   readonly format = 'gptq';
+  readonly transposed = true;
   readonly recipe: Recipe;
   private readonly setting: PackedSetting;
   private readonly version: GptqVersion;

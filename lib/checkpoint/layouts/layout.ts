@@ -74,6 +74,8 @@ export interface Piece {
 export interface LayoutWriter {
   readonly format: WeightFormat;
   readonly recipe: Recipe;
+  /** Whether weights are stored transposed, so that a block of rows is a strip of every stored row. Default: no. */
+  readonly transposed?: boolean;
   /** Why a weight can't be stored so, and what can be done: a clause for a list. Null if it can. */
   refusal(weight: Outline): string | null;
   /** The tensors that a weight becomes. */
