@@ -16,11 +16,10 @@ export {
   type FloatPart,
   layerOfPart,
   type ModelPart,
-  type QuantizationMethod,
   type QuantizedPart,
-  type QuantizeModelOptions,
   quantizeModel,
 } from './calibration/quantize-model.js';
+export type { QuantizationMethod, QuantizeModelOptions } from './calibration/quantize-work.js';
 export type { SampledRow } from './calibration/sampled-rows.js';
 export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
 export {

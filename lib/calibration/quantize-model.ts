@@ -3,16 +3,14 @@
  *
  * @module
  */
-import { createHash } from 'node:crypto';
-import { resolve } from 'node:path';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
-import { type AwqScaling, awqClip, awqScales } from '../methods/awq.js';
+import { awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
 import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
 import { valuesOf } from '../methods/method.js';
-import { type GptqChoices, quantizeWeight, type Rounding } from '../methods/quantize-weight.js';
+import { quantizeWeight } from '../methods/quantize-weight.js';
 import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
 import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
@@ -22,79 +20,13 @@ import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compa
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
-import {
-  type CalibrationProgress,
-  checkModel,
-  checkModelAndWindows,
-  columnsOf,
-  embedWindows,
-  inputNameOf,
-  passThrough,
-  samplePlaces,
-} from './collect.js';
+import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
 import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
-import { modelIdentity } from './model-identity.js';
+import { checkedWork, checkStatistics, fingerprintOf, type QuantizeModelOptions, type Work } from './quantize-work.js';
 import { sampleRows } from './sampled-rows.js';
-import { SAMPLE_ROWS, StatisticsFile } from './statistics-file.js';
+import { SAMPLE_ROWS, type StatisticsFile } from './statistics-file.js';
 import type { CalibrationWindows } from './windows.js';
-
-/**
- * Methods of {@link quantizeModel}.
- *
- * | method | weights | needs |
- * | --- | --- | --- |
- * | `rtn` | rounded to the nearest code of any dtype; NF4 and FP4 of bitsandbytes among them, with `nested` | nothing |
- * | `gptq` | {@link gptq}: errors are made up for by the columns that follow | windows or statistics |
- * | `hqq` | {@link hqq}: a search for zero points of unsigned codes | nothing |
- * | `awq` | {@link awqScales}, {@link awqClip}, then rounded | windows or statistics |
- * | `awq-gptq` | the scales of AWQ, then GPTQ | windows or statistics |
- * | `smoothquant` | {@link smoothQuantScales}, then rounded to int8; activations int8 | windows or statistics |
- * | `llm-int8` | int8 per output channel, activations int8 but for outliers | nothing |
- */
-export type QuantizationMethod = 'rtn' | 'gptq' | 'hqq' | 'awq' | 'awq-gptq' | 'smoothquant' | 'llm-int8';
-
-/** Options of {@link quantizeModel}. */
-export interface QuantizeModelOptions {
-  method: QuantizationMethod;
-  /**
-   * How weights are quantized; a function decides by the name of each (`model.layers.0.mlp.up_proj.weight`), null leaves it in
-   * float. Default: int4 in groups of 128; for `smoothquant`, `llm-int8` and whenever activations are int8, int8 per channel.
-   */
-  weights?: WeightSettings | ((name: string) => WeightSettings | null);
-  /** Texts to run the model on; from {@link cutIntoWindows}. */
-  windows?: CalibrationWindows;
-  /** What was collected before, instead of windows. */
-  statistics?: StatisticsFile;
-  /**
-   * `'sequential'` (default with windows): each layer is quantized for the inputs that it gets from the quantized layers before
-   * it. `'parallel'` (always with statistics): for those of the float model, so that blocks are independent of each other.
-   */
-  mode?: 'sequential' | 'parallel';
-  /**
-   * Whether activations become int8 as well: `'dynamic'`, with a scale for each token; `'static'`, with one that is found here.
-   * Default: `'dynamic'` for `smoothquant`, `'none'` otherwise.
-   */
-  activations?: 'none' | 'dynamic' | 'static';
-  /** How the ranges of static activations are found. Default `'minmax'`. */
-  range?: RangeOfInputs;
-  /** Options of {@link gptq}. */
-  gptq?: GptqChoices;
-  /** Exponents that are tried (default 20), from what scales follow (default `'both'`), and whether weights are clipped (default true). */
-  awq?: { readonly grid?: number; readonly scaling?: AwqScaling; readonly clip?: boolean };
-  /** The exponent from 0 to 1, or `'search'` (default): for each input the one with the least error. */
-  smoothquant?: { readonly alpha?: number | 'search' };
-  /** Magnitude from which activations count as outliers (`llm-int8`). Default 6. */
-  threshold?: number;
-  /**
-   * A folder, which must exist, for hidden states and a note of what is done. With it a run that was ended is continued by the
-   * same call; see {@link quantizeModel}. Without, hidden states are in memory.
-   */
-  scratch?: string;
-  /** Called after each window of each pass through a block. */
-  onProgress?: (progress: CalibrationProgress) => void;
-  signal?: AbortSignal;
-}
 
 /** A weight that was quantized. */
 export interface QuantizedPart {
@@ -129,128 +61,6 @@ export interface FloatPart {
 
 /** What {@link quantizeModel} yields. Whatever of the model is not yielded stays as it is. */
 export type ModelPart = QuantizedPart | FloatPart;
-
-const OPTIONS: ReadonlySet<string> = new Set([
-  'method',
-  'weights',
-  'windows',
-  'statistics',
-  'mode',
-  'activations',
-  'range',
-  'gptq',
-  'awq',
-  'smoothquant',
-  'threshold',
-  'scratch',
-  'onProgress',
-  'signal',
-]);
-const METHODS = ['rtn', 'gptq', 'hqq', 'awq', 'awq-gptq', 'smoothquant', 'llm-int8'] as const;
-const INT8: WeightSettings = { dtype: 'int8', granularity: 'per-channel', axis: 0 };
-const INT4: WeightSettings = { dtype: 'int4', granularity: 'per-group', groupSize: 128 };
-
-/** Everything decided. */
-interface Work {
-  readonly model: DecoderModel;
-  readonly method: QuantizationMethod;
-  readonly rounding: Rounding;
-  readonly transforms: 'awq' | 'smoothquant' | null;
-  readonly settingsOf: (name: string) => WeightSettings | null;
-  readonly activations: 'none' | 'dynamic' | 'static' | 'llm-int8';
-  readonly source: 'none' | 'file' | 'parallel' | 'sequential';
-  readonly options: QuantizeModelOptions;
-  readonly signal: AbortSignal | undefined;
-}
-
-function checkedWork(model: DecoderModel, options: QuantizeModelOptions): Work {
-  checkModel(model);
-  const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
-  const method = validate.oneOf('method', given['method'], METHODS);
-  const usual = method === 'smoothquant' ? 'dynamic' : 'none';
-  const choice = validate.oneOf('activations', given['activations'] ?? usual, ['none', 'dynamic', 'static']);
-  const activations = method === 'llm-int8' ? 'llm-int8' : choice;
-  const usualWeights = activations === 'none' ? INT4 : INT8;
-  const weights = options.weights ?? usualWeights;
-  if (typeof weights !== 'function' && (typeof weights !== 'object' || weights === null)) {
-    throw invalidArgument('weights', 'an object or a function', weights);
-  }
-  const { windows, statistics } = options;
-  if (windows !== undefined && statistics !== undefined) {
-    throw new InvalidArgumentError('statistics', 'Expected windows or statistics, but received both.');
-  }
-  const transforms =
-    method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
-  const rounding = method === 'gptq' || method === 'awq-gptq' ? 'gptq' : method === 'hqq' ? 'hqq' : 'rtn';
-  const needs = transforms !== null || rounding === 'gptq' || activations === 'static';
-  if (needs && windows === undefined && statistics === undefined) {
-    const what = transforms === null && rounding !== 'gptq' ? 'static activations' : method;
-    throw new InvalidArgumentError(
-      'windows',
-      `Expected windows of text or statistics, which ${what} can't do without. cutIntoWindows makes the former, lowbit calibrate the latter.`,
-    );
-  }
-  const mode = validate.oneOf('mode', given['mode'] ?? (statistics === undefined ? 'sequential' : 'parallel'), [
-    'sequential',
-    'parallel',
-  ]);
-  if (statistics !== undefined && !(statistics instanceof StatisticsFile)) {
-    throw invalidArgument('statistics', 'a StatisticsFile', statistics);
-  }
-  if (mode === 'sequential' && statistics !== undefined) {
-    throw new InvalidArgumentError(
-      'mode',
-      "Expected mode 'parallel' with statistics, which are those of the float model.",
-    );
-  }
-  if (windows !== undefined) checkModelAndWindows(model, windows);
-  return {
-    model,
-    method,
-    rounding,
-    transforms,
-    settingsOf: typeof weights === 'function' ? weights : () => weights,
-    activations,
-    source: !needs ? 'none' : statistics !== undefined ? 'file' : mode,
-    options,
-    signal: validate.abortSignal('signal', given['signal']),
-  };
-}
-
-/** Whether statistics are of this model, and hold what the method needs. */
-async function checkStatistics(
-  { model, transforms, rounding, method, signal }: Work,
-  file: StatisticsFile,
-): Promise<void> {
-  const { header, path } = file;
-  if (header.model !== (await modelIdentity(model.path, signal))) {
-    const message = `${path} holds statistics of another model than ${model.path}. Calibrate this one.`;
-    throw new CalibrationError('STATISTICS_MISMATCH', message);
-  }
-  if ((transforms === 'awq' || rounding === 'gptq') && !header.gram) {
-    const message = `${path} has no Gram matrices, which ${method} needs. Calibrate anew without gram: false (--no-gram).`;
-    throw new CalibrationError('STATISTICS_MISSING', message);
-  }
-  if (header.places.length === 0) {
-    const message = `${path} holds no windows: it is a part of a calibration. Merge all parts first.`;
-    throw new CalibrationError('STATISTICS_MISSING', message);
-  }
-}
-
-/** Everything that the hidden states depend on. */
-function fingerprintOf(work: Work): string {
-  const { model, options, method, activations, source, settingsOf } = work;
-  const { windows, range, gptq, awq, smoothquant, threshold } = options;
-  const settings = Array.from({ length: model.config.numLayers }, (_, block) =>
-    INPUTS.flatMap(({ linears }) => linears.map((name) => settingsOf(`model.layers.${block}.${name}.weight`))),
-  );
-  const { windowLength, places, prefix } = windows ?? {};
-  const [path, statistics] = [resolve(model.path), options.statistics?.header ?? null];
-  const all = [path, statistics, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
-  return createHash('sha256')
-    .update(JSON.stringify([...all, windowLength, prefix, places]))
-    .digest('hex');
-}
 
 /** Passes over the windows of one block. */
 class BlockRun {

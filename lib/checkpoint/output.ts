@@ -198,7 +198,8 @@ async function lock(path: string, work: string): Promise<void> {
     } catch {
       // A process that ended while it wrote this.
     }
-    if (owner !== null && (await isRunning(owner))) {
+    // 0 and negative numbers are no process, but groups of them.
+    if (owner !== null && Number.isInteger(owner.pid) && owner.pid > 0 && (await isRunning(owner))) {
       const message = `Process ${owner.pid} works on ${path}. Wait for it, or choose another name.`;
       throw new OutputError('OUTPUT_BUSY', message, { path });
     }

@@ -7,13 +7,14 @@ import { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { rowsOf } from './linear-layer.js';
 import { Loader } from './loader.js';
+import { Remembered } from './remembered.js';
 
 /** Tables up to this size are kept in float32; of larger ones rows are read from the file when they are asked for. */
 const TABLE_BYTES = 64 * 2 ** 20;
 
 /** Looks rows up. */
 export class Embedding {
-  private table: Promise<Float32Array> | null = null;
+  private readonly table = new Remembered(() => rowsOf(this.weight, 0, this.weight.rows, new Scratch()));
   private readonly loader = new Loader();
 
   constructor(
@@ -27,8 +28,7 @@ export class Embedding {
     const { rows, columns } = weight;
     const out = new Float32Array(tokens.length * columns);
     if (this.keepsTable && rows * columns * 4 <= TABLE_BYTES) {
-      this.table ??= rowsOf(weight, 0, rows, new Scratch());
-      const table = await this.table;
+      const table = await this.table.get();
       for (const [i, token] of tokens.entries()) {
         out.set(table.subarray(token * columns, (token + 1) * columns), i * columns);
       }

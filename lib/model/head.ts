@@ -7,6 +7,7 @@ import { storedBytes } from '../checkpoint/weight.js';
 import type { BlockContext } from './block.js';
 import { linearOfRows, type PackedLinear } from './linear-layer.js';
 import { rmsNorm } from './operations.js';
+import { Remembered } from './remembered.js';
 
 /** Stored bytes of the rows that are read, and without a place in memory multiplied, at a time. */
 const PART_BYTES = 32 * 2 ** 20;
@@ -19,8 +20,8 @@ interface Part {
 
 /** Turns hidden states into logits. */
 export class Head {
-  private norm: Promise<Float32Array> | null = null;
-  private kept: Promise<Part[]> | null = null;
+  private readonly norm = new Remembered(() => this.context.weights.vector('model.norm.weight'));
+  private readonly kept = new Remembered(() => this.openAll());
 
   constructor(
     private readonly context: BlockContext,
@@ -34,17 +35,10 @@ export class Head {
    * @param out - `[rows, vocabSize]`
    */
   async forward(hidden: Float32Array, out: Float32Array): Promise<Float32Array> {
-    const { config, weights } = this.context;
-    this.norm ??= weights.vector('model.norm.weight');
-    rmsNorm(hidden, await this.norm, config.rmsNormEps, hidden);
+    const { config } = this.context;
+    rmsNorm(hidden, await this.norm.get(), config.rmsNormEps, hidden);
     if (this.keeps) {
-      if (this.kept === null) {
-        this.kept = this.openAll();
-        this.kept.catch(() => {
-          this.kept = null;
-        });
-      }
-      for (const part of await this.kept) this.multiply(part, hidden, out);
+      for (const part of await this.kept.get()) this.multiply(part, hidden, out);
       return out;
     }
     for (const begin of this.begins()) {
@@ -101,7 +95,7 @@ export class Head {
   }
 
   async close(): Promise<void> {
-    await this.kept?.then(
+    await this.kept.current?.then(
       (parts) => {
         for (const { layer } of parts) layer.dispose();
       },

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { QuantizationMethod, QuantizeModelOptions } from '../calibration/quantize-model.js';
+import type { QuantizationMethod, QuantizeModelOptions } from '../calibration/quantize-work.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 

@@ -7,7 +7,11 @@
  */
 import { imatrix, statistics } from './targets/calibration.mjs';
 import { ggufHeader, ggufModel, ggufSplit } from './targets/gguf.mjs';
-import { awq, bitsandbytes, compressedTensors, fp8, gptq } from './targets/layouts.mjs';
+import { awq } from './targets/layouts/awq.mjs';
+import { bitsandbytes } from './targets/layouts/bitsandbytes.mjs';
+import { compressedTensors } from './targets/layouts/compressed-tensors.mjs';
+import { fp8 } from './targets/layouts/fp8.mjs';
+import { gptq } from './targets/layouts/gptq.mjs';
 import { index, inspect, journal, observerState, plan } from './targets/pipeline.mjs';
 import { decoderConfig, modelConfig, tokenizerJson, tokenizerMetadata, tokenizerModel } from './targets/tokenizers.mjs';
 
