@@ -314,6 +314,8 @@ async function run(model: Runner, original: Runner | null, windows: TextWindows,
  *   {@link CheckpointError} if a model can't be read or run; {@link NonFiniteError} if its numbers stop being finite, naming
  *   the layer; the signal's reason when it aborts.
  *
+ * Sources: Kullback and Leibler, "On Information and Sufficiency" (1951); Jelinek et al., "Perplexity" (1977).
+ *
  * @example
  * ```ts
  * const { perplexity, against } = await evaluateModel('Llama-3.2-1B-int4', { text, against: 'Llama-3.2-1B' });

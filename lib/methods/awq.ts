@@ -168,6 +168,8 @@ export async function searchScales(
  * @param weights - Of all layers that read these activations, each `[N, K]`.
  * @param statistics - Of the activations. With a Gram matrix the error is exact; without, channels count as independent.
  * @throws {@link InvalidArgumentError}, {@link NonFiniteError}; the signal's reason.
+ *
+ * Sources: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv:2306.00978); AutoAWQ, `awq/quantize/quantizer.py`.
  */
 export async function awqScales(
   weights: readonly LinearWeight[],
@@ -257,6 +259,8 @@ export async function searchClip(
  * @param weight - `[N, K]`, scaled already.
  * @param statistics - Of the activations, scaled already.
  * @throws {@link InvalidArgumentError}, {@link NonFiniteError}; the signal's reason.
+ *
+ * Sources: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv:2306.00978); AutoAWQ, `awq/quantize/quantizer.py`.
  */
 export async function awqClip(
   weight: LinearWeight,

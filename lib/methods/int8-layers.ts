@@ -128,6 +128,9 @@ export interface Int8LayerOptions {
  *
  * @param tensor - int8, symmetric, `[N, K]`, a scale for each output channel.
  * @throws {@link InvalidArgumentError} for another kind of tensor, or a wrong scale; {@link OutOfMemoryError}.
+ *
+ * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438); Yao et al., "ZeroQuant" (arXiv:2206.01861);
+ * Dettmers et al., "LLM.int8()" (arXiv:2208.07339).
  */
 export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptions = {}): Promise<LinearLayer> {
   const given = validate.options<Int8LayerOptions>('options', options, new Set(['activations', 'bias']));

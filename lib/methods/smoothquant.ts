@@ -56,6 +56,8 @@ function checkAlpha(argument: string, value: unknown): number {
  * @param alpha - From 0 (nothing is taken from the activations) to 1 (they become equally large). Default 0.5.
  * @returns `[K]`: divide the inputs by them, and multiply the columns of the weights.
  * @throws {@link InvalidArgumentError}
+ *
+ * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438); mit-han-lab/smoothquant, `smooth.py`.
  */
 export function smoothQuantScales(weights: readonly LinearWeight[], absMax: Float32Array, alpha = 0.5): Float32Array {
   checkAlpha('alpha', alpha);
@@ -109,6 +111,8 @@ async function product(
  * @param weights - Of all layers that read these activations, each `[N, K]`.
  * @param statistics - Of the activations: their sample and largest magnitudes.
  * @throws {@link InvalidArgumentError}, also if the sample is empty; {@link NonFiniteError}; the signal's reason.
+ *
+ * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438).
  */
 export async function searchSmoothQuant(
   weights: readonly LinearWeight[],

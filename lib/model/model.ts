@@ -351,6 +351,9 @@ function noTokenizer(path: string): Tokenizer {
  *   architecture, or something in its config, that can't be run; `MODEL_WEIGHT_MISSING`, `MODEL_WEIGHT_SHAPE`;
  *   `TOKENIZER_MISMATCH` for a tokenizer with ids that the model does not have.
  *
+ * Sources: Touvron et al., "LLaMA" (arXiv:2302.13971), and the models that follow it; Hugging Face transformers, whose logits
+ * are the reference.
+ *
  * @example
  * ```ts
  * const model = await openModel('Llama-3.2-1B-int4', { computeDtype: 'int8' });
