@@ -14,6 +14,7 @@ export { importanceMatrixOf } from './calibration/imatrix.js';
 export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
 export {
   type FloatPart,
+  type BlocksPart,
   layerOfPart,
   type ModelPart,
   type QuantizedPart,
@@ -172,7 +173,7 @@ export { type HqqOptions, type HqqResult, hqq } from './methods/hqq.js';
 export type { InputStatistics, RangeOfInputs } from './methods/input-statistics.js';
 export { type Int8LayerOptions, int8Layer } from './methods/int8-layers.js';
 export { type LayerError, layerError } from './methods/layer-error.js';
-export type { LinearWeight, WeightSettings } from './methods/linear-weight.js';
+export type { BlockSettings, LinearWeight, WeightSettings } from './methods/linear-weight.js';
 export type { InputSums, MethodOptions, MethodResult } from './methods/method.js';
 export type { GptqChoices } from './methods/quantize-weight.js';
 export { type RtnOptions, rtn } from './methods/rtn.js';

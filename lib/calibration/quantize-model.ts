@@ -7,15 +7,24 @@ import { CalibrationError, InvalidArgumentError, invalidArgument } from '../erro
 import { awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
-import { layerError } from '../methods/layer-error.js';
-import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
+import { errorOfValues, layerError } from '../methods/layer-error.js';
+import {
+  areBlocks,
+  type BlockSettings,
+  blocksOf,
+  type LinearWeight,
+  scaledSettings,
+  valuesOfBlocks,
+  type WeightSettings,
+} from '../methods/linear-weight.js';
 import { valuesOf } from '../methods/method.js';
 import { quantizeWeight } from '../methods/quantize-weight.js';
 import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
 import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
-import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
+import { type LinearLayer, linearOfBlocks, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
+import type { GgufType } from '../tensor/blocks.js';
 import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
@@ -49,6 +58,23 @@ export interface QuantizedPart {
   readonly warnings: readonly string[];
 }
 
+/** A weight that became GGUF blocks. */
+export interface BlocksPart {
+  readonly kind: 'blocks';
+  /** `model.layers.0.mlp.up_proj.weight` */
+  readonly name: string;
+  readonly block: number;
+  readonly type: GgufType;
+  /** `[N, K]` */
+  readonly shape: readonly [number, number];
+  /** As {@link quantizeBlocks} gives them, rows in the order of the weight. */
+  readonly data: Uint8Array;
+  /** See {@link QuantizedPart}. */
+  readonly relativeError: number | null;
+  /** See {@link QuantizedPart}. */
+  readonly measured: Comparison;
+}
+
 /** A norm or weight that stays in float, but with other values, because scales were folded into it. */
 export interface FloatPart {
   readonly kind: 'float';
@@ -60,7 +86,7 @@ export interface FloatPart {
 }
 
 /** What {@link quantizeModel} yields. Whatever of the model is not yielded stays as it is. */
-export type ModelPart = QuantizedPart | FloatPart;
+export type ModelPart = QuantizedPart | BlocksPart | FloatPart;
 
 /** Passes over the windows of one block. */
 class BlockRun {
@@ -120,12 +146,11 @@ async function transform(
   for (const { name: input, linears } of INPUTS) {
     work.signal?.throwIfAborted();
     const settings = linears.map((name) => work.settingsOf(block.weightName(name))).filter((each) => each !== null);
-    const [first] = settings;
-    if (first === undefined || !canFold(block, weights, input)) continue;
+    if (settings.length === 0 || !canFold(block, weights, input)) continue;
     const readers = linears
       .filter((name) => work.settingsOf(block.weightName(name)) !== null)
       .map((name) => weights.linears.get(name) as LinearWeight);
-    const scales = await scalesFor(work, readers, statistics.get(input) as InputStatistics, first);
+    const scales = await scalesFor(work, readers, statistics.get(input) as InputStatistics, settings);
     if (scales.every((scale) => scale === 1)) continue;
     fold(weights, input, scales);
     scalesOf.set(input, scales);
@@ -137,7 +162,7 @@ async function scalesFor(
   { transforms, activations, options, signal }: Work,
   readers: readonly LinearWeight[],
   statistics: InputStatistics,
-  settings: WeightSettings,
+  settings: readonly (WeightSettings | BlockSettings)[],
 ): Promise<Float32Array> {
   const withSignal = signal === undefined ? {} : { signal };
   if (transforms === 'awq') {
@@ -168,12 +193,18 @@ async function quantizeLinear(
   block: DecoderBlock,
   name: LinearName,
   weight: LinearWeight,
-  settings: WeightSettings,
+  settings: WeightSettings | BlockSettings,
   statistics: InputStatistics | null,
-): Promise<QuantizedPart> {
+): Promise<QuantizedPart | BlocksPart> {
   const { rounding, transforms, activations, options, signal } = work;
   const full = block.weightName(name);
   if (activations !== 'none') checkInt8(full, settings);
+  if (areBlocks(settings) && rounding !== 'rtn') {
+    throw new InvalidArgumentError(
+      'weights',
+      `Expected integers per group or per channel for ${full}, as ${work.method} makes them, but received blocks of ${settings.type}.`,
+    );
+  }
   let target = weight;
   if (
     transforms === 'awq' &&
@@ -185,6 +216,7 @@ async function quantizeLinear(
     const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
     target = { ...weight, data: clip.data };
   }
+  if (areBlocks(settings)) return blocksPart(block, full, { weight, target }, settings, statistics, signal);
   const rounded = await quantizeWeight(target, rounding, settings, statistics, {
     name: full,
     signal,
@@ -203,12 +235,41 @@ async function quantizeLinear(
   };
 }
 
-function checkInt8(name: string, { dtype, granularity, scheme = 'symmetric' }: WeightSettings): void {
-  if (dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric') return;
-  throw new InvalidArgumentError(
-    'weights',
-    `Expected symmetric int8 per channel for ${name}, since activations are int8, but received ${scheme} ${dtype} ${granularity ?? 'per-tensor'}.`,
-  );
+/** `target`: the weight within its limits, which is what becomes blocks. */
+async function blocksPart(
+  { index }: DecoderBlock,
+  name: string,
+  { weight, target }: { readonly weight: LinearWeight; readonly target: LinearWeight },
+  settings: BlockSettings,
+  statistics: InputStatistics | null,
+  signal: AbortSignal | undefined,
+): Promise<BlocksPart> {
+  const { rows, columns } = weight;
+  const data = await blocksOf(target, settings, signal);
+  const values = await valuesOfBlocks(data, settings.type, columns, signal);
+  return {
+    kind: 'blocks',
+    name,
+    block: index,
+    type: settings.type,
+    shape: [rows, columns],
+    data,
+    relativeError: statistics?.gram == null ? null : (await errorOfValues(weight.data, values, statistics)).relative,
+    measured: comparisonOf(await compareSumsAsync(weight.data, values, signal)),
+  };
+}
+
+function checkInt8(name: string, settings: WeightSettings | BlockSettings): void {
+  let received: string;
+  if (areBlocks(settings)) {
+    received = `blocks of ${settings.type}`;
+  } else {
+    const { dtype, granularity = 'per-tensor', scheme = 'symmetric' } = settings;
+    if (dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric') return;
+    received = `${scheme} ${dtype} ${granularity}`;
+  }
+  const message = `Expected symmetric int8 per channel for ${name}, since activations are int8, but received ${received}.`;
+  throw new InvalidArgumentError('weights', message);
 }
 
 function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefined): number {
@@ -224,11 +285,15 @@ function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefin
  * @throws {@link InvalidArgumentError}
  */
 export async function layerOfPart(
-  part: QuantizedPart,
+  part: QuantizedPart | BlocksPart,
   bias: Float32Array | null,
   activations: 'none' | 'dynamic' | 'static' | { readonly threshold: number } = 'none',
 ): Promise<LinearLayer> {
   if (typeof part !== 'object' || part === null) throw invalidArgument('part', 'a part of quantizeModel', part);
+  if (part.kind === 'blocks') {
+    if (activations === 'none') return linearOfBlocks(part.data, part.type, part.shape, bias);
+    throw new InvalidArgumentError('activations', `Expected none for ${part.name}, which is blocks of ${part.type}.`);
+  }
   const { tensor, order, inputScale } = part;
   if (order !== null) validate.int32Array('part.order', order, tensor?.shape?.[1] ?? 0);
   if (activations === 'none') return linearOfTensor(tensor, bias, 'float32', order);
@@ -340,7 +405,8 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
       work.signal?.throwIfAborted();
       const weight = weights.linears.get(name) as LinearWeight;
       const full = block.weightName(name);
-      const settings = work.settingsOf(full);
+      const given = work.settingsOf(full);
+      const settings = given === null ? null : scaledSettings(given, scales.get(input));
       if (settings === null) {
         if (!weights.changed.has(name)) continue;
         yield {

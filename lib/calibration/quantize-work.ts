@@ -8,7 +8,7 @@ import { resolve } from 'node:path';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { AwqScaling } from '../methods/awq.js';
 import type { RangeOfInputs } from '../methods/input-statistics.js';
-import type { WeightSettings } from '../methods/linear-weight.js';
+import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
 import type { GptqChoices, Rounding } from '../methods/quantize-weight.js';
 import { INPUTS } from '../model/decoder-weights.js';
 import type { DecoderModel } from '../model/model.js';
@@ -23,10 +23,10 @@ import type { CalibrationWindows } from './windows.js';
  *
  * | method | weights | needs |
  * | --- | --- | --- |
- * | `rtn` | rounded to the nearest code of any dtype; NF4 and FP4 of bitsandbytes among them, with `nested` | nothing |
+ * | `rtn` | rounded to the nearest code of any dtype; NF4 and FP4 of bitsandbytes among them, with `nested`; GGUF blocks | nothing |
  * | `gptq` | {@link gptq}: errors are made up for by the columns that follow | windows or statistics |
  * | `hqq` | {@link hqq}: a search for zero points of unsigned codes | nothing |
- * | `awq` | {@link awqScales}, {@link awqClip}, then rounded | windows or statistics |
+ * | `awq` | {@link awqScales}, {@link awqClip}, then rounded, or GGUF blocks | windows or statistics |
  * | `awq-gptq` | the scales of AWQ, then GPTQ | windows or statistics |
  * | `smoothquant` | {@link smoothQuantScales}, then rounded to int8; activations int8 | windows or statistics |
  * | `llm-int8` | int8 per output channel, activations int8 but for outliers | nothing |
@@ -39,8 +39,9 @@ export interface QuantizeModelOptions {
   /**
    * How weights are quantized; a function decides by the name of each (`model.layers.0.mlp.up_proj.weight`), null leaves it in
    * float. Default: int4 in groups of 128; for `smoothquant`, `llm-int8` and whenever activations are int8, int8 per channel.
+   * `{ type }` makes GGUF blocks, with `rtn` and `awq`.
    */
-  weights?: WeightSettings | ((name: string) => WeightSettings | null);
+  weights?: WeightSettings | BlockSettings | ((name: string) => WeightSettings | BlockSettings | null);
   /** Texts to run the model on; from {@link cutIntoWindows}. */
   windows?: CalibrationWindows;
   /** What was collected before, instead of windows. */
@@ -101,7 +102,7 @@ export interface Work {
   readonly method: QuantizationMethod;
   readonly rounding: Rounding;
   readonly transforms: 'awq' | 'smoothquant' | null;
-  readonly settingsOf: (name: string) => WeightSettings | null;
+  readonly settingsOf: (name: string) => WeightSettings | BlockSettings | null;
   readonly activations: 'none' | 'dynamic' | 'static' | 'llm-int8';
   readonly source: 'none' | 'file' | 'parallel' | 'sequential';
   readonly options: QuantizeModelOptions;
@@ -205,6 +206,12 @@ export function fingerprintOf(work: Work): string {
   const [path, statistics] = [resolve(model.path), options.statistics?.header ?? null];
   const all = [path, statistics, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
   return createHash('sha256')
-    .update(JSON.stringify([...all, windowLength, prefix, places]))
+    .update(JSON.stringify([...all, windowLength, prefix, places], shortened))
     .digest('hex');
+}
+
+/** Importances by their hash, since there is one for each layer. */
+function shortened(_: string, value: unknown): unknown {
+  if (!(value instanceof Float32Array)) return value;
+  return createHash('sha256').update(new Uint8Array(value.buffer, value.byteOffset, value.byteLength)).digest('hex');
 }

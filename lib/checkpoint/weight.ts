@@ -67,6 +67,16 @@ export interface Weight {
    *   the layout.
    */
   read(begin: number, end: number, scratch: Scratch): Promise<RowBlock>;
+  /** LLM.int8() only: what {@link Weight.read} gives as floats, as it is stored. */
+  readonly llmInt8?: LlmInt8Rows;
+}
+
+/** How layers of LLM.int8() multiply. */
+export interface LlmInt8Rows {
+  /** Magnitude from which activations count as outliers, by the checkpoint's config. */
+  readonly threshold: number;
+  /** Codes and largest magnitudes of rows, in arrays of their own. */
+  read(begin: number, end: number): Promise<{ readonly codes: Int8Array; readonly absmax: Float32Array }>;
 }
 
 /** Bytes that are stored for a weight. */

@@ -51,7 +51,7 @@ export interface EvaluateOptions {
   maxWindows?: number;
   /** An integer from 0 to 2³² − 1: the same draws the same windows. */
   seed?: number;
-  /** For models that are given as paths; see {@link OpenModelOptions}. Default `'float32'`. Not for `against`. */
+  /** For models that are given as paths; see {@link OpenModelOptions}. Default: as there. Not for `against`. */
   computeDtype?: ComputeDtype;
   /** Of the model, not of `against`. Default `'float32'`. */
   activations?: Activations;
@@ -95,7 +95,7 @@ interface Given {
   readonly windowLength: number | undefined;
   readonly maxWindows: number | null;
   readonly seed: number | null;
-  readonly computeDtype: ComputeDtype;
+  readonly computeDtype: ComputeDtype | undefined;
   readonly activations: Activations;
   readonly residentBlocks: 'all' | 'one';
   readonly reading: { gptqVersion?: 1 | 2 };
@@ -137,7 +137,10 @@ function check(optionsValue: unknown): Given {
     windowLength: windowLength === undefined ? undefined : validate.integer('windowLength', windowLength, 2),
     maxWindows: maxWindows === undefined ? null : validate.integer('maxWindows', maxWindows, 1),
     seed: seed === undefined ? null : validate.integer('seed', seed, 0, 2 ** 32 - 1),
-    computeDtype: validate.oneOf('computeDtype', given.computeDtype ?? 'float32', ['float32', 'int16', 'int8']),
+    computeDtype:
+      given.computeDtype === undefined
+        ? undefined
+        : validate.oneOf('computeDtype', given.computeDtype, ['float32', 'int16', 'int8'] as const),
     activations: validate.oneOf('activations', given.activations ?? 'float32', ACTIVATIONS),
     residentBlocks: validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']),
     reading: checkReadingOptions(given),
@@ -151,11 +154,15 @@ function check(optionsValue: unknown): Given {
 async function opened(
   model: string | DecoderModel,
   { reading, signal }: Given,
-  computeDtype: ComputeDtype,
+  computeDtype: ComputeDtype | undefined,
 ): Promise<DecoderModel> {
   if (typeof model !== 'string') return model;
   // Blocks are opened one by one in any case; this keeps embeddings and the output layer in memory.
-  return openModel(model, { ...reading, computeDtype, ...(signal === undefined ? {} : { signal }) });
+  return openModel(model, {
+    ...reading,
+    ...(computeDtype === undefined ? {} : { computeDtype }),
+    ...(signal === undefined ? {} : { signal }),
+  });
 }
 
 async function tokenizerFor(model: DecoderModel, original: DecoderModel | null, given: Given): Promise<Tokenizer> {
@@ -332,7 +339,7 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
   signal?.throwIfAborted();
   const toClose: { close(): Promise<void> }[] = [];
   const runners: Runner[] = [];
-  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype) => {
+  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype | undefined) => {
     const result = await opened(which, given, computeDtype);
     if (typeof which === 'string') toClose.push(result);
     return result;

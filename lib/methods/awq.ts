@@ -6,16 +6,17 @@
  *
  * @module
  */
+import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { checkStatistics, type InputStatistics } from './input-statistics.js';
 import {
+  type BlockSettings,
   checkSettings,
   checkWeights,
-  groupSizeOf,
   type LinearWeight,
-  type RoundTrip,
-  roundTripOf,
+  type SearchFormat,
   scaleColumns,
+  searchFormatOf,
   type WeightSettings,
 } from './linear-weight.js';
 import { difference, OutputErrorMeter } from './output-error.js';
@@ -25,8 +26,8 @@ export type AwqScaling = 'duo' | 'activations' | 'both';
 
 /** Options of {@link awqScales}. */
 export interface AwqScaleOptions {
-  /** How the weights are going to be quantized. */
-  weights: WeightSettings;
+  /** How the weights are going to be quantized: all alike, or each as its element says. */
+  weights: WeightSettings | BlockSettings | readonly (WeightSettings | BlockSettings)[];
   /** Exponents that are tried, 0, 1/grid, 2/grid, …; default 20. */
   grid?: number;
   /** Default `'both'`: all of either, with which leaving the weights as they are is one of the choices. */
@@ -50,8 +51,8 @@ export interface AwqScales {
 
 /** Options of {@link awqClip}. */
 export interface AwqClipOptions {
-  /** How the weights are going to be quantized. */
-  weights: WeightSettings;
+  /** How the weights are going to be quantized; an importance is that of the scaled activations. */
+  weights: WeightSettings | BlockSettings;
   /** Limits that are tried, from the largest magnitude of a group down by 1/grid of it; default 20. */
   grid?: number;
   /** The part of the largest magnitude that is given up at most, from 0 to 1; default 0.5. */
@@ -73,11 +74,12 @@ const SCALINGS = ['duo', 'activations', 'both'] as const;
 const DEFAULT_GRID = 20;
 
 /** For each column, the mean over all rows of its magnitudes relative to the largest of their groups. */
-function relativeMagnitudes(weights: readonly LinearWeight[], groupSize: number): Float64Array {
+function relativeMagnitudes(weights: readonly LinearWeight[], formats: readonly SearchFormat[]): Float64Array {
   const columns = (weights[0] as LinearWeight).columns;
   const means = new Float64Array(columns);
   let total = 0;
-  for (const { data, rows } of weights) {
+  for (const [i, { data, rows }] of weights.entries()) {
+    const { groupSize } = formats[i] as SearchFormat;
     total += rows;
     for (let row = 0; row < rows; row++) {
       const at = row * columns;
@@ -106,40 +108,40 @@ function scalesOf(ratio: number, activations: Float64Array, weights: Float64Arra
   });
 }
 
-/** The error of the outputs if weights are scaled, stored in the format, and scaled back. */
+/** The error of the outputs if weights are scaled, stored in their formats, and scaled back. */
 async function errorOf(
   weights: readonly LinearWeight[],
   scales: Float32Array,
-  roundTrip: RoundTrip,
+  formats: readonly SearchFormat[],
   meter: OutputErrorMeter,
   signal: AbortSignal | undefined,
 ): Promise<number> {
   let error = 0;
-  for (const weight of weights) {
+  for (const [i, weight] of weights.entries()) {
     const { data, rows, columns } = weight;
-    const stored = await roundTrip(scaleColumns(weight, scales).data, rows, columns);
+    const { roundTrip } = formats[i] as SearchFormat;
+    const stored = await roundTrip(scaleColumns(weight, scales).data, rows, columns, scales);
     const change = stored.map((value, i) => value / (scales[i % columns] as number) - (data[i] as number));
     error += await meter.total(change, signal);
   }
   return error;
 }
 
-/** @internal {@link awqScales} for any format. */
+/** @internal {@link awqScales} for any formats, one for each weight. */
 export async function searchScales(
   weights: readonly LinearWeight[],
   statistics: InputStatistics,
-  format: { readonly roundTrip: RoundTrip; readonly groupSize: number },
+  formats: readonly SearchFormat[],
   options: { grid: number; scaling: AwqScaling; signal?: AbortSignal | undefined },
 ): Promise<AwqScales> {
-  const { roundTrip, groupSize } = format;
   const { grid, scaling, signal } = options;
   const activations = statistics.sumOfMagnitudes.map((sum) => sum / Math.max(1, statistics.rows));
-  const magnitudes = relativeMagnitudes(weights, groupSize);
+  const magnitudes = relativeMagnitudes(weights, formats);
   const kinds = scaling === 'both' ? (['activations', 'duo'] as const) : [scaling];
   const meter = await OutputErrorMeter.of(statistics);
   try {
     const ones = new Float32Array(statistics.columns).fill(1);
-    const unscaledError = await errorOf(weights, ones, roundTrip, meter, signal);
+    const unscaledError = await errorOf(weights, ones, formats, meter, signal);
     let best: AwqScales = { scales: ones, ratio: 0, scaling: kinds[0], error: Number.POSITIVE_INFINITY, unscaledError };
     for (const kind of kinds) {
       for (let i = 0; i < grid; i++) {
@@ -147,7 +149,7 @@ export async function searchScales(
         const ratio = i / grid;
         const isIdentity = kind === 'activations' && i === 0;
         const scales = isIdentity ? ones : scalesOf(ratio, activations, kind === 'duo' ? magnitudes : null);
-        const error = isIdentity ? unscaledError : await errorOf(weights, scales, roundTrip, meter, signal);
+        const error = isIdentity ? unscaledError : await errorOf(weights, scales, formats, meter, signal);
         if (error < best.error) best = { scales, ratio, scaling: kind, error, unscaledError };
       }
     }
@@ -181,9 +183,16 @@ export async function awqScales(
   const scaling = validate.oneOf('scaling', given['scaling'] ?? 'both', SCALINGS);
   const signal = validate.abortSignal('signal', given['signal']);
   checkWeights(weights, checkStatistics(statistics).columns);
-  const roundTrip = roundTripOf(checkSettings(options.weights), signal);
-  const groupSize = groupSizeOf(options.weights, statistics.columns);
-  return searchScales(weights, statistics, { roundTrip, groupSize }, { grid, scaling, signal });
+  const settings: unknown = options.weights;
+  const each: readonly unknown[] = Array.isArray(settings) ? settings : weights.map(() => settings);
+  if (each.length !== weights.length) {
+    throw new InvalidArgumentError(
+      'weights',
+      `Expected options.weights to have an element for each of ${weights.length} weights but it has ${each.length}.`,
+    );
+  }
+  const formats = each.map((how) => searchFormatOf(checkSettings(how), statistics.columns, signal));
+  return searchScales(weights, statistics, formats, { grid, scaling, signal });
 }
 
 /** Weights within limits, one for each row and group. */
@@ -203,7 +212,7 @@ function clamped({ data, rows, columns }: LinearWeight, groupSize: number, limit
 export async function searchClip(
   weight: LinearWeight,
   statistics: InputStatistics,
-  format: { readonly roundTrip: RoundTrip; readonly groupSize: number },
+  format: SearchFormat,
   options: { grid: number; maxShrink: number; signal?: AbortSignal | undefined },
 ): Promise<AwqClip> {
   const { data, rows, columns } = weight;
@@ -272,7 +281,6 @@ export async function awqClip(
   const maxShrink = given['maxShrink'] === undefined ? 0.5 : validate.finite('maxShrink', given['maxShrink'], true);
   const signal = validate.abortSignal('signal', given['signal']);
   checkWeights([weight], checkStatistics(statistics).columns);
-  const roundTrip = roundTripOf(checkSettings(options.weights), signal);
-  const groupSize = groupSizeOf(options.weights, statistics.columns);
-  return searchClip(weight, statistics, { roundTrip, groupSize }, { grid, maxShrink: Math.min(1, maxShrink), signal });
+  const format = searchFormatOf(checkSettings(options.weights), statistics.columns, signal);
+  return searchClip(weight, statistics, format, { grid, maxShrink: Math.min(1, maxShrink), signal });
 }

@@ -11,7 +11,7 @@ import { emptyTensor, METHOD_OPTIONS, type MethodOptions, type MethodResult, tar
 import { explained } from './sweep.js';
 
 /** Options of {@link hqq}. */
-export interface HqqOptions extends Omit<MethodOptions, 'scheme' | 'narrowRange' | 'shape'> {
+export interface HqqOptions extends Omit<MethodOptions, 'scheme' | 'narrowRange' | 'codeBits' | 'shape'> {
   /** `[N, K]`. */
   shape: readonly [number, number];
   /** The only scheme there is. */
@@ -37,7 +37,7 @@ export interface HqqResult extends MethodResult {
 }
 
 const OPTIONS: ReadonlySet<string> = new Set([
-  ...METHOD_OPTIONS.filter((name) => name !== 'narrowRange'),
+  ...METHOD_OPTIONS.filter((name) => name !== 'narrowRange' && name !== 'codeBits'),
   'lpNorm',
   'beta',
   'iterations',

@@ -9,10 +9,11 @@
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { matmulInteger } from '../matmul/integer.js';
 import { linear } from '../matmul/linear.js';
-import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from '../matmul/llm-int8.js';
+import { prepackLlmInt8Async } from '../matmul/llm-int8.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync, prepackIntegerAsync } from '../matmul/prepack.js';
 import type { LinearLayer } from '../model/linear-layer.js';
+import { LlmInt8Layer } from '../model/llm-int8-layer.js';
 import { quantizeTensor } from '../tensor/quantize.js';
 import { checkQuantizedTensor, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
@@ -32,9 +33,9 @@ function checkInt8(value: unknown): readonly [number, number] {
 }
 
 /** What layers on packed weights have in common. */
-abstract class WeightLayer<W extends PackedWeight | LlmInt8Weight> implements LinearLayer {
+abstract class WeightLayer implements LinearLayer {
   constructor(
-    protected readonly weight: W,
+    protected readonly weight: PackedWeight,
     protected readonly bias: Float32Array | null,
   ) {}
 
@@ -54,7 +55,7 @@ abstract class WeightLayer<W extends PackedWeight | LlmInt8Weight> implements Li
 }
 
 /** Scales of activations are found as they come, one for each token. */
-class DynamicInt8Layer extends WeightLayer<PackedWeight> {
+class DynamicInt8Layer extends WeightLayer {
   forward(x: Float32Array, out?: Float32Array): Float32Array {
     return linear(x, this.weight, {
       computeDtype: 'int8',
@@ -66,7 +67,7 @@ class DynamicInt8Layer extends WeightLayer<PackedWeight> {
 }
 
 /** All activations share a scale that was found before. Larger ones become the largest. */
-class StaticInt8Layer extends WeightLayer<PackedWeight> {
+class StaticInt8Layer extends WeightLayer {
   constructor(
     weight: PackedWeight,
     private readonly scales: Float32Array,
@@ -90,25 +91,6 @@ class StaticInt8Layer extends WeightLayer<PackedWeight> {
       }
     }
     return y;
-  }
-}
-
-/** Columns with outliers are multiplied in float32, the others as integers. */
-class LlmInt8Layer extends WeightLayer<LlmInt8Weight> {
-  constructor(
-    weight: LlmInt8Weight,
-    private readonly threshold: number,
-    bias: Float32Array | null,
-  ) {
-    super(weight, bias);
-  }
-
-  forward(x: Float32Array, out?: Float32Array): Float32Array {
-    return llmInt8Linear(x, this.weight, {
-      threshold: this.threshold,
-      ...(this.bias === null ? {} : { bias: this.bias }),
-      ...(out === undefined ? {} : { out }),
-    });
   }
 }
 

@@ -45,7 +45,16 @@ export async function layerError(
   if (typeof result !== 'object' || result === null) throw invalidArgument('result', '{ tensor, order }', result);
   const { tensor, order } = result;
   if (order !== null) validate.int32Array('result.order', order, columns);
-  const values = await valuesOf(tensor, order);
+  return errorOfValues(w, await valuesOf(tensor, order), { columns, gram, sumOfSquares });
+}
+
+/** @internal {@link layerError} of the values that a weight became. */
+export async function errorOfValues(
+  w: Float32Array,
+  values: Float32Array,
+  statistics: Omit<InputSums, 'rows'>,
+): Promise<LayerError> {
+  const { columns } = statistics;
   if (values.length !== w.length || (columns === 0 ? w.length !== 0 : w.length % columns !== 0)) {
     throw new InvalidArgumentError(
       'result',
@@ -53,7 +62,7 @@ export async function layerError(
     );
   }
   if (w.length === 0) return { squared: 0, relative: 0 };
-  const meter = await OutputErrorMeter.of({ columns, gram, sumOfSquares });
+  const meter = await OutputErrorMeter.of(statistics);
   try {
     const squared = await meter.total(difference(w, values));
     return { squared, relative: squared === 0 ? 0 : squared / (await meter.total(w)) };

@@ -5,10 +5,12 @@
  */
 import type { LargeFloatDtype, QuantDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { blockFormatOf, dequantizeBlocksAsync, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import { type QuantizeAsyncOptions, quantizeTensorAsync } from '../tensor/quantize.js';
 import type { Granularity, QuantizedTensor, Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
+import { type RtnOptions, rtn } from './rtn.js';
 
 /** The weight of a linear layer. */
 export interface LinearWeight {
@@ -32,35 +34,117 @@ export interface WeightSettings {
   readonly scaleDtype?: LargeFloatDtype;
   readonly range?: 'minmax' | 'mse' | 'absmean' | 'twn' | { readonly percentile: number };
   readonly nested?: boolean;
+  /** See {@link MethodOptions.codeBits}. */
+  readonly codeBits?: number;
 }
 
-/** What comes back of weights that were stored in a format. */
-export type RoundTrip = (weights: Float32Array, rows: number, columns: number) => Promise<Float32Array>;
+/** How the weights of a linear layer become GGUF blocks; the names are those of {@link QuantizeBlocksOptions}. */
+export interface BlockSettings {
+  readonly type: GgufType;
+  /** How much errors count, `[K]`, by the inputs that the weight has as it is: where scales are folded, it is divided by their squares. */
+  readonly importance?: Float32Array;
+}
+
+/** What comes back of weights that were stored in a format; `scales`: what their columns were multiplied by before. */
+export type RoundTrip = (
+  weights: Float32Array,
+  rows: number,
+  columns: number,
+  scales?: Float32Array,
+) => Promise<Float32Array>;
+
+/** A format as searches see it. */
+export interface SearchFormat {
+  readonly roundTrip: RoundTrip;
+  /** Columns whose codes depend on each other. */
+  readonly groupSize: number;
+}
+
+/** Whether weights become GGUF blocks. */
+export function areBlocks(settings: WeightSettings | BlockSettings): settings is BlockSettings {
+  return 'type' in settings;
+}
+
+/** Settings of a weight whose columns were multiplied by scales: its inputs are divided by them, so their squares by the squares. */
+export function scaledSettings<T extends WeightSettings | BlockSettings>(
+  settings: T,
+  scales: Float32Array | undefined,
+): T {
+  if (scales === undefined || !areBlocks(settings) || settings.importance === undefined) return settings;
+  const importance = settings.importance.map((value, k) => value / (scales[k] as number) ** 2);
+  return { ...settings, importance };
+}
+
+/** GGUF blocks of a weight, rows after rows. */
+export function blocksOf(
+  { data, columns }: LinearWeight,
+  { type, importance }: BlockSettings,
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
+  return quantizeBlocksAsync(data, {
+    type,
+    rowLength: columns,
+    ...(importance === undefined ? {} : { importance }),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/** The values of such blocks. */
+export function valuesOfBlocks(
+  data: Uint8Array,
+  type: GgufType,
+  columns: number,
+  signal?: AbortSignal,
+): Promise<Float32Array> {
+  return dequantizeBlocksAsync(data, { type, rowLength: columns, ...(signal === undefined ? {} : { signal }) });
+}
 
 /** Rounds each weight to the nearest number of the format. */
-export function roundToNearest(
+export async function roundToNearest(
   { data, rows, columns }: LinearWeight,
   settings: WeightSettings,
   signal?: AbortSignal,
 ): Promise<QuantizedTensor> {
+  if (settings.codeBits !== undefined) {
+    const options = { ...settings, shape: [rows, columns], ...(signal === undefined ? {} : { signal }) };
+    return (await rtn(data, options as unknown as RtnOptions)).tensor;
+  }
   const options = { ...settings, shape: [rows, columns], ...(signal === undefined ? {} : { signal }) };
   return quantizeTensorAsync(data, options as unknown as QuantizeAsyncOptions<QuantDtype, Float32Array>);
 }
 
 /** @internal */
-export function checkSettings(value: unknown): WeightSettings {
-  if (typeof value === 'object' && value !== null && 'dtype' in value) return value as WeightSettings;
-  throw invalidArgument('weights', 'how weights are quantized, at least { dtype },', value);
+export function checkSettings(value: unknown): WeightSettings | BlockSettings {
+  if (typeof value === 'object' && value !== null && ('dtype' in value || 'type' in value)) {
+    return value as WeightSettings | BlockSettings;
+  }
+  throw invalidArgument('weights', 'how weights are quantized, at least { dtype } or { type },', value);
 }
 
 /** The round trip of a format. */
-export function roundTripOf(settings: WeightSettings, signal?: AbortSignal): RoundTrip {
+export function roundTripOf(settings: WeightSettings | BlockSettings, signal?: AbortSignal): RoundTrip {
+  if (areBlocks(settings)) {
+    return async (data, rows, columns, scales) => {
+      const blocks = await blocksOf({ data, rows, columns }, scaledSettings(settings, scales), signal);
+      return valuesOfBlocks(blocks, settings.type, columns, signal);
+    };
+  }
   return async (data, rows, columns) =>
     dequantizeTensorAsync(await roundToNearest({ data, rows, columns }, settings, signal));
 }
 
-/** How many columns share a scale, all of them unless the granularity has groups. */
-export function groupSizeOf(settings: WeightSettings, columns: number): number {
+/** @internal A format for searches. */
+export function searchFormatOf(
+  settings: WeightSettings | BlockSettings,
+  columns: number,
+  signal?: AbortSignal,
+): SearchFormat {
+  return { roundTrip: roundTripOf(settings, signal), groupSize: groupSizeOf(settings, columns) };
+}
+
+/** How many columns share a scale, all of them unless the granularity has groups; for blocks how many are in one. */
+export function groupSizeOf(settings: WeightSettings | BlockSettings, columns: number): number {
+  if (areBlocks(settings)) return blockFormatOf('weights.type', settings.type).length;
   const { granularity, groupSize } = settings;
   if (granularity !== 'per-group') return columns;
   const isCodebook = settings.dtype === 'nf4' || settings.dtype === 'fp4';

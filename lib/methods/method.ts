@@ -52,6 +52,11 @@ export interface MethodOptions {
   groupSize?: number;
   /** Whether symmetric codes of signed dtypes keep within ±(2^(b−1) − 1). Default: true. */
   narrowRange?: boolean;
+  /**
+   * Symmetric codes of signed dtypes keep within those of so many bits, at least 2: for layouts whose codes have no dtype here,
+   * as the 5 bits of GGUF's q5_0. Default: the bits of the dtype.
+   */
+  codeBits?: number;
   /** The type to which scales are rounded before they are used. Default: `'float32'`. */
   scaleDtype?: LargeFloatDtype;
   /** What errors and warnings call the weight. */
@@ -68,6 +73,7 @@ export const METHOD_OPTIONS = [
   'granularity',
   'groupSize',
   'narrowRange',
+  'codeBits',
   'scaleDtype',
   'name',
   'signal',
@@ -81,7 +87,7 @@ export interface Target {
   readonly dtype: IntDtype;
   readonly scheme: Scheme;
   readonly layout: Layout;
-  /** Of codes: narrower than the dtype's with a narrow range. */
+  /** Of codes: narrower than the dtype's with a narrow range or fewer bits. */
   readonly lowest: number;
   readonly highest: number;
   readonly scaleDtype: LargeFloatDtype;
@@ -115,6 +121,11 @@ export function targetOf(weightValue: unknown, given: Given, columns: number | u
         ? 'symmetric'
         : 'asymmetric'
       : validate.oneOf('scheme', given['scheme'], ['symmetric', 'asymmetric']);
+  const codeBits =
+    given['codeBits'] === undefined ? code.bits : validate.integer('codeBits', given['codeBits'], 2, code.bits);
+  if (codeBits !== code.bits && !(code.signed && scheme === 'symmetric')) {
+    throw new InvalidArgumentError('codeBits', 'Expected codeBits with symmetric codes of a signed dtype only.');
+  }
   const narrow = validate.boolean('narrowRange', given['narrowRange'], true) && scheme === 'symmetric' && code.signed;
   const scaleDtype = given['scaleDtype'] === undefined ? 'float32' : given['scaleDtype'];
   return {
@@ -124,8 +135,8 @@ export function targetOf(weightValue: unknown, given: Given, columns: number | u
     dtype: dtype as IntDtype,
     scheme,
     layout,
-    lowest: code.lowest + (narrow ? 1 : 0),
-    highest: code.highest,
+    lowest: (codeBits === code.bits ? code.lowest : -(2 ** (codeBits - 1))) + (narrow ? 1 : 0),
+    highest: codeBits === code.bits ? code.highest : 2 ** (codeBits - 1) - 1,
     scaleType: floatCodeOf('scaleDtype', scaleDtype),
     scaleDtype: scaleDtype as LargeFloatDtype,
     name,

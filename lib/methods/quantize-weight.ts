@@ -34,7 +34,7 @@ function methodOptions(
   name: string,
   signal: AbortSignal | undefined,
 ): MethodOptions & { range?: 'minmax' | 'mse' } {
-  const { dtype, scheme, granularity = 'per-tensor', groupSize, narrowRange, scaleDtype, range } = settings;
+  const { dtype, scheme, granularity = 'per-tensor', groupSize, narrowRange, codeBits, scaleDtype, range } = settings;
   const isInteger = codeTypeOf('weights.dtype', dtype).codebook === undefined;
   if (!isInteger || !(granularity === 'per-group' || granularity === 'per-channel')) {
     throw new InvalidArgumentError(
@@ -53,6 +53,7 @@ function methodOptions(
     ...(scheme === undefined ? {} : { scheme }),
     ...(granularity === 'per-group' && groupSize !== undefined ? { groupSize } : {}),
     ...(narrowRange === undefined ? {} : { narrowRange }),
+    ...(codeBits === undefined ? {} : { codeBits }),
     ...(scaleDtype === undefined ? {} : { scaleDtype }),
     ...(range === undefined ? {} : { range }),
     ...(signal === undefined ? {} : { signal }),
@@ -60,11 +61,11 @@ function methodOptions(
 }
 
 /** HQQ has one scheme, and chooses ranges itself. */
-function hqqOptions({ shape, range, scheme, narrowRange, ...rest }: ReturnType<typeof methodOptions>): HqqOptions {
-  if (range === 'mse' || scheme === 'symmetric' || narrowRange !== undefined) {
+function hqqOptions({ shape, range, scheme, narrowRange, codeBits, ...rest }: ReturnType<typeof methodOptions>): HqqOptions {
+  if (range === 'mse' || scheme === 'symmetric' || narrowRange !== undefined || codeBits !== undefined) {
     throw new InvalidArgumentError(
       'weights',
-      'Expected an asymmetric scheme, and neither a range nor narrowRange, with HQQ, which searches for zero points.',
+      'Expected an asymmetric scheme, and neither a range nor narrowRange or codeBits, with HQQ, which searches for zero points.',
     );
   }
   return { ...rest, shape: shape as readonly [number, number] };

@@ -61,7 +61,8 @@ export async function rounded(
   convention: Convention,
   importance: Float32Array | null,
 ): Promise<QuantizedTensor<IntDtype>> {
-  if (convention === 'affine' && (importance === null || !search)) {
+  const hasAllCodes = t.highest === t.layout.code.highest;
+  if (convention === 'affine' && hasAllCodes && (importance === null || !search)) {
     const { dtype, scheme, layout, scaleDtype, signal } = t;
     const tensor = await quantizeTensorAsync(t.weight, {
       shape: [t.rows, t.columns],

@@ -83,7 +83,7 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
     s.convention === 'gptq' ? 1 : 0,
     symmetric ? 1 : 0,
     signed ? 0 : 2 ** (bits - 1),
-    2 ** (bits - 1) - 1,
+    signed ? t.highest : 2 ** (bits - 1) - 1,
     t.scaleType,
     s.importance === null ? 0 : s.importance === 'factor' ? 2 : 1,
     s.convention === 'gptq' ? 1 : 0,

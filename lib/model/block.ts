@@ -94,7 +94,8 @@ export interface BlockContext {
   readonly config: DecoderConfig;
   readonly weights: DecoderWeights;
   readonly tables: RotaryTables;
-  readonly computeDtype: ComputeDtype;
+  /** Undefined: what goes with each weight. */
+  readonly computeDtype: ComputeDtype | undefined;
   readonly loader: Loader;
 }
 
@@ -179,7 +180,7 @@ export class Block implements DecoderBlock {
     } else if ('forward' in weight) {
       layer = weight;
     } else {
-      layer = new PackedLinear(prepack(weight), this.bias(name), this.context.computeDtype);
+      layer = new PackedLinear(prepack(weight), this.bias(name), this.context.computeDtype ?? 'float32');
     }
     if (layer.rows !== rows || layer.cols !== columns) {
       const got = `[${layer.rows}, ${layer.cols}]`;

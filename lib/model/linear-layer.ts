@@ -7,10 +7,13 @@ import { floatsOf } from '../checkpoint/floats.js';
 import type { Scratch } from '../checkpoint/scratch.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
+import { prepackLlmInt8Async } from '../matmul/llm-int8.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { prepackBlocksAsync } from '../matmul/prepack-blocks.js';
+import type { GgufType } from '../tensor/blocks.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import { LlmInt8Layer } from './llm-int8-layer.js';
 
 /** What computes `x·Wᵀ + bias`. */
 export interface LinearLayer {
@@ -102,15 +105,24 @@ async function packRows(
  * The linear layer of a stored weight, which keeps its quantized form.
  *
  * @param weight - A matrix of a checkpoint.
+ * @param computeDtype - Undefined: what goes with the weight, `'float32'` unless it is one of LLM.int8().
  */
-export function linearOfWeight(
+export async function linearOfWeight(
   weight: Weight,
   bias: Float32Array | null,
-  computeDtype: ComputeDtype,
+  computeDtype: ComputeDtype | undefined,
   scratch: Scratch,
   signal?: AbortSignal,
-): Promise<PackedLinear> {
-  return linearOfRows(weight, 0, weight.rows, bias, computeDtype, scratch, signal);
+): Promise<LinearLayer> {
+  const { llmInt8, rows } = weight;
+  if (llmInt8 === undefined || (computeDtype !== undefined && computeDtype !== 'int8')) {
+    return linearOfRows(weight, 0, rows, bias, computeDtype ?? 'float32', scratch, signal);
+  }
+  const { codes, absmax } = await llmInt8.read(0, rows);
+  const shape = [rows, weight.columns] as const;
+  const matrix = { codes, absmax, shape, outlierColumns: new Int32Array(0), outlierWeights: null };
+  const packed = await prepackLlmInt8Async(matrix, signal === undefined ? {} : { signal });
+  return new LlmInt8Layer(packed, llmInt8.threshold, bias);
 }
 
 /** The same of some of its rows, from a multiple of its `rowStep` on. */
@@ -137,6 +149,16 @@ export async function linearOfTensor(
   order: Int32Array | null = null,
 ): Promise<PackedLinear> {
   return new PackedLinear(await prepackAsync(tensor), bias, computeDtype, order);
+}
+
+/** The linear layer of GGUF blocks `[rows, columns]`. */
+export async function linearOfBlocks(
+  data: Uint8Array,
+  type: GgufType,
+  shape: readonly [number, number],
+  bias: Float32Array | null,
+): Promise<PackedLinear> {
+  return new PackedLinear(await prepackBlocksAsync(data, { type, shape }), bias, 'float32');
 }
 
 /** The linear layer of float weights `[rows, columns]`. */

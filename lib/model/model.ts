@@ -24,7 +24,8 @@ import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
 export interface OpenModelOptions {
   /**
    * In what numbers quantized weights compute, as in {@link LinearOptions.computeDtype}. Default `'float32'`, the values of
-   * the file; `'int16'` and `'int8'` are faster.
+   * the file; `'int16'` and `'int8'` are faster. Weights of LLM.int8() (bitsandbytes) compute as {@link llmInt8Linear} does by
+   * default and with `'int8'`: activations become int8, but for the columns with outliers.
    */
   computeDtype?: ComputeDtype;
   /**
@@ -364,7 +365,8 @@ function noTokenizer(path: string): Tokenizer {
 export async function openModel(path: string, options: OpenModelOptions = {}): Promise<DecoderModel> {
   validate.path('path', path);
   const given = validate.options<OpenModelOptions>('options', options, OPEN_OPTIONS);
-  const computeDtype = validate.oneOf('computeDtype', given.computeDtype ?? 'float32', COMPUTE_DTYPES);
+  const computeDtype =
+    given.computeDtype === undefined ? undefined : validate.oneOf('computeDtype', given.computeDtype, COMPUTE_DTYPES);
   const resident = validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']);
   const reading = checkReadingOptions(given);
   const signal = validate.abortSignal('signal', given.signal);

@@ -57,7 +57,7 @@ function dtypeFor(format: CheckpointFormat, own: string): CheckpointDtype | unde
   const { dtypes } = FORMATS[format];
   const bits = /^int(\d)$/.exec(own)?.[1];
   const same = dtypes.find((dtype) => dtype === own);
-  if (same !== undefined || bits === undefined) return same;
+  if (same !== undefined || bits === undefined || format === 'bitsandbytes') return same;
   return dtypes
     .filter((dtype) => /^int\d$/.test(dtype) && dtype > own)
     .sort()
@@ -76,10 +76,10 @@ function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions):
   const spec: LayerSpec = {
     format,
     ...(known === undefined ? {} : { dtype: known }),
-    ...(isInteger && FORMATS[format].dtypes.some((candidate) => /^int\d$/.test(candidate))
+    ...(isInteger && format !== 'bitsandbytes' && FORMATS[format].dtypes.some((candidate) => /^int\d$/.test(candidate))
       ? { groupSize, scheme: traits.includes('asymmetric') ? 'asymmetric' : 'symmetric' }
       : {}),
-    ...(format === source && format === 'bitsandbytes' && groupSize !== null ? { groupSize } : {}),
+    ...(format === source && format === 'bitsandbytes' && groupSize !== null && given.dtype !== 'int8' ? { groupSize } : {}),
     ...(isFp8 && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
     ...(isFp8 && traits.includes('per-channel') ? { granularity: 'per-channel' } : {}),
     ...(isFp8 && traits.some((trait) => trait.startsWith('blocks')) ? { granularity: 'per-block' } : {}),
@@ -143,6 +143,7 @@ async function misfitOf(
 
 /** Why a writer can't hold a weight's values; null if it can. */
 async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
+  if (writer.quantize !== undefined) return 'LLM.int8() finds its codes and scales by a rule of its own';
   const refusal = writer.refusal(outlineOf(weight));
   const unordered = writer.recipe.ordered === true ? null : writer.format;
   return refusal ?? misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), unordered, signal);

@@ -12,6 +12,7 @@ import type { LargeFloatDtype } from '../dtype.js';
 import { blockFormatOf, type GgufType, quantizeBlocksAsync } from '../tensor/blocks.js';
 import { castTensorAsync } from '../tensor/cast.js';
 import { blocksWith, codesOf, type ExactType } from './grids-gguf.js';
+import type { MethodParts } from './method-parts.js';
 import { leastCommonMultiple, type Task } from './task.js';
 
 /** How a weight is stored in GGUF. */
@@ -104,4 +105,22 @@ export function ggufTask(
       return { pieces: [{ tensor: name, begin: begin * rowBytes, data }], bytesRead };
     },
   };
+}
+
+/** A weight as a method made it: its blocks, or integers that they hold as they are. */
+export function ggufMethodTask(weight: Weight, place: GgufPlace, parts: MethodParts): Task {
+  const made = parts.weightOf(weight);
+  return {
+    ...ggufTask(made, place, { exact: true }),
+    weight,
+    kind: 'quantized',
+    notes: () => parts.summary(weight.name),
+    reference: made,
+  };
+}
+
+/** A float tensor that a method may have changed. */
+export function ggufChangedTask(weight: Weight, place: GgufPlace, parts: MethodParts): Task {
+  const made = parts.weightOf(weight);
+  return { ...ggufTask(made, place), weight, reference: made };
 }

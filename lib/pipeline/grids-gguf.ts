@@ -4,6 +4,7 @@
  * | block | holds exactly |
  * | --- | --- |
  * | `q4_0` | four bits without zero points, in groups of a multiple of 32, scales float16 |
+ * | `q5_0` | codes that fit in five bits, the same groups and scales |
  * | `q8_0` | integers of any width whose distance from the zero point fits in eight bits, the same groups and scales |
  * | `mxfp4` | MXFP4 (a −0 becomes 0) |
  *
@@ -35,7 +36,7 @@ export function codesOf(block: RowBlock, rows: number, columns: number): Codes {
 
 /** Block types that can hold codes exactly, the smallest first. */
 export const EXACT_TYPES = ['q4_0', 'q8_0', 'mxfp4'] as const satisfies readonly GgufType[];
-export type ExactType = (typeof EXACT_TYPES)[number];
+export type ExactType = (typeof EXACT_TYPES)[number] | 'q5_0';
 
 const BLOCK = 32;
 
@@ -64,7 +65,10 @@ function halves(scales: Float32Array): Uint16Array {
   return bits;
 }
 
-function integerBlocks(tensor: QuantizedTensor, type: 'q4_0' | 'q8_0'): Uint8Array {
+/** Bits of a code. */
+const BITS = { q4_0: 4, q5_0: 5, q8_0: 8 } as const;
+
+function integerBlocks(tensor: QuantizedTensor, type: keyof typeof BITS): Uint8Array {
   const [, columns = 0] = tensor.shape;
   const length = tensor.granularity === 'per-group' ? (tensor.groupSize as number) : columns;
   if (tensor.granularity !== 'per-group' && tensor.granularity !== 'per-channel') {
@@ -75,7 +79,7 @@ function integerBlocks(tensor: QuantizedTensor, type: 'q4_0' | 'q8_0'): Uint8Arr
     throw new NoFit(`its groups of ${length} are no whole blocks of ${BLOCK}`);
   const groups = Math.ceil(columns / length);
   const values = distances(tensor, groups, length);
-  const limit = type === 'q4_0' ? 8 : 128;
+  const limit = 2 ** (BITS[type] - 1);
   if (values.some((value) => value < -limit || value >= limit)) {
     throw new NoFit(`${type} has no room for its codes and zero points`);
   }
@@ -88,9 +92,20 @@ function integerBlocks(tensor: QuantizedTensor, type: 'q4_0' | 'q8_0'): Uint8Arr
     const scale = scales[row * groups + Math.floor((first % columns) / length)] as number;
     out[at] = scale & 255;
     out[at + 1] = scale >> 8;
-    for (let i = 0; i < (type === 'q4_0' ? 16 : 32); i++) {
-      const low = values[first + i] as number;
-      out[at + 2 + i] = type === 'q8_0' ? low : (low + 8) | (((values[first + 16 + i] as number) + 8) << 4);
+    if (type === 'q8_0') {
+      for (let i = 0; i < BLOCK; i++) out[at + 2 + i] = values[first + i] as number;
+      continue;
+    }
+    const codesAt = at + bytes - BLOCK / 2;
+    for (let i = 0; i < BLOCK / 2; i++) {
+      const low = (values[first + i] as number) + limit;
+      const high = (values[first + 16 + i] as number) + limit;
+      out[codesAt + i] = (low & 15) | ((high & 15) << 4);
+      if (type === 'q4_0') continue;
+      // The fifth bits lie in four bytes before the others, in the order of the elements.
+      const [byte, bit] = [at + 2 + (i >> 3), i & 7];
+      out[byte] = (out[byte] as number) | ((low >> 4) << bit);
+      out[byte + 2] = (out[byte + 2] as number) | ((high >> 4) << bit);
     }
   }
   return out;

@@ -12,14 +12,17 @@ import { openForReading, readFully } from '../checkpoint/file.js';
 import { type Sharing, scaleGrid } from '../checkpoint/layouts/scaled-weight.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { OutputError, outputError } from '../errors.js';
+import type { GgufType } from '../tensor/blocks.js';
 import type { Comparison } from '../tensor/compare.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 
 /** What a part's file begins with, besides the length of this in 4 bytes. */
 interface Header {
   readonly kind: ModelPart['kind'];
-  /** What is known of the tensor without its arrays; null for floats. */
+  /** What is known of the tensor without its arrays; null for floats and blocks. */
   readonly tensor: Omit<QuantizedTensor, 'data' | 'scales' | 'zeroPoints'> | null;
+  /** The type of blocks. */
+  readonly type: GgufType | null;
   /** Bytes of each array, which follow one another. */
   readonly bytes: Readonly<Record<ArrayName, number>>;
   /** How far codes are from the weight; null for floats. */
@@ -65,14 +68,14 @@ export class MethodParts {
   /** Writes a part; when this returns, it is on disk. */
   async write(part: ModelPart): Promise<void> {
     const arrays: Record<ArrayName, Uint8Array> =
-      part.kind === 'float'
-        ? { data: bytesOf(part.data), scales: bytesOf(null), zeroPoints: bytesOf(null), order: bytesOf(null) }
-        : {
+      part.kind === 'quantized'
+        ? {
             data: part.tensor.data,
             scales: bytesOf(part.tensor.scales),
             zeroPoints: bytesOf(part.tensor.zeroPoints),
             order: bytesOf(part.order),
-          };
+          }
+        : { data: bytesOf(part.data), scales: bytesOf(null), zeroPoints: bytesOf(null), order: bytesOf(null) };
     let tensor: Header['tensor'] = null;
     if (part.kind === 'quantized') {
       const { data: _, scales: __, zeroPoints: ___, ...rest } = part.tensor;
@@ -81,9 +84,10 @@ export class MethodParts {
     const header: Header = {
       kind: part.kind,
       tensor,
+      type: part.kind === 'blocks' ? part.type : null,
       bytes: Object.fromEntries(ARRAYS.map((name) => [name, arrays[name].length])) as Header['bytes'],
-      measured: part.kind === 'quantized' ? part.measured : null,
-      relativeError: part.kind === 'quantized' ? part.relativeError : null,
+      measured: part.kind === 'float' ? null : part.measured,
+      relativeError: part.kind === 'float' ? null : part.relativeError,
       warnings: part.kind === 'quantized' ? part.warnings : [],
     };
     const text = Buffer.from(JSON.stringify(header));
@@ -157,9 +161,11 @@ export class MethodParts {
         const data = new Float32Array(await read('data', 4 * columns * begin, 4 * columns * (end - begin)));
         return { kind: 'float', dtype: 'float32', data };
       }
+      const rowBytes = rows === 0 ? 0 : header.bytes.data / rows;
+      const codes = new Uint8Array(await read('data', rowBytes * begin, rowBytes * (end - begin)));
+      if (header.kind === 'blocks') return { kind: 'blocks', type: header.type as GgufType, data: codes };
       const { tensor } = header;
       if (tensor === null) throw new OutputError('WRITE_FAILED', `${path} is damaged.`, { path });
-      const rowBytes = rows === 0 ? 0 : header.bytes.data / rows;
       const count = end - begin;
       const { groups, rowsPerScale } = scaleGrid(rows, columns, tensor as Sharing);
       const first = Math.floor(begin / rowsPerScale) * groups;
@@ -170,7 +176,7 @@ export class MethodParts {
         tensor: {
           ...tensor,
           shape: [count, columns],
-          data: new Uint8Array(await read('data', rowBytes * begin, rowBytes * count)),
+          data: codes,
           scales: new Float32Array(await read('scales', 4 * first, 4 * own)),
           zeroPoints: zeroPoints === null ? null : new Int32Array(zeroPoints),
         } as QuantizedTensor,

@@ -5,6 +5,8 @@
  */
 import type { QuantizationMethod, QuantizeModelOptions } from '../calibration/quantize-work.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
+import type { GgufType } from '../tensor/blocks.js';
 import * as validate from '../validate.js';
 
 /**
@@ -105,6 +107,61 @@ function checkCalibration(method: CheckpointMethod, value: unknown): void {
   }
 }
 
+const OF_BLOCKS = { scheme: 'symmetric', granularity: 'per-group', groupSize: 32, scaleDtype: 'float16' } as const;
+
+/** Block types that hold integers as they are, scales included, and how a method makes those. */
+const INTEGERS_OF_BLOCKS: ReadonlyMap<string, WeightSettings> = new Map<string, WeightSettings>([
+  ['q4_0', { dtype: 'int4', ...OF_BLOCKS }],
+  ['q5_0', { dtype: 'int8', codeBits: 5, ...OF_BLOCKS }],
+  ['q8_0', { dtype: 'int8', ...OF_BLOCKS }],
+]);
+
+/** Why blocks can't hold what a method makes, whatever their type: clauses. */
+const NOT_FOR_BLOCKS: Readonly<Partial<Record<CheckpointMethod, string>>> = {
+  hqq: 'its zero points are integers, and the minima of blocks float16 numbers, which are no multiples of their scales',
+  smoothquant: 'it makes int8 weights per channel, to go with int8 activations, and blocks have groups',
+};
+
+const SEARCHES =
+  'have searches of their own, which method awq or an importance matrix can help (lowbit calibrate --imatrix, then quantize --imatrix).';
+
+function roundsInteger(method: CheckpointMethod): boolean {
+  return method === 'gptq' || method === 'awq-gptq';
+}
+
+/** @internal How a method makes what a block type holds, or why it can't: a clause. */
+export function settingsForBlocks(
+  method: CheckpointMethod,
+  type: GgufType,
+  importance: Float32Array | undefined,
+): WeightSettings | BlockSettings | string {
+  const against = NOT_FOR_BLOCKS[method];
+  if (against !== undefined) return `${method} can't make blocks: ${against}`;
+  if (roundsInteger(method)) return INTEGERS_OF_BLOCKS.get(type) ?? `${type} does not hold the integers of ${method}`;
+  return importance === undefined ? { type } : { type, importance };
+}
+
+/** What a GGUF file can hold of a method, as far as its type tells. */
+function checkGguf(method: CheckpointMethod, { dtype = 'q4_k_m', imatrix }: Record<string, unknown>): void {
+  const against = NOT_FOR_BLOCKS[method];
+  if (against !== undefined) {
+    const message = `Expected rtn, gptq, awq or awq-gptq for gguf but received ${method}: ${against}. Blocks ${SEARCHES}`;
+    throw new InvalidArgumentError('method', message);
+  }
+  if (!roundsInteger(method)) return;
+  if (!INTEGERS_OF_BLOCKS.has(dtype as string)) {
+    const types = [...INTEGERS_OF_BLOCKS.keys()].join(', ');
+    const message =
+      `Expected one of ${types} with ${method}, whose integers and scales no other type of gguf holds, but received ${dtype}. ` +
+      `The others ${SEARCHES}`;
+    throw new InvalidArgumentError('dtype', message);
+  }
+  if (imatrix !== undefined) {
+    const message = `Expected no imatrix with ${method}, which knows more of the inputs than their mean squares.`;
+    throw new InvalidArgumentError('imatrix', message);
+  }
+}
+
 /** @internal Checks what is said about the method. */
 export function checkMethod(given: Record<string, unknown>): void {
   const method = given['method'] === undefined ? 'rtn' : validate.oneOf('method', given['method'], METHODS);
@@ -121,12 +178,7 @@ export function checkMethod(given: Record<string, unknown>): void {
   if ((method === 'gptq' || method === 'awq-gptq') && typeof range === 'object') {
     throw invalidArgument('range', `minmax or mse with ${method}`, range);
   }
-  if (method !== 'rtn' && given['format'] === 'gguf') {
-    const message =
-      `Expected method 'rtn' for gguf but received ${method}: its blocks have searches of their own. ` +
-      'Give them an importance matrix instead (lowbit calibrate --imatrix, then quantize --imatrix).';
-    throw new InvalidArgumentError('method', message);
-  }
+  if (given['format'] === 'gguf') checkGguf(method, given);
   if (method !== 'rtn' && given['requantize'] === true) {
     throw new InvalidArgumentError(
       'requantize',

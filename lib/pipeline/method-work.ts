@@ -16,12 +16,13 @@ import { readText } from '../checkpoint/text.js';
 import type { Weight } from '../checkpoint/weight.js';
 import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
-import type { WeightSettings } from '../methods/linear-weight.js';
+import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
 import type { DecoderConfig } from '../model/config.js';
 import { INPUTS, linearShapes, NORMS } from '../model/decoder-weights.js';
 import { openModel } from '../model/model.js';
+import type { GgufType } from '../tensor/blocks.js';
 import { MethodParts } from './method-parts.js';
-import { type MethodSpec, usesModel } from './method-spec.js';
+import { type MethodSpec, settingsForBlocks, usesModel } from './method-spec.js';
 import type { Progress } from './run.js';
 import { quantizerOptions, type RangeMethod } from './task.js';
 
@@ -35,7 +36,7 @@ export class MethodWork {
   readonly peakBytes: number;
   private readonly linears = new Set<string>();
   private readonly norms = new Set<string>();
-  private readonly settings = new Map<string, WeightSettings>();
+  private readonly settings = new Map<string, WeightSettings | BlockSettings>();
   /** Whether there is anything to go on from. */
   begun = false;
 
@@ -94,8 +95,9 @@ export class MethodWork {
   }
 
   /** Why a layout can't hold what the method would make of a weight; null if it can. */
-  misfit({ name, columns }: Weight, { format, recipe }: LayoutWriter): string | null {
+  misfit({ name, columns }: Weight, { format, recipe, quantize }: LayoutWriter): string | null {
     if (!this.quantizes(name)) return null;
+    if (quantize !== undefined) return `LLM.int8() rounds weights by a rule of its own, not by ${this.spec.method}`;
     const { dtype, granularity, groupSize, scheme } = recipe;
     const { method } = this.spec;
     if (this.orders && granularity === 'per-group' && recipe.ordered !== true) {
@@ -123,6 +125,16 @@ export class MethodWork {
   add(name: string, { recipe }: LayoutWriter): void {
     const { range } = this.spec;
     this.settings.set(name, { ...quantizerOptions(recipe), ...(range === undefined ? {} : { range }) });
+  }
+
+  /** Notes that a weight is to become blocks of a type; why it can't, if it can't. */
+  addBlocks(name: string, type: GgufType, importance: Float32Array | undefined): string | null {
+    const { method = 'rtn' } = this.spec;
+    if (this.orders) return 'GGUF has no room for the order of act-order (use static groups)';
+    const settings = settingsForBlocks(method, type, importance);
+    if (typeof settings === 'string') return settings;
+    this.settings.set(name, settings);
+    return null;
   }
 
   private windowLengthOf(maxPositions: number): number {

@@ -16,10 +16,11 @@ import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import { CheckpointError } from '../errors.js';
 import type { GgufType } from '../tensor/blocks.js';
 import type { SizedFile } from './files.js';
-import { type GgufPlace, ggufTask } from './gguf-task.js';
+import { type GgufPlace, ggufChangedTask, ggufMethodTask, ggufTask } from './gguf-task.js';
 import { checkNeeded, Importance } from './importance.js';
 import { hashOf } from './journal.js';
-import type { Plan } from './plan.js';
+import type { MethodWork } from './method-work.js';
+import { type Plan, refuse } from './plan.js';
 import { completed, type QuantizationSpec } from './spec.js';
 import type { Task } from './task.js';
 
@@ -142,6 +143,7 @@ export async function planGgufQuantization(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
   spec: QuantizationSpec,
+  work: MethodWork | null = null,
 ): Promise<Plan> {
   const { path } = checkpoint;
   const recipe = completed({ ...spec, format: 'gguf' }).dtype as GgufRecipe;
@@ -163,13 +165,42 @@ export async function planGgufQuantization(
   );
   const importance = matrix?.of(places, path) ?? new Map<string, Float32Array>();
   checkNeeded(recipe, places, importance, path);
+  const made = work === null ? new Set<Weight>() : addToWork(work, tensors, importance, spec, path);
   const tasks = tensors.map(({ weight, place }) => {
     const own = importance.get(place.name);
+    if (work !== null && made.has(weight)) return ggufMethodTask(weight, place, work.parts);
+    if (work?.mayChange(weight.name) === true && !isBlock(place.type)) return ggufChangedTask(weight, place, work.parts);
     return ggufTask(weight, place, own === undefined ? {} : { importance: own });
   });
-  if (matrix === null) return planOfTasks(tasks, content.metadata, recipe, checkpoint.config);
-  const plan = planOfTasks(tasks, new Map([...content.metadata, ...matrix.metadata]), recipe, checkpoint.config);
-  return { ...plan, decisions: { ...plan.decisions, imatrix: matrix.hash } };
+  const metadata = new Map([...content.metadata, ...(matrix?.metadata ?? [])]);
+  const plan = planOfTasks(tasks, metadata, recipe, checkpoint.config);
+  const decisions = {
+    ...plan.decisions,
+    ...(matrix === null ? {} : { imatrix: matrix.hash }),
+    ...(work === null ? {} : { method: work.decisions }),
+  };
+  return { ...plan, decisions, method: work };
+}
+
+/** Tells a method which blocks it is to make; the weights of which it will. */
+function addToWork(
+  work: MethodWork,
+  tensors: readonly Planned[],
+  importance: ReadonlyMap<string, Float32Array>,
+  spec: QuantizationSpec,
+  path: string,
+): Set<Weight> {
+  const own = tensors.filter(({ weight, place }) => work.quantizes(weight.name) && isBlock(place.type));
+  const refusals = own.flatMap(({ weight, place: { name, type } }) => {
+    const reason = work.addBlocks(weight.name, type as GgufType, importance.get(name));
+    return reason === null ? [] : [{ weight, reason }];
+  });
+  const remedy =
+    'Choose q4_0, q5_0 or q8_0 for them (--layer <regex>=<type>), leave them in float (--exclude <regex>), or choose another method.';
+  refuse(refusals, own.length, path, remedy);
+  if (own.length > 0) return new Set(own.map(({ weight }) => weight));
+  const message = `${path} has no layers of a block to quantize by ${spec.method}: as chosen, all of them stay in float.`;
+  throw new CheckpointError('NOTHING_TO_QUANTIZE', message, { path });
 }
 
 /**

@@ -30,7 +30,9 @@ export async function planOfSpec(
   spec: QuantizationSpec,
   reading: ReadingOptions = {},
 ): Promise<Plan> {
-  if (spec.format === 'gguf') return planGgufQuantization(checkpoint, weights, spec);
+  if (spec.format === 'gguf') {
+    return planGgufQuantization(checkpoint, weights, spec, await MethodWork.of(checkpoint.path, spec, reading));
+  }
   const model = await asHuggingFace(checkpoint, weights);
   const work = await MethodWork.of(checkpoint.path, spec, reading);
   return withTexts(planQuantization(model.checkpoint, model.weights, spec, work), model.texts, model.warnings);

@@ -8,6 +8,7 @@ import type { Json } from '../checkpoint/checkpoint.js';
 import { checkImatrix, type ImportanceMatrix } from '../checkpoint/gguf/imatrix.js';
 import { GGUF_RECIPES, type GgufRecipe } from '../checkpoint/gguf/recipes.js';
 import { awqQuantConfig, awqWriter } from '../checkpoint/layouts/awq-writer.js';
+import { llmInt8Writer } from '../checkpoint/layouts/bitsandbytes/int8-writer.js';
 import { bitsandbytesWriter } from '../checkpoint/layouts/bitsandbytes/writer.js';
 import {
   type ActivationDtype,
@@ -37,7 +38,7 @@ import type { RangeMethod } from './task.js';
  * | `gptq` | vLLM, transformers, GPTQModel: version 1, which every reader takes | `int4` (default), `int2`, `int3`, `int8` |
  * | `gptq_v2` | the same with zero points as they are; for asymmetric weights | the same |
  * | `awq` | vLLM, transformers, AutoAWQ ("gemm") | `int4` |
- * | `bitsandbytes` | transformers, vLLM | `nf4` (default), `fp4` |
+ * | `bitsandbytes` | transformers, vLLM | `nf4` (default), `fp4`, `int8`: LLM.int8() |
  * | `fp8` | vLLM, transformers: DeepSeek's blocks of 128 × 128, or a scale per tensor or channel | `float8_e4m3fn` |
  * | `gguf` | llama.cpp | a block type or a mixture of llama-quantize's: `q4_k_m` (default), `q8_0`, … |
  */
@@ -76,7 +77,7 @@ export interface LayerSpec {
   readonly granularity?: Granularity;
   /**
    * Elements along the input dimension that share a scale, or `null` for one scale per output channel. Default 128, for
-   * integers.
+   * integers but LLM.int8().
    */
   readonly groupSize?: number | null;
   /** `bitsandbytes` only: whether scales are quantized as well ("double quantization"). Default false. */
@@ -133,7 +134,7 @@ export const FORMATS: Readonly<Record<CheckpointFormat, Format>> = {
   gptq: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   gptq_v2: { dtypes: ['int4', 'int2', 'int3', 'int8'], scheme: 'symmetric' },
   awq: { dtypes: ['int4'], scheme: 'asymmetric' },
-  bitsandbytes: { dtypes: ['nf4', 'fp4'], scheme: 'symmetric' },
+  bitsandbytes: { dtypes: ['nf4', 'fp4', 'int8'], scheme: 'symmetric' },
   fp8: { dtypes: ['float8_e4m3fn'], scheme: 'symmetric' },
   gguf: { dtypes: ['q4_k_m', ...GGUF_RECIPES.filter((recipe) => recipe !== 'q4_k_m')], scheme: 'symmetric' },
 };
@@ -195,6 +196,7 @@ function usualGranularity(
   groupSize: number | null | undefined,
 ): Granularity {
   if (format === 'fp8') return 'per-block';
+  if (format === 'bitsandbytes' && dtype === 'int8') return 'per-channel';
   const hasGroups = /^(int\d|nf4|fp4)$/.test(dtype);
   return hasGroups && groupSize !== null ? 'per-group' : 'per-channel';
 }
@@ -280,6 +282,7 @@ export function writerOf(
       case 'awq':
         return awqWriter({ scheme, groupSize });
       case 'bitsandbytes':
+        if (dtype === 'int8') return llmInt8Writer;
         return bitsandbytesWriter({
           dtype: dtype as 'nf4',
           blockSize: groupSize ?? 64,
@@ -363,11 +366,28 @@ export function checkLayer(
   }
   checkCompressed(given, name, format);
   const { dtype } = completed({ ...(given as LayerSpec), format });
+  if (format === 'bitsandbytes' && dtype === 'int8') checkLlmInt8(given, name);
   checkGranularity(given, name, format, dtype);
   if (given['scheme'] !== undefined) validate.oneOf(name('scheme'), given['scheme'], ['symmetric', 'asymmetric']);
   if (given['groupSize'] !== undefined && given['groupSize'] !== null)
     validate.integer(name('groupSize'), given['groupSize'], 1);
   return format;
+}
+
+/** LLM.int8() has one way of quantizing weights. */
+function checkLlmInt8(given: Record<string, unknown>, name: (option: string) => string): void {
+  const usual: Record<string, unknown> = {
+    scheme: 'symmetric',
+    granularity: 'per-channel',
+    groupSize: null,
+    nested: false,
+    range: 'minmax',
+  };
+  for (const [option, value] of Object.entries(usual)) {
+    if (given[option] === undefined || given[option] === value) continue;
+    const message = `Expected no ${name(option)} for int8 of bitsandbytes, LLM.int8(), which has a scale for each row, its largest magnitude.`;
+    throw new InvalidArgumentError(name(option), message);
+  }
 }
 
 /** How codes are stored and what becomes of activations: with compressed-tensors, and what goes with the dtype. */
@@ -439,7 +459,7 @@ function checkGranularity(
       );
     }
   }
-  if (format === 'bitsandbytes' && groupSize !== undefined) {
+  if (format === 'bitsandbytes' && groupSize !== undefined && dtype !== 'int8') {
     if (!BLOCK_SIZES.includes(groupSize as number)) {
       throw invalidArgument(name('groupSize'), `one of ${BLOCK_SIZES.join(', ')}`, groupSize);
     }

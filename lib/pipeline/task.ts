@@ -5,11 +5,11 @@
  * @module
  */
 import { floatsOf } from '../checkpoint/floats.js';
-import type { LayoutWriter, Outline, Piece, Recipe } from '../checkpoint/layouts/layout.js';
+import type { FloatRows, LayoutWriter, Outline, Piece, Recipe } from '../checkpoint/layouts/layout.js';
 import { SAFETENSORS_DTYPES, type SafetensorsDtype } from '../checkpoint/safetensors.js';
 import { type TensorSpec, tensorBytes } from '../checkpoint/safetensors-writer.js';
 import type { Scratch } from '../checkpoint/scratch.js';
-import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js';
+import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
 import { castTensorAsync } from '../tensor/cast.js';
@@ -223,26 +223,31 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
         }
       : {}),
     async block(begin, end, scratch, signal) {
-      const tensor = await quantized(begin, end, scratch, signal);
-      const pieces = await writer.encode(outline, begin, tensor, null, scratch);
+      const rowsRead = await floatRows(begin, end, scratch, signal);
+      const pieces =
+        writer.quantize === undefined
+          ? await writer.encode(outline, begin, await quantized(rowsRead, end - begin, scratch, signal), null, scratch)
+          : await writer.quantize(outline, begin, rowsRead, signal);
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
 
+  /** Rows in the type in which they are stored; what is not stored in float is dequantized once. */
+  async function floatRows(begin: number, end: number, scratch: Scratch, signal: AbortSignal): Promise<FloatRows> {
+    const block = await weight.read(begin, end, scratch);
+    if (block.kind === 'float') return block;
+    const count = (end - begin) * columns;
+    return { dtype: 'float32', data: await floatsOf(block, count, columns, scratch, signal) };
+  }
+
   async function quantized(
-    begin: number,
-    end: number,
+    read: FloatRows,
+    rowCount: number,
     scratch: Scratch,
     signal: AbortSignal,
   ): Promise<QuantizedTensor> {
-    const count = (end - begin) * columns;
-    const block = await weight.read(begin, end, scratch);
-    // What is not stored in float is dequantized once.
-    const read: Extract<RowBlock, { kind: 'float' }> =
-      block.kind === 'float'
-        ? block
-        : { kind: 'float', dtype: 'float32', data: await floatsOf(block, count, columns, scratch, signal) };
-    const shape = acrossRows ? ([1, count] as const) : ([end - begin, columns] as const);
+    const count = rowCount * columns;
+    const shape = acrossRows ? ([1, count] as const) : ([rowCount, columns] as const);
     const out = resultIn(scratch, writer, shape);
     const searched = range === 'minmax' || Object.keys(whole).length > 0 ? {} : { range };
     return (await quantizeTensorAsync(read.data, {

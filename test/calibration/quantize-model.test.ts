@@ -46,7 +46,7 @@ async function hiddenOf(
     const block = await model.openBlock(index);
     for (const part of parts.filter((each) => each.block === index)) {
       const name = part.name.slice(`model.layers.${index}.`.length, -'.weight'.length);
-      if (part.kind === 'quantized') {
+      if (part.kind !== 'float') {
         const linear = name as LinearName;
         block.replace(linear, await layerOfPart(part, block.bias(linear), activations));
       } else if (name.endsWith('norm')) block.setNorm(name as NormName, part.data);

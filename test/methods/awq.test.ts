@@ -73,7 +73,7 @@ describe.each(cases)('AutoAWQ, groups of $group_size', ({ group_size: groupSize,
       );
     };
     const options = { grid: search.n_grid, scaling: 'duo' } as const;
-    const { scales } = await searchScales([weight], statisticsOf(x, columns), { roundTrip, groupSize }, options);
+    const { scales } = await searchScales([weight], statisticsOf(x, columns), [{ roundTrip, groupSize }], options);
     const expected = float32(search.best_scales);
     for (const [k, scale] of scales.entries()) {
       expect(Math.abs(scale / (expected[k] as number) - 1)).toBeLessThan(1e-6);

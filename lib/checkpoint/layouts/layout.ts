@@ -70,6 +70,12 @@ export interface Piece {
   readonly stride?: number;
 }
 
+/** Rows of floats. */
+export interface FloatRows {
+  readonly dtype: LargeFloatDtype;
+  readonly data: Float32Array | Uint16Array;
+}
+
 /** Writes one layout, in one setting (bits, group size, …). */
 export interface LayoutWriter {
   readonly format: WeightFormat;
@@ -95,6 +101,11 @@ export interface LayoutWriter {
     order: Int32Array | null,
     scratch?: Scratch,
   ): Promise<Piece[]>;
+  /**
+   * Rows from `begin` on, quantized by a rule that `quantizeTensor` does not have: then the layout holds no other codes, and
+   * `encode` is not called.
+   */
+  quantize?(weight: Outline, begin: number, rows: FloatRows, signal: AbortSignal): Promise<Piece[]>;
   /**
    * `quantization_config` of config.json.
    *

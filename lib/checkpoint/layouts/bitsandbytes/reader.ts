@@ -18,10 +18,11 @@
  *
  * @module
  */
+import { CheckpointError } from '../../../errors.js';
 import { dequantizeLlmInt8Async, swapNibblesAsync } from '../../../tensor/fields.js';
 import type { QuantizedTensor } from '../../../tensor/quantized-tensor.js';
 import type { Checkpoint } from '../../checkpoint.js';
-import type { Scratch } from '../../scratch.js';
+import { Scratch } from '../../scratch.js';
 import type { StoredTensor } from '../../stored-tensor.js';
 import type { RowBlock, Weight } from '../../weight.js';
 import { matrixOf } from '../float.js';
@@ -37,6 +38,7 @@ import {
   readFloats,
   requiredPart,
 } from '../parts.js';
+import { DEFAULT_THRESHOLD } from './config.js';
 import { type QuantState, readQuantState, rowsOfBlocks, STATE_NAME } from './quant-state.js';
 import { codeValues } from './tables.js';
 
@@ -222,7 +224,26 @@ async function int8Weight(
       await dequantizeLlmInt8Async(data, scales, count, columns, out);
       return { kind: 'float', dtype: 'float32', data: out };
     },
+    llmInt8: {
+      threshold: thresholdOf(checkpoint),
+      async read(begin, end) {
+        const count = end - begin;
+        const scales = (await readAbsmax(absmax, null, begin, count, new Scratch())).slice();
+        const bytes = new Uint8Array(new SharedArrayBuffer(count * columns));
+        await codes.read(begin * columns, bytes);
+        return { codes: new Int8Array(bytes.buffer), absmax: scales };
+      },
+    },
   };
+}
+
+/** `llm_int8_threshold` of the config. */
+function thresholdOf(checkpoint: Checkpoint): number {
+  const value = quantizationConfigOf(checkpoint)?.['llm_int8_threshold'] ?? DEFAULT_THRESHOLD;
+  if (typeof value === 'number' && value >= 0 && Number.isFinite(value)) return value;
+  const { path } = checkpoint;
+  const message = `Expected llm_int8_threshold in the quantization_config of ${path} to be a number of at least 0 but received ${JSON.stringify(value)}.`;
+  throw new CheckpointError('CONFIG_INVALID', message, { path });
 }
 
 /** Parts of a weight whose quant_state is missing. */

@@ -11,6 +11,7 @@ import type { Json } from '../../checkpoint.js';
 import type { TensorSpec } from '../../safetensors-writer.js';
 import type { LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { bytesOf, checkEncoded } from '../writing.js';
+import { bitsandbytesConfig } from './config.js';
 import { type QuantState, quantStateBytes, quantStateLength, rowsOfBlocks, STATE_NAME } from './quant-state.js';
 import { codeValues, dynamicMap, type FourBits } from './tables.js';
 
@@ -153,19 +154,14 @@ class Writer implements LayoutWriter {
   }
 
   config(ignored: readonly string[]): Json {
-    return {
-      quant_method: 'bitsandbytes',
+    const own = {
       load_in_4bit: true,
-      load_in_8bit: false,
       bnb_4bit_quant_type: this.dtype,
       bnb_4bit_use_double_quant: this.nested,
       bnb_4bit_compute_dtype: this.computeDtype,
       bnb_4bit_quant_storage: 'uint8',
-      llm_int8_enable_fp32_cpu_offload: false,
-      llm_int8_has_fp16_weight: false,
-      llm_int8_skip_modules: [...ignored],
-      // No llm_int8_threshold: transformers wants a float, and JSON.stringify writes 6.0 as 6. It defaults to that.
     };
+    return bitsandbytesConfig(own, ignored);
   }
 }
 
