@@ -13,8 +13,8 @@ export {
 export { importanceMatrixOf } from './calibration/imatrix.js';
 export { type MergeOptions, type MergeReport, mergeStatistics } from './calibration/merge.js';
 export {
-  type FloatPart,
   type BlocksPart,
+  type FloatPart,
   layerOfPart,
   type ModelPart,
   type QuantizedPart,

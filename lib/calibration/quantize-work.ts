@@ -213,5 +213,7 @@ export function fingerprintOf(work: Work): string {
 /** Importances by their hash, since there is one for each layer. */
 function shortened(_: string, value: unknown): unknown {
   if (!(value instanceof Float32Array)) return value;
-  return createHash('sha256').update(new Uint8Array(value.buffer, value.byteOffset, value.byteLength)).digest('hex');
+  return createHash('sha256')
+    .update(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
+    .digest('hex');
 }

@@ -61,7 +61,14 @@ function methodOptions(
 }
 
 /** HQQ has one scheme, and chooses ranges itself. */
-function hqqOptions({ shape, range, scheme, narrowRange, codeBits, ...rest }: ReturnType<typeof methodOptions>): HqqOptions {
+function hqqOptions({
+  shape,
+  range,
+  scheme,
+  narrowRange,
+  codeBits,
+  ...rest
+}: ReturnType<typeof methodOptions>): HqqOptions {
   if (range === 'mse' || scheme === 'symmetric' || narrowRange !== undefined || codeBits !== undefined) {
     throw new InvalidArgumentError(
       'weights',

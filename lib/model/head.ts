@@ -67,7 +67,10 @@ export class Head {
     const { weights, computeDtype, loader } = this.context;
     const { head } = weights;
     const end = Math.min(head.rows, begin + this.partRows);
-    return { begin, layer: await loader.run((scratch) => linearOfRows(head, begin, end, null, computeDtype ?? 'float32', scratch)) };
+    return {
+      begin,
+      layer: await loader.run((scratch) => linearOfRows(head, begin, end, null, computeDtype ?? 'float32', scratch)),
+    };
   }
 
   private async openAll(): Promise<Part[]> {

@@ -79,7 +79,9 @@ function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions):
     ...(isInteger && format !== 'bitsandbytes' && FORMATS[format].dtypes.some((candidate) => /^int\d$/.test(candidate))
       ? { groupSize, scheme: traits.includes('asymmetric') ? 'asymmetric' : 'symmetric' }
       : {}),
-    ...(format === source && format === 'bitsandbytes' && groupSize !== null && given.dtype !== 'int8' ? { groupSize } : {}),
+    ...(format === source && format === 'bitsandbytes' && groupSize !== null && given.dtype !== 'int8'
+      ? { groupSize }
+      : {}),
     ...(isFp8 && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
     ...(isFp8 && traits.includes('per-channel') ? { granularity: 'per-channel' } : {}),
     ...(isFp8 && traits.some((trait) => trait.startsWith('blocks')) ? { granularity: 'per-block' } : {}),

@@ -116,7 +116,7 @@ export class MethodWork {
     }
     if (method === 'hqq' && scheme === 'symmetric') return 'hqq searches for zero points: its scheme is asymmetric';
     if (recipe.noLowestZeroPoint === true && scheme === 'asymmetric') {
-      return 'GPTQ version 1 has no zero point of 0, which a method may find (use gptq_v2)';
+      return `GPTQ version 1 has no zero point of 0, which ${method} may find (use gptq_v2)`;
     }
     return null;
   }

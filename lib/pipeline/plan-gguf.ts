@@ -169,7 +169,8 @@ export async function planGgufQuantization(
   const tasks = tensors.map(({ weight, place }) => {
     const own = importance.get(place.name);
     if (work !== null && made.has(weight)) return ggufMethodTask(weight, place, work.parts);
-    if (work?.mayChange(weight.name) === true && !isBlock(place.type)) return ggufChangedTask(weight, place, work.parts);
+    if (work?.mayChange(weight.name) === true && !isBlock(place.type))
+      return ggufChangedTask(weight, place, work.parts);
     return ggufTask(weight, place, own === undefined ? {} : { importance: own });
   });
   const metadata = new Map([...content.metadata, ...(matrix?.metadata ?? [])]);

@@ -10,7 +10,7 @@ import { CheckpointError } from '../errors.js';
 import { indexOf, type SizedFile, safetensorsFiles } from './files.js';
 import type { MethodWork } from './method-work.js';
 import { isChosen, isHead, isLinear, layerOf } from './selection.js';
-import { type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
+import { completed, type LayerSpec, otherConfigs, type QuantizationSpec, writerOf } from './spec.js';
 import { changedTask, keepTask, methodTask, outlineOf, quantizeTask, type Task } from './task.js';
 
 /** Everything that will happen. */
@@ -138,13 +138,14 @@ export function planQuantization(
   const refusals: { weight: Weight; reason: string }[] = [];
   const hasHead = chosen.some(isHead);
   for (const weight of chosen) {
-    const layerSpec = specOf(weight, spec) as LayerSpec;
+    const layerSpec: LayerSpec = {
+      ...(specOf(weight, spec) as LayerSpec),
+      format: spec.format ?? 'compressed-tensors',
+    };
+    // Zero points are what HQQ searches for.
+    const isInteger = /^int\d$/.test(completed(layerSpec).dtype);
     const { writer, key } = writerOf(
-      {
-        ...(spec.method === 'hqq' ? { scheme: 'asymmetric' } : {}), // its zero points are what it searches for
-        ...layerSpec,
-        format: spec.format ?? 'compressed-tensors',
-      },
+      spec.method === 'hqq' && isInteger ? { scheme: 'asymmetric', ...layerSpec } : layerSpec,
       weight.dtype ?? 'float32',
       { hasHead, ordered: work?.orders ?? false },
     );

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { llmInt8Writer } from '../../lib/checkpoint/layouts/bitsandbytes/int8-writer.js';
 import { quantStateBytes } from '../../lib/checkpoint/layouts/bitsandbytes/quant-state.js';
 import { dynamicMap } from '../../lib/checkpoint/layouts/bitsandbytes/tables.js';
 import { type BitsandbytesSettings, bitsandbytesWriter } from '../../lib/checkpoint/layouts/bitsandbytes/writer.js';
@@ -300,7 +301,7 @@ function nestedScales(scales: Float32Array): Float32Array {
 }
 
 describe('LLM.int8()', () => {
-  const { cases: int8 } = readJson<{ cases: { CB: EncodedArray; SCB: EncodedArray }[] }>(
+  const { cases: int8 } = readJson<{ cases: { W: EncodedArray; CB: EncodedArray; SCB: EncodedArray }[] }>(
     'bitsandbytes',
     'llm_int8.json',
   );
@@ -325,6 +326,54 @@ describe('LLM.int8()', () => {
         }
       });
     }
+  });
+
+  it('writes weights as bitsandbytes does, in any strips', async () => {
+    for (const { W, CB, SCB } of int8) {
+      const [rows, columns] = W.shape as [number, number];
+      const outline: Outline = { name: 'a.weight', rows, columns, dtype: 'float32' };
+      expect(llmInt8Writer.outputs(outline)).toEqual([
+        { name: 'a.weight', dtype: 'I8', shape: [rows, columns] },
+        { name: 'a.SCB', dtype: 'F32', shape: [rows] },
+        { name: 'a.weight_format', dtype: 'U8', shape: [] },
+      ]);
+      for (const strip of [rows, 4]) {
+        const codes = new Uint8Array(rows * columns);
+        const absmax = new Uint8Array(4 * rows);
+        const format: number[] = [];
+        const w = float32(W);
+        for (let begin = 0; begin < rows; begin += strip) {
+          const data = w.slice(begin * columns, (begin + strip) * columns);
+          const signal = new AbortController().signal;
+          const pieces = await llmInt8Writer.quantize?.(outline, begin, { dtype: 'float32', data }, signal);
+          for (const piece of pieces ?? []) {
+            if (piece.tensor === 'a.weight') codes.set(piece.data, piece.begin);
+            else if (piece.tensor === 'a.SCB') absmax.set(piece.data, piece.begin);
+            else format.push(...piece.data);
+          }
+        }
+        expect(sameBytes(codes, bytes(CB))).toBe(true);
+        expect(sameBytes(absmax, bytes(SCB))).toBe(true);
+        expect(format).toEqual([0]);
+      }
+    }
+    const odd = { name: 'a.W', rows: 2, columns: 2, dtype: 'float32' } as const;
+    expect(llmInt8Writer.refusal(odd)).toMatch(/\.weight/);
+    expect(llmInt8Writer.refusal({ ...odd, name: 'a.weight', rows: 0 })).toMatch(/empty/);
+    expect(llmInt8Writer.config(['lm_head'])).toMatchObject({
+      quant_method: 'bitsandbytes',
+      load_in_4bit: false,
+      load_in_8bit: true,
+      llm_int8_skip_modules: ['lm_head'],
+    });
+  });
+
+  it.each([-1, '6', Number.NaN])('refuses the threshold %s', async (threshold) => {
+    const config = { quantization_config: { quant_method: 'bitsandbytes', llm_int8_threshold: threshold } };
+    const run = withWeights(checkpointFolder(root, tensors(0), config), async () => 0);
+    // JSON has no NaN: it is null, which is the default.
+    if (typeof threshold === 'number' && Number.isNaN(threshold)) await expect(run).resolves.toBe(0);
+    else await expect(run).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
 
   it('refuses tiles', async () => {

@@ -54,7 +54,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
   [
     'ct int8, W8A8',
     { dtype: 'int8', activations: 'int8' },
-    ['int8', 'uint8', 'uint8', '!more codes', '!no nf4', '!no float8', 'q8_0'],
+    ['int8', 'uint8', 'uint8', '!more codes', '!rule of its own', '!no float8', 'q8_0'],
   ],
   [
     'ct int4 in bytes',
@@ -81,7 +81,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
   [
     'gptq int8, channels',
     { format: 'gptq', dtype: 'int8', groupSize: null },
-    ['int8', 'uint8', 'uint8', '!more codes', '!no nf4', '!no float8', 'q8_0'],
+    ['int8', 'uint8', 'uint8', '!more codes', '!rule of its own', '!no float8', 'q8_0'],
   ],
   [
     'gptq_v2 int2 asymmetric',
@@ -102,7 +102,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
   [
     'bnb int8',
     null,
-    ['!come apart', '!come apart', '!come apart', '!come apart', '!come apart', '!come apart', '!no block'],
+    ['!come apart', '!come apart', '!come apart', '!come apart', '!rule of its own', '!come apart', '!no block'],
   ],
   [
     'fp8 blocks',
@@ -122,7 +122,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
   [
     'gguf q8_0',
     { format: 'gguf', dtype: 'q8_0' },
-    ['int8', 'uint8', 'uint8', '!more codes', '!no nf4', '!no float8', 'q8_0'],
+    ['int8', 'uint8', 'uint8', '!more codes', '!rule of its own', '!no float8', 'q8_0'],
   ],
   ['gguf q4_1', { format: 'gguf', dtype: 'q4_1' }, ['!q4_1', '!q4_1', '!q4_1', '!q4_1', '!q4_1', '!q4_1', '!no block']],
 ];

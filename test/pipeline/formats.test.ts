@@ -66,6 +66,7 @@ const SPECS: [string, QuantizationSpec][] = [
   ['gptq', { groupSize: 96 }],
   ['bitsandbytes', { groupSize: 512 }],
   ['bitsandbytes', { groupSize: 512, nested: true }],
+  ['bitsandbytes', { dtype: 'int8' }],
 ];
 const named = SPECS.map(
   ([format, spec]) => [`${format} ${Object.values(spec).join(' ')}`, { format, ...spec }] as const,

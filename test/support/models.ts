@@ -1,8 +1,8 @@
 /** Tiny decoders with reference results: test/vectors/models. */
-import { copyFileSync, readdirSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
-import { writeFolder } from './files.js';
+import { readSafetensors, safetensors, writeFolder } from './files.js';
 import { type EncodedArray, readJson, VECTORS } from './vectors.js';
 
 /** The model that is bundled with the project. */
@@ -56,4 +56,19 @@ export function largestDifference(got: ArrayLike<number>, expected: ArrayLike<nu
     if (!(difference <= largest)) largest = difference; // a NaN must not get lost
   }
   return largest;
+}
+
+/** The first layers of the bundled model, which are a model as well: in less time the same. */
+export function bundledLayers(folder: string, count: number): string {
+  mkdirSync(folder, { recursive: true });
+  for (const name of readdirSync(BUNDLED)) {
+    if (/^(tokenizer|special_tokens|generation)/.test(name)) copyFileSync(join(BUNDLED, name), join(folder, name));
+  }
+  const { tensors } = readSafetensors(readFileSync(join(BUNDLED, 'model.safetensors')));
+  const kept = [...tensors].filter(([name]) => Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? 0) < count);
+  const data = kept.map(([name, { dtype, shape, bytes }]) => [name, { dtype, shape, data: bytes }] as const);
+  writeFileSync(join(folder, 'model.safetensors'), safetensors(Object.fromEntries(data)));
+  const config = JSON.parse(readFileSync(join(BUNDLED, 'config.json'), 'utf8')) as object;
+  writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, num_hidden_layers: count }));
+  return folder;
 }
