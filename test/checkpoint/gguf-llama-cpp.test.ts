@@ -6,10 +6,11 @@ import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { GgufFile } from '../../lib/checkpoint/gguf/gguf-file.js';
 import { fileTypeOf, GGUF_RECIPES } from '../../lib/checkpoint/gguf/recipes.js';
-import { importanceOf } from '../../lib/index.js';
+import { importanceOf, openModel, quantizeCheckpoint } from '../../lib/index.js';
 import { safetensors, temporaryFolder, writeFolder } from '../support/files.js';
 import { hashOfTensors, writeModel } from '../support/gguf-model.js';
 import { bundledImportance } from '../support/imatrix.js';
+import { bundledLayers } from '../support/models.js';
 import { float32, readJson, VECTORS } from '../support/vectors.js';
 
 const repository = join(__dirname, '..', '..');
@@ -123,6 +124,32 @@ describe.skipIf(!isLinux64 || !isThere)('llama.cpp', () => {
       const from = starts[i]?.length ?? 0;
       expect(continuations[i]).toEqual(ids.slice(from, from + 12));
     }
+  });
+
+  // llama.cpp rounds activations to 8 bits where weights are blocks, so that its logits are near ours, and no nearer.
+  it.each([
+    ['q4_0', { method: 'gptq' }],
+    ['q5_0', { method: 'gptq' }],
+    ['q8_0', { method: 'awq-gptq', awq: { grid: 2 } }],
+    ['q4_k_m', { method: 'awq', awq: { grid: 2, clip: false } }],
+  ] as const)('computes what lowbit computes of what methods made: %s, %o', async (dtype, how) => {
+    const source = bundledLayers(join(folder, `layers-${count++}`), 2);
+    const output = fresh();
+    const calibration = {
+      text: [join(repository, 'examples', 'text', 'sampled-calib.txt')],
+      windows: 2,
+      windowLength: 64,
+    };
+    await quantizeCheckpoint(source, { format: 'gguf', dtype, ...how, calibration, output });
+    const ids = [1, ...Array.from(Buffer.from('But soft, what light through yonder'), (byte) => byte + 3)];
+    const result = await llamaCpp<RunResult>({ task: 'run', model: output, sequences: [ids] });
+    const model = await openModel(output);
+    const ours = await model.logits(Int32Array.from(ids));
+    await model.close();
+    const logits = floatsIn(result.logits[0] as string);
+    expect(largestDifference(logits, ours)).toBeLessThan(0.5);
+    const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, x, i) => sum + x * (b[i] as number), 0);
+    expect(dot(logits, ours) / Math.sqrt(dot(logits, logits) * dot(ours, ours))).toBeGreaterThan(0.9999);
   });
 
   it.each(GGUF_RECIPES.filter((recipe) => !['q2_k_s', 'mxfp4', 'nvfp4', 'f32'].includes(recipe)))(
