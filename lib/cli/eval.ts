@@ -141,7 +141,7 @@ export function evalCommand(): Command {
       .option('--seed <n>', 'draw these windows at random', seed)
       .option(
         '--compute-dtype <dtype>',
-        'float32 (default), int16 or int8: in what quantized weights compute',
+        'float32 (default; LLM.int8() as it computes), int16 or int8: in what quantized weights compute',
         oneOf('float32', 'int16', 'int8'),
       )
       .option(
