@@ -195,9 +195,9 @@ describe('quantizeCheckpoint by a method', () => {
     ['an unknown method', LLAMA, { method: 'magic' }, 'INVALID_ARGUMENT'],
     ['options of another method', LLAMA, { method: 'hqq', gptq: { descAct: true } }, 'INVALID_ARGUMENT'],
     [
-      'gguf',
+      'blocks that do not hold the integers of GPTQ',
       LLAMA,
-      { format: 'gguf', dtype: 'q4_0', method: 'gptq', calibration, output: join(root, 'x.gguf') },
+      { format: 'gguf', dtype: 'q4_k_m', method: 'gptq', calibration, output: join(root, 'x.gguf') },
       'INVALID_ARGUMENT',
     ],
     [
