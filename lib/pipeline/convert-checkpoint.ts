@@ -50,7 +50,7 @@ function isQuantized({ encoding }: Weight): boolean {
 }
 
 /** The codes in GGUF blocks that have one scale each. */
-const CODES_OF_BLOCKS: Readonly<Record<string, string>> = { q4_0: 'int4', q8_0: 'int8' };
+const CODES_OF_BLOCKS: Readonly<Record<string, string>> = { q4_0: 'int4', q5_0: 'int8', q8_0: 'int8' };
 
 /** The dtype of a format that a weight's codes fit in: their own, or for integers the next wider one. */
 function dtypeFor(format: CheckpointFormat, own: string): CheckpointDtype | undefined {

@@ -4,7 +4,7 @@
  * | block | holds exactly |
  * | --- | --- |
  * | `q4_0` | four bits without zero points, in groups of a multiple of 32, scales float16 |
- * | `q5_0` | codes that fit in five bits, the same groups and scales |
+ * | `q5_0` | the same in five bits: four bits with zero points among them |
  * | `q8_0` | integers of any width whose distance from the zero point fits in eight bits, the same groups and scales |
  * | `mxfp4` | MXFP4 (a −0 becomes 0) |
  *
@@ -35,8 +35,8 @@ export function codesOf(block: RowBlock, rows: number, columns: number): Codes {
 }
 
 /** Block types that can hold codes exactly, the smallest first. */
-export const EXACT_TYPES = ['q4_0', 'q8_0', 'mxfp4'] as const satisfies readonly GgufType[];
-export type ExactType = (typeof EXACT_TYPES)[number] | 'q5_0';
+export const EXACT_TYPES = ['q4_0', 'q5_0', 'q8_0', 'mxfp4'] as const satisfies readonly GgufType[];
+export type ExactType = (typeof EXACT_TYPES)[number];
 
 const BLOCK = 32;
 
@@ -147,12 +147,12 @@ export function blocksWith(tensor: QuantizedTensor, type: ExactType): Uint8Array
  * @throws {@link NoFit} for types that have more than a scale.
  */
 export function tensorOfBlocks(data: Uint8Array, type: GgufType, rows: number, columns: number): QuantizedTensor {
-  if (type !== 'q4_0' && type !== 'q8_0' && type !== 'mxfp4') {
+  if (!(EXACT_TYPES as readonly GgufType[]).includes(type)) {
     throw new NoFit(`blocks of ${type} have no codes and scales of this format`);
   }
   const { bytes } = blockFormatOf('type', type);
   const blocks = data.length / bytes;
-  const isBytes = type === 'q8_0';
+  const isBytes = type === 'q8_0' || type === 'q5_0';
   const codes = new Uint8Array(rows * packedRowBytes(columns, isBytes ? 8 : 4));
   const scales = new Float32Array(blocks);
   const bits = new Uint16Array(blocks);
@@ -160,8 +160,16 @@ export function tensorOfBlocks(data: Uint8Array, type: GgufType, rows: number, c
     if (type === 'mxfp4') scales[block] = 2 ** ((data[at] as number) - 127);
     else bits[block] = (data[at] as number) | ((data[at + 1] as number) << 8);
     const from = at + (type === 'mxfp4' ? 1 : 2);
-    if (isBytes) {
+    if (type === 'q8_0') {
       codes.set(data.subarray(from, from + BLOCK), block * BLOCK);
+      continue;
+    }
+    if (type === 'q5_0') {
+      for (let i = 0; i < BLOCK; i++) {
+        const nibble = ((data[from + 4 + (i & 15)] as number) >> (i < 16 ? 0 : 4)) & 15;
+        const fifth = ((data[from + (i >> 3)] as number) >> (i & 7)) & 1;
+        codes[block * BLOCK + i] = (nibble | (fifth << 4)) - 16;
+      }
       continue;
     }
     // Two's complement has the top bit the other way round.

@@ -48,7 +48,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
   [
     'ct int4 asymmetric',
     { groupSize: 64, scheme: 'asymmetric' },
-    ['int4', 'uint4', 'uint4', 'uint4', '!no nf4', '!no float8', 'q8_0'],
+    ['int4', 'uint4', 'uint4', 'uint4', '!no nf4', '!no float8', 'q5_0'],
   ],
   ['ct int3', { dtype: 'int3', groupSize: 64 }, ['int3', 'uint3', 'uint3', 'uint4', '!no nf4', '!no float8', 'q4_0']],
   [
@@ -88,7 +88,7 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
     { format: 'gptq_v2', dtype: 'int2', groupSize: 32, scheme: 'asymmetric' },
     ['int2', 'uint2', 'uint2', 'uint4', '!no nf4', '!no float8', 'q4_0'],
   ],
-  ['awq', { format: 'awq', groupSize: 64 }, ['int4', 'uint4', 'uint4', 'uint4', '!no nf4', '!no float8', 'q8_0']],
+  ['awq', { format: 'awq', groupSize: 64 }, ['int4', 'uint4', 'uint4', 'uint4', '!no nf4', '!no float8', 'q5_0']],
   [
     'bnb nf4',
     { format: 'bitsandbytes' },
@@ -123,6 +123,11 @@ const MATRIX: [string, QuantizationSpec | null, string[]][] = [
     'gguf q8_0',
     { format: 'gguf', dtype: 'q8_0' },
     ['int8', 'uint8', 'uint8', '!more codes', '!rule of its own', '!no float8', 'q8_0'],
+  ],
+  [
+    'gguf q5_0',
+    { format: 'gguf', dtype: 'q5_0' },
+    ['int8', 'uint8', 'uint8', '!more codes', '!rule of its own', '!no float8', 'q5_0'],
   ],
   ['gguf q4_1', { format: 'gguf', dtype: 'q4_1' }, ['!q4_1', '!q4_1', '!q4_1', '!q4_1', '!q4_1', '!q4_1', '!no block']],
 ];
