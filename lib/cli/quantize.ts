@@ -9,7 +9,7 @@ import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
 import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
-import type { QuantizationSpec } from '../pipeline/spec.js';
+import { checkSpec, type QuantizationSpec } from '../pipeline/spec.js';
 import { applyCommonOptions, toJson, withCommonOptions } from './options.js';
 import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
 import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
@@ -41,6 +41,7 @@ function planAsJson(plan: Plan): object {
 }
 
 async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
+  checkSpec({ ...spec });
   const checkpoint = await openCheckpoint(input);
   try {
     const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);

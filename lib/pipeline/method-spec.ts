@@ -135,8 +135,6 @@ export function settingsForBlocks(
   type: GgufType,
   importance: Float32Array | undefined,
 ): WeightSettings | BlockSettings | string {
-  const against = NOT_FOR_BLOCKS[method];
-  if (against !== undefined) return `${method} can't make blocks: ${against}`;
   if (roundsInteger(method)) return INTEGERS_OF_BLOCKS.get(type) ?? `${type} does not hold the integers of ${method}`;
   return importance === undefined ? { type } : { type, importance };
 }

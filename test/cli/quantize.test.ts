@@ -175,6 +175,23 @@ describe('lowbit quantize', () => {
     const json = await run('quantize', LLAMA, '-d', 'int4', '--dry-run', '--json');
     expect(JSON.parse(json.stdout).tensors).toHaveLength(42);
     expect(readdirSync(root)).toEqual(before);
+    const wrong = await run('quantize', LLAMA, '-f', 'gguf:q4_k_m', '--method', 'hqq', '--dry-run');
+    expect(wrong.status).toBe(2);
+    expect(wrong.stderr).toContain('but received hqq');
+  });
+
+  it('makes GGUF files by methods, and LLM.int8()', async () => {
+    const text = join(LLAMA, '..', 'text', 'sampled-calib.txt');
+    const options = ['--method', 'gptq', '--text', text, '--windows', '2', '--window-length', '64', '--json'];
+    const gguf = await run('quantize', LLAMA, '-f', 'gguf:q5_0', ...options, '-o', join(root, 'gptq.gguf'));
+    expect(gguf.status).toBe(0);
+    const layer = JSON.parse(gguf.stdout).tensors.find(({ name }: { name: string }) =>
+      name.endsWith('0.mlp.up_proj.weight'),
+    );
+    expect(layer).toMatchObject({ to: 'q5_0', relativeError: expect.any(Number) });
+    const int8 = await run('quantize', LLAMA, '-f', 'bnb:int8', '--json', '-o', fresh());
+    expect(int8.status).toBe(0);
+    expect(JSON.parse(int8.stdout).tensors[0]).toMatchObject({ kind: 'quantized', to: 'int8' });
   });
 
   it('chooses ranges by search', async () => {
