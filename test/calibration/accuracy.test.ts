@@ -6,6 +6,7 @@ import {
   type CalibrationWindows,
   cutIntoWindows,
   type DecoderModel,
+  type LayerActivations,
   type LinearName,
   layerOfPart,
   type ModelPart,
@@ -39,7 +40,7 @@ async function all(options: QuantizeModelOptions): Promise<ModelPart[]> {
 }
 
 /** Mean nats per token that the model, quantized so, needs for the text. */
-async function nats(options: QuantizeModelOptions | null): Promise<number> {
+async function nats(options: (QuantizeModelOptions & { activations?: LayerActivations }) | null): Promise<number> {
   const { vocabSize, numLayers } = model.config;
   const parts = options === null ? [] : await all(options);
   const activations = options?.activations ?? 'none';
