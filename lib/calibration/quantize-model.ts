@@ -277,7 +277,7 @@ function inputOf(
     throw new ScaleOverflowError(message, 0, name);
   }
   if (scheme === 'symmetric') return { dtype: isFloat8 ? 'float8_e4m3fn' : 'int8', scale, zeroPoint: null };
-  const zeroPoint = Math.min(code.highest, Math.max(code.lowest, roundHalfEven(code.lowest - min / scale)));
+  const zeroPoint = Math.min(code.highest, Math.max(code.lowest, roundHalfEven(code.lowest - min / scale))) + 0; // no −0
   return { dtype: 'int8', scale, zeroPoint };
 }
 
