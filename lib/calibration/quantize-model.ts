@@ -4,10 +4,9 @@
  * @module
  */
 
-import { codeTypeOf } from '../dtype.js';
-import { CalibrationError, InvalidArgumentError, invalidArgument, ScaleOverflowError } from '../errors.js';
+import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import { awqClip, awqScales } from '../methods/awq.js';
-import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
+import type { InputStatistics } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
 import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
@@ -19,16 +18,14 @@ import { INPUTS, type InputName, LINEARS, type LinearName } from '../model/decod
 import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
 import { staticLayer } from '../model/static-layers.js';
-import { parametersOf } from '../observe/parameters.js';
-import { roundHalfEven } from '../tensor/channels.js';
 import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
-import { type InputQuantization, roundedTo } from '../tensor/input-quantization.js';
-import type { QuantizedTensor, Scheme } from '../tensor/quantized-tensor.js';
+import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
 import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
 import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
+import { checkCodes, staticInput } from './layer-inputs.js';
 import {
   checkedWork,
   checkStatistics,
@@ -209,13 +206,7 @@ async function quantizeLinear(
     ...(options.gptq === undefined ? {} : { gptq: options.gptq }),
   });
   const input = isStatic(activations)
-    ? inputOf(
-        full,
-        statistics as InputStatistics,
-        options.range,
-        activations === 'static' ? 'symmetric' : 'asymmetric',
-        settings,
-      )
+    ? staticInput(full, statistics as InputStatistics, options.range, activations, settings)
     : null;
   return {
     kind: 'quantized',
@@ -229,56 +220,6 @@ async function quantizeLinear(
     measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded.tensor, rounded.order), signal)),
     warnings: rounded.warnings,
   };
-}
-
-/** The codes of weights must be those that activations are multiplied with. */
-function checkCodes(
-  name: string,
-  { dtype, granularity, scheme = 'symmetric' }: WeightSettings,
-  activations: LayerActivations | 'llm-int8',
-  smoothed: boolean,
-): void {
-  if (dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric') return;
-  if (dtype === 'float8_e4m3fn' && activations === 'static' && !smoothed) return;
-  const expected =
-    activations === 'static' && !smoothed
-      ? 'symmetric int8 per channel or float8_e4m3fn'
-      : 'symmetric int8 per channel';
-  const what =
-    activations === 'static' ? 'static' : activations === 'static-asymmetric' ? 'static and asymmetric' : 'int8';
-  throw new InvalidArgumentError(
-    'weights',
-    `Expected ${expected} for ${name}, since activations are ${what}, but received ${scheme} ${dtype} ${granularity ?? 'per-tensor'}.`,
-  );
-}
-
-/** The largest E4M3 number. */
-const FLOAT8_LARGEST = 448;
-
-/** The least scale of activations: one that every type of scales holds. */
-const LEAST_SCALE = 2 ** -24;
-
-/** How activations of a range become codes; the scale as files keep it, and the zero point that goes with it. */
-function inputOf(
-  name: string,
-  statistics: InputStatistics,
-  range: RangeOfInputs | undefined,
-  scheme: Scheme,
-  { dtype, scaleDtype = 'float32' }: WeightSettings,
-): InputQuantization {
-  const { min, max } = statistics.range(range, scheme);
-  const isFloat8 = dtype !== 'int8';
-  const code = codeTypeOf('dtype', 'int8');
-  const largest = Math.max(-min, max);
-  const exact = isFloat8 ? largest / FLOAT8_LARGEST : parametersOf(min, max, code, scheme).scale;
-  const scale = largest === 0 ? 1 : Math.max(LEAST_SCALE, roundedTo(exact, scaleDtype));
-  if (scale === Number.POSITIVE_INFINITY) {
-    const message = `The scale of the activations of ${name} is too large for ${scaleDtype}: ${exact}. Use scaleDtype 'bfloat16'.`;
-    throw new ScaleOverflowError(message, 0, name);
-  }
-  if (scheme === 'symmetric') return { dtype: isFloat8 ? 'float8_e4m3fn' : 'int8', scale, zeroPoint: null };
-  const zeroPoint = Math.min(code.highest, Math.max(code.lowest, roundHalfEven(code.lowest - min / scale))) + 0; // no −0
-  return { dtype: 'int8', scale, zeroPoint };
 }
 
 /**

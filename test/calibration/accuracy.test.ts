@@ -92,6 +92,8 @@ describe('on the bundled model', () => {
         windows: calibration,
         mode: 'parallel',
       })) - float;
+    const dynamic = (await nats({ method: 'rtn', activations: 'dynamic' })) - float;
+    expect(Math.abs(dynamic)).toBeLessThan(0.001); // of perplexity, a tenth of a percent
     expect(plain).toBeGreaterThan(0.005);
     expect(Math.abs(smooth)).toBeLessThan(0.5 * plain);
     expect(smooth).toBeLessThan(0.005); // of perplexity, half a percent
