@@ -133,6 +133,10 @@ export function checkMethod(given: Record<string, unknown>): void {
   const isStatic = hasStaticActivations(given);
   checkCalibration(method, isStatic, given['calibration']);
   checkActivationRange(isStatic, given['activationRange']);
+  if (isStatic && method === 'hqq') {
+    const message = 'Expected no static activations with hqq, whose zero points engines do not multiply them with.';
+    throw new InvalidArgumentError('activations', message);
+  }
   const users = { gptq: ['gptq', 'awq-gptq'], awq: ['awq', 'awq-gptq'], smoothquant: ['smoothquant'] } as const;
   for (const [name, methods] of Object.entries(users)) {
     if (given[name] === undefined || (methods as readonly string[]).includes(method)) continue;

@@ -215,6 +215,7 @@ export class MethodWork {
     const { method = 'rtn', calibration, activationRange, gptq, awq, smoothquant } = this.spec;
     const model = await openModel(this.path, {
       residentBlocks: 'one',
+      activations: 'float32', // those of a checkpoint that is quantized once more are not wanted
       ...this.reading,
       ...(signal === undefined ? {} : { signal }),
     });

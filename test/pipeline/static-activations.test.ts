@@ -202,6 +202,7 @@ describe('static activations in files', () => {
     const folder = await made({
       activations: 'int8-static',
       method: 'smoothquant',
+      smoothquant: { alpha: 0.5 },
       activationRange: 'mse',
       calibration: { statistics },
       layers: [
@@ -222,7 +223,14 @@ describe('static activations in files', () => {
   }, 120_000);
 
   it('goes on where it was ended, within its memory', async () => {
-    const options = { activations: 'int8-static', method: 'smoothquant', calibration, maxMemory: 500e6 } as const;
+    const smoothquant = { alpha: 0.5 };
+    const options = {
+      activations: 'int8-static',
+      method: 'smoothquant',
+      smoothquant,
+      calibration,
+      maxMemory: 500e6,
+    } as const;
     const whole = fresh();
     await quantizeCheckpoint(LLAMA, { ...options, output: whole });
     const output = fresh();
@@ -328,6 +336,7 @@ describe('what can not work', () => {
       'activationRange.percentile',
       'above 50|greater',
     ],
+    [{ activations: 'int8-static', method: 'hqq' }, 'activations', 'hqq'],
     [{ method: 'gptq', activationRange: 'mse' }, 'activationRange', 'static activations only'],
   ] as [Spec, string, string][])('%j', async (spec, argument, words) => {
     const run = quantizeCheckpoint(LLAMA, { calibration, ...spec, output: fresh() } as QuantizeCheckpointOptions);
