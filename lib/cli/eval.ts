@@ -141,12 +141,12 @@ export function evalCommand(): Command {
       .option('--seed <n>', 'draw these windows at random', seed)
       .option(
         '--compute-dtype <dtype>',
-        'float32 (default; LLM.int8() as it computes), int16 or int8: in what quantized weights compute',
+        'float32 (default), int16 or int8: in what quantized weights compute',
         oneOf('float32', 'int16', 'int8'),
       )
       .option(
         '--activations <kind>',
-        'float32 (default) or int8-dynamic: rounded for each token, as in W8A8',
+        'stored (default): quantized where the model has static scales for them; float32; int8-dynamic: rounded for each token, as in W8A8',
         oneOf(...ACTIVATIONS),
       )
       .option('--resident-blocks <which>', 'all (default) or one: how many blocks stay in memory', oneOf('all', 'one'))

@@ -51,9 +51,12 @@ export interface EvaluateOptions {
   maxWindows?: number;
   /** An integer from 0 to 2³² − 1: the same draws the same windows. */
   seed?: number;
-  /** For models that are given as paths; see {@link OpenModelOptions}. Default: as there. Not for `against`. */
+  /** For models that are given as paths; see {@link OpenModelOptions}. Default `'float32'`. Not for `against`. */
   computeDtype?: ComputeDtype;
-  /** Of the model, not of `against`. Default `'float32'`. */
+  /**
+   * Of the model, not of `against`. Default `'stored'`. A model that is given open has been opened with static activations or
+   * without; others than those are refused.
+   */
   activations?: Activations;
   /** `'one'`: only one block of a model is in memory at a time, and windows pass through in large batches. Default `'all'`. */
   residentBlocks?: 'all' | 'one';
@@ -95,7 +98,7 @@ interface Given {
   readonly windowLength: number | undefined;
   readonly maxWindows: number | null;
   readonly seed: number | null;
-  readonly computeDtype: ComputeDtype | undefined;
+  readonly computeDtype: ComputeDtype;
   readonly activations: Activations;
   readonly residentBlocks: 'all' | 'one';
   readonly reading: { gptqVersion?: 1 | 2 };
@@ -137,11 +140,8 @@ function check(optionsValue: unknown): Given {
     windowLength: windowLength === undefined ? undefined : validate.integer('windowLength', windowLength, 2),
     maxWindows: maxWindows === undefined ? null : validate.integer('maxWindows', maxWindows, 1),
     seed: seed === undefined ? null : validate.integer('seed', seed, 0, 2 ** 32 - 1),
-    computeDtype:
-      given.computeDtype === undefined
-        ? undefined
-        : validate.oneOf('computeDtype', given.computeDtype, ['float32', 'int16', 'int8'] as const),
-    activations: validate.oneOf('activations', given.activations ?? 'float32', ACTIVATIONS),
+    computeDtype: validate.oneOf('computeDtype', given.computeDtype ?? 'float32', ['float32', 'int16', 'int8']),
+    activations: validate.oneOf('activations', given.activations ?? 'stored', ACTIVATIONS),
     residentBlocks: validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']),
     reading: checkReadingOptions(given),
     onBlock: optionalFunction('onBlock', given.onBlock),
@@ -154,13 +154,23 @@ function check(optionsValue: unknown): Given {
 async function opened(
   model: string | DecoderModel,
   { reading, signal }: Given,
-  computeDtype: ComputeDtype | undefined,
+  computeDtype: ComputeDtype,
+  activations: Activations,
 ): Promise<DecoderModel> {
-  if (typeof model !== 'string') return model;
+  if (typeof model !== 'string') {
+    if (activations === 'stored' || model.activations === 'float32') return model;
+    throw new InvalidArgumentError(
+      'activations',
+      `Expected activations 'stored' for ${model.path}, which was opened with ${model.activations} activations, but received ` +
+        `'${activations}'. Open it with activations: 'float32'.`,
+    );
+  }
   // Blocks are opened one by one in any case; this keeps embeddings and the output layer in memory.
+  const stored = activations === 'stored' ? 'stored' : 'float32';
   return openModel(model, {
     ...reading,
-    ...(computeDtype === undefined ? {} : { computeDtype }),
+    computeDtype,
+    activations: stored,
     ...(signal === undefined ? {} : { signal }),
   });
 }
@@ -339,8 +349,8 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
   signal?.throwIfAborted();
   const toClose: { close(): Promise<void> }[] = [];
   const runners: Runner[] = [];
-  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype | undefined) => {
-    const result = await opened(which, given, computeDtype);
+  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype, activations: Activations) => {
+    const result = await opened(which, given, computeDtype, activations);
     if (typeof which === 'string') toClose.push(result);
     return result;
   };
@@ -350,15 +360,15 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     return runner;
   };
   try {
-    const ours = await open(subject, given.computeDtype);
-    const original = against === undefined ? null : await open(against, 'float32');
+    const ours = await open(subject, given.computeDtype, given.activations);
+    const original = against === undefined ? null : await open(against, 'float32', 'stored');
     if (original !== null) checkSameVocabulary(ours, original, text);
     const windowLength = windowLengthFor(given.windowLength, ours, original);
     const tokenizer = await tokenizerFor(ours, original, given);
     checkTokens(tokenizer, ours);
     const windows = windowsOf(text, tokenizer, { ...given, windowLength });
     const runner = runnerOf(ours, given.activations, given.onBlock);
-    const originalRunner = original === null ? null : runnerOf(original, 'float32', undefined);
+    const originalRunner = original === null ? null : runnerOf(original, 'stored', undefined);
     const tally = await run(runner, originalRunner, windows, given);
     return {
       model: ours.path,
@@ -367,7 +377,7 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
       totalWindows: windows.total,
       tokens: windows.indices.length * windows.scored,
       bytes: windows.bytes.reduce((a, b) => a + b, 0),
-      activations: given.activations,
+      activations: given.activations === 'stored' ? ours.activations : given.activations,
       checkpoint: typeof subject === 'string' ? await checkpointSize(subject, given.reading) : null,
       ...tally.quality(runner.seconds),
       against: originalRunner === null ? null : tally.distance(originalRunner.model.path, originalRunner.seconds),

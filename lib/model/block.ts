@@ -35,6 +35,7 @@ import {
   Workspace,
 } from './operations.js';
 import type { RotaryTables } from './rope.js';
+import { layerOfWeight } from './static-layers.js';
 
 /** Options of {@link DecoderBlock.forward}. */
 export interface BlockForwardOptions {
@@ -94,8 +95,9 @@ export interface BlockContext {
   readonly config: DecoderConfig;
   readonly weights: DecoderWeights;
   readonly tables: RotaryTables;
-  /** Undefined: what goes with each weight. */
-  readonly computeDtype: ComputeDtype | undefined;
+  readonly computeDtype: ComputeDtype;
+  /** Whether static activations that are stored beside weights count. */
+  readonly quantizesInputs: boolean;
   readonly loader: Loader;
 }
 
@@ -127,6 +129,7 @@ export class Block implements DecoderBlock {
     signal: AbortSignal | undefined,
   ): Promise<Block> {
     const { weights, config, computeDtype } = context;
+    const layerOf = context.quantizesInputs ? layerOfWeight : linearOfWeight;
     const prefix = `model.layers.${index}`;
     const linears = new Map<LinearName, LinearLayer>();
     const biases = new Map<LinearName, Float32Array>();
@@ -137,7 +140,7 @@ export class Block implements DecoderBlock {
         const bias = weights.find(`${prefix}.${name}.bias`) === undefined ? null : await vector(`${name}.bias`);
         if (bias !== null) biases.set(name, bias);
         const weight = weights.get(`${prefix}.${name}.weight`);
-        linears.set(name, await linearOfWeight(weight, bias, computeDtype, scratch, signal));
+        linears.set(name, await layerOf(weight, bias, computeDtype, scratch, signal));
       }
       const norms: Norms = {
         input_layernorm: await vector('input_layernorm.weight'),
@@ -180,7 +183,7 @@ export class Block implements DecoderBlock {
     } else if ('forward' in weight) {
       layer = weight;
     } else {
-      layer = new PackedLinear(prepack(weight), this.bias(name), this.context.computeDtype ?? 'float32');
+      layer = new PackedLinear(prepack(weight), this.bias(name), this.context.computeDtype);
     }
     if (layer.rows !== rows || layer.cols !== columns) {
       const got = `[${layer.rows}, ${layer.cols}]`;

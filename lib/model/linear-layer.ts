@@ -7,13 +7,11 @@ import { floatsOf } from '../checkpoint/floats.js';
 import type { Scratch } from '../checkpoint/scratch.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
-import { prepackLlmInt8Async } from '../matmul/llm-int8.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { prepackBlocksAsync } from '../matmul/prepack-blocks.js';
 import type { GgufType } from '../tensor/blocks.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
-import { LlmInt8Layer } from './llm-int8-layer.js';
 
 /** What computes `x·Wᵀ + bias`. */
 export interface LinearLayer {
@@ -105,24 +103,15 @@ async function packRows(
  * The linear layer of a stored weight, which keeps its quantized form.
  *
  * @param weight - A matrix of a checkpoint.
- * @param computeDtype - Undefined: what goes with the weight, `'float32'` unless it is one of LLM.int8().
  */
-export async function linearOfWeight(
+export function linearOfWeight(
   weight: Weight,
   bias: Float32Array | null,
-  computeDtype: ComputeDtype | undefined,
+  computeDtype: ComputeDtype,
   scratch: Scratch,
   signal?: AbortSignal,
-): Promise<LinearLayer> {
-  const { llmInt8, rows } = weight;
-  if (llmInt8 === undefined || (computeDtype !== undefined && computeDtype !== 'int8')) {
-    return linearOfRows(weight, 0, rows, bias, computeDtype ?? 'float32', scratch, signal);
-  }
-  const { codes, absmax } = await llmInt8.read(0, rows);
-  const shape = [rows, weight.columns] as const;
-  const matrix = { codes, absmax, shape, outlierColumns: new Int32Array(0), outlierWeights: null };
-  const packed = await prepackLlmInt8Async(matrix, signal === undefined ? {} : { signal });
-  return new LlmInt8Layer(packed, llmInt8.threshold, bias);
+): Promise<PackedLinear> {
+  return linearOfRows(weight, 0, weight.rows, bias, computeDtype, scratch, signal);
 }
 
 /** The same of some of its rows, from a multiple of its `rowStep` on. */

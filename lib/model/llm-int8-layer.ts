@@ -5,7 +5,8 @@
  *
  * @module
  */
-import { type LlmInt8Weight, llmInt8Linear } from '../matmul/llm-int8.js';
+import type { LlmInt8Rows, Weight } from '../checkpoint/weight.js';
+import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from '../matmul/llm-int8.js';
 import type { LinearLayer } from './linear-layer.js';
 
 /** Columns of activations with outliers are multiplied in float32, the others as int8 by int8. */
@@ -35,4 +36,26 @@ export class LlmInt8Layer implements LinearLayer {
   dispose(): void {
     this.weight.dispose();
   }
+}
+
+/** The layer of a weight that is stored for LLM.int8(). */
+export async function llmInt8LayerOf(
+  { rows, columns }: Weight,
+  stored: LlmInt8Rows,
+  bias: Float32Array | null,
+  signal?: AbortSignal,
+): Promise<LlmInt8Layer> {
+  const { codes, absmax } = await stored.read(0, rows);
+  const matrix = {
+    codes,
+    absmax,
+    shape: [rows, columns] as const,
+    outlierColumns: new Int32Array(0),
+    outlierWeights: null,
+  };
+  return new LlmInt8Layer(
+    await prepackLlmInt8Async(matrix, signal === undefined ? {} : { signal }),
+    stored.threshold,
+    bias,
+  );
 }

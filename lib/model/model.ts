@@ -7,6 +7,7 @@ import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { CheckpointError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { ComputeDtype } from '../matmul/linear.js';
+import type { StaticActivations } from '../tensor/input-quantization.js';
 import * as validate from '../validate.js';
 import { Block, type BlockContext, type DecoderBlock } from './block.js';
 import { type DecoderConfig, readConfig } from './config.js';
@@ -18,16 +19,22 @@ import { Head } from './head.js';
 import { Loader } from './loader.js';
 import { type LayerCache, layerCache, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
+import { storedActivations } from './static-layers.js';
 import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
 
 /** Options of {@link openModel}. */
 export interface OpenModelOptions {
   /**
    * In what numbers quantized weights compute, as in {@link LinearOptions.computeDtype}. Default `'float32'`, the values of
-   * the file; `'int16'` and `'int8'` are faster. Weights of LLM.int8() (bitsandbytes) compute as {@link llmInt8Linear} does by
-   * default and with `'int8'`: activations become int8, but for the columns with outliers.
+   * the file; `'int16'` and `'int8'` are faster.
    */
   computeDtype?: ComputeDtype;
+  /**
+   * `'stored'` (default): where a checkpoint has static scales of activations, linear layers quantize their inputs with them, and
+   * multiply integers where both are int8; those of LLM.int8() compute as {@link llmInt8Linear}. `'float32'`: only the weights are quantized. Activations that a config wishes to be
+   * quantized dynamically are floats in either case.
+   */
+  activations?: 'stored' | 'float32';
   /**
    * `'all'` (default): blocks stay in memory. `'one'`: a block's weights are read when it runs and freed after, so that
    * models larger than the memory run.
@@ -51,6 +58,8 @@ export interface DecoderModel {
   readonly path: string;
   readonly config: DecoderConfig;
   readonly tokenizer: Tokenizer;
+  /** What linear layers make of their inputs; `'mixed-static'` if it is not the same everywhere. */
+  readonly activations: 'float32' | StaticActivations | 'mixed-static' | 'llm-int8';
   /** The embeddings of tokens: `[n, hiddenSize]`. */
   embed(tokens: Int32Array): Promise<Float32Array>;
   /** A block with its weights, which the caller disposes. What is replaced in it is replaced there alone. */
@@ -88,7 +97,13 @@ export interface DecoderModel {
   close(): Promise<void>;
 }
 
-const OPEN_OPTIONS: ReadonlySet<string> = new Set(['computeDtype', 'residentBlocks', 'gptqVersion', 'signal']);
+const OPEN_OPTIONS: ReadonlySet<string> = new Set([
+  'computeDtype',
+  'activations',
+  'residentBlocks',
+  'gptqVersion',
+  'signal',
+]);
 const LOGITS_OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'signal']);
 const EACH_OPTIONS: ReadonlySet<string> = new Set(['signal']);
 const COMPUTE_DTYPES: readonly ComputeDtype[] = ['float32', 'int16', 'int8'];
@@ -116,6 +131,7 @@ class Model implements DecoderModel, Generator {
     private readonly ownTokenizer: Tokenizer | null,
     readonly endTokens: readonly number[],
     private readonly keepsBlocks: boolean,
+    readonly activations: DecoderModel['activations'],
   ) {
     this.path = checkpoint.path;
     this.embedding = new Embedding(context.weights.embedding, keepsBlocks);
@@ -365,8 +381,9 @@ function noTokenizer(path: string): Tokenizer {
 export async function openModel(path: string, options: OpenModelOptions = {}): Promise<DecoderModel> {
   validate.path('path', path);
   const given = validate.options<OpenModelOptions>('options', options, OPEN_OPTIONS);
-  const computeDtype =
-    given.computeDtype === undefined ? undefined : validate.oneOf('computeDtype', given.computeDtype, COMPUTE_DTYPES);
+  const computeDtype = validate.oneOf('computeDtype', given.computeDtype ?? 'float32', COMPUTE_DTYPES);
+  const activations = validate.oneOf('activations', given.activations ?? 'stored', ['stored', 'float32']);
+  const quantizesInputs = activations === 'stored';
   const resident = validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']);
   const reading = checkReadingOptions(given);
   const signal = validate.abortSignal('signal', given.signal);
@@ -388,9 +405,10 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
     const tokenizer = await tokenizerOf(checkpoint);
     checkVocabulary(tokenizer, config, path);
     const tables = new RotaryTables(config);
-    const context: BlockContext = { config, weights, computeDtype, tables, loader: new Loader() };
+    const context: BlockContext = { config, weights, computeDtype, quantizesInputs, tables, loader: new Loader() };
     const endTokens = [...config.eosTokenIds, ...(await endTokensOf(checkpoint))];
-    return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all');
+    const kinds = quantizesInputs ? storedActivations(stored) : 'float32';
+    return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all', kinds);
   } catch (error) {
     await checkpoint.close();
     throw error;

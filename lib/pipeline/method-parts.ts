@@ -14,6 +14,7 @@ import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { OutputError, outputError } from '../errors.js';
 import type { GgufType } from '../tensor/blocks.js';
 import type { Comparison } from '../tensor/compare.js';
+import type { InputKind, InputQuantization } from '../tensor/input-quantization.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 
 /** What a part's file begins with, besides the length of this in 4 bytes. */
@@ -23,6 +24,9 @@ interface Header {
   readonly tensor: Omit<QuantizedTensor, 'data' | 'scales' | 'zeroPoints'> | null;
   /** The type of blocks. */
   readonly type: GgufType | null;
+  /** Of static activations; else null. */
+  readonly inputScale: number | null;
+  readonly inputZeroPoint: number | null;
   /** Bytes of each array, which follow one another. */
   readonly bytes: Readonly<Record<ArrayName, number>>;
   /** How far codes are from the weight; null for floats. */
@@ -85,6 +89,8 @@ export class MethodParts {
       kind: part.kind,
       tensor,
       type: part.kind === 'blocks' ? part.type : null,
+      inputScale: part.kind === 'quantized' ? part.inputScale : null,
+      inputZeroPoint: part.kind === 'quantized' ? part.inputZeroPoint : null,
       bytes: Object.fromEntries(ARRAYS.map((name) => [name, arrays[name].length])) as Header['bytes'],
       measured: part.kind === 'float' ? null : part.measured,
       relativeError: part.kind === 'float' ? null : part.relativeError,
@@ -187,8 +193,21 @@ export class MethodParts {
     }
   }
 
-  /** The weight as the method left it. */
-  weightOf(original: Weight): Weight {
+  /** The static activations that the method found for a weight's layer. */
+  private async inputOf(name: string, { dtype }: InputKind): Promise<InputQuantization> {
+    const found = await this.header(name);
+    const { inputScale = null, inputZeroPoint = null } = found?.header ?? {};
+    if (inputScale !== null) return { dtype, scale: inputScale, zeroPoint: inputZeroPoint };
+    const path = this.pathOf(name);
+    throw new OutputError('WRITE_FAILED', `${path} has no scale of the activations of ${name}.`, { path });
+  }
+
+  /**
+   * The weight as the method left it.
+   *
+   * @param input - The static activations that it is to have.
+   */
+  weightOf(original: Weight, input?: InputKind): Weight {
     const { name, shape, rows, columns, dtype, encoding, parts } = original;
     return {
       name,
@@ -199,6 +218,7 @@ export class MethodParts {
       encoding,
       parts,
       rowStep: 1,
+      ...(input === undefined ? {} : { input: { ...input, read: () => this.inputOf(name, input) } }),
       read: async (begin, end, scratch) =>
         (await this.read(name, rows, columns, begin, end)) ?? original.read(begin, end, scratch),
     };

@@ -76,20 +76,25 @@ describe('LLM.int8()', () => {
     expect(largestDifference(logits, await expected(tokens, 6))).toBe(0);
     // The threshold matters here: the inputs of down_proj have outliers.
     expect(largestDifference(logits, await expected(tokens, 0))).toBeGreaterThan(1e-3);
-    expect(logits).toEqual(await logitsOf(await openModel(folder, { computeDtype: 'int8' }), tokens));
     expect(logits).toEqual(await logitsOf(await openModel(folder, { residentBlocks: 'one' }), tokens));
   });
 
   it('computes with the values of the file where that is asked for', async () => {
     const float = join(root, 'float');
     await convertCheckpoint(folder, { to: 'float', floatDtype: 'float32', output: float });
-    const logits = await logitsOf(await openModel(folder, { computeDtype: 'float32' }), tokens);
+    const logits = await logitsOf(await openModel(folder, { activations: 'float32' }), tokens);
     expect(logits).toEqual(await logitsOf(await openModel(float), tokens));
   });
 
   it('is close to the model', async () => {
     const text = readFileSync(join(BUNDLED, '..', 'text', 'sampled-eval.txt'), 'utf8');
-    const { against } = await evaluateModel(folder, { text, against: BUNDLED, windowLength: 256, maxWindows: 3 });
+    const { against, activations } = await evaluateModel(folder, {
+      text,
+      against: BUNDLED,
+      windowLength: 256,
+      maxWindows: 3,
+    });
+    expect(activations).toBe('llm-int8');
     expect(against?.klDivergence.value).toBeGreaterThan(0);
     expect(against?.klDivergence.value).toBeLessThan(1e-3);
   });
