@@ -10,10 +10,10 @@ import { int8Layer } from '../methods/int8-layers.js';
 import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
 import { valuesOf } from '../methods/method.js';
-import { quantizeWeight } from '../methods/quantize-weight.js';
+import { gptqTogether, type Layer, quantizeWeight, type RoundedWeight } from '../methods/quantize-weight.js';
 import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
-import { INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
+import { blockName, INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
 import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
 import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
@@ -21,7 +21,7 @@ import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
 import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
-import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from './fold.js';
+import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights, storableScales } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
 import { checkedWork, checkStatistics, fingerprintOf, type QuantizeModelOptions, type Work } from './quantize-work.js';
 import { sampleRows } from './sampled-rows.js';
@@ -125,7 +125,8 @@ async function transform(
     const readers = linears
       .filter((name) => work.settingsOf(block.weightName(name)) !== null)
       .map((name) => weights.linears.get(name) as LinearWeight);
-    const scales = await scalesFor(work, readers, statistics.get(input) as InputStatistics, first);
+    const wanted = await scalesFor(work, readers, statistics.get(input) as InputStatistics, first);
+    const scales = storableScales(block, weights, input, wanted);
     if (scales.every((scale) => scale === 1)) continue;
     fold(weights, input, scales);
     scalesOf.set(input, scales);
@@ -162,44 +163,45 @@ async function scalesFor(
 /** Queries and keys are not clipped: their products make errors grow. */
 const UNCLIPPED: ReadonlySet<LinearName> = new Set(['self_attn.q_proj', 'self_attn.k_proj']);
 
+/** A layer of a block that is to be quantized. */
+interface BlockLayer extends Layer {
+  readonly linear: LinearName;
+}
+
 /** Quantizes one linear layer. */
 async function quantizeLinear(
-  work: Work,
-  block: DecoderBlock,
-  name: LinearName,
-  weight: LinearWeight,
-  settings: WeightSettings,
+  { rounding, transforms, options, signal }: Work,
+  { linear, name, weight, settings }: BlockLayer,
   statistics: InputStatistics | null,
-): Promise<QuantizedPart> {
-  const { rounding, transforms, activations, options, signal } = work;
-  const full = block.weightName(name);
-  if (activations !== 'none') checkInt8(full, settings);
+): Promise<RoundedWeight> {
+  const clips = transforms === 'awq' && rounding === 'rtn' && options.awq?.clip !== false;
   let target = weight;
-  if (
-    transforms === 'awq' &&
-    rounding === 'rtn' &&
-    statistics !== null &&
-    options.awq?.clip !== false &&
-    !UNCLIPPED.has(name)
-  ) {
+  if (clips && statistics !== null && !UNCLIPPED.has(linear)) {
     const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
     target = { ...weight, data: clip.data };
   }
-  const rounded = await quantizeWeight(target, rounding, settings, statistics, {
-    name: full,
-    signal,
-    ...(options.gptq === undefined ? {} : { gptq: options.gptq }),
-  });
+  return quantizeWeight(target, rounding, settings, statistics, { name, signal });
+}
+
+/** What became of a layer, with its errors. */
+async function partOf(
+  { activations, options, signal }: Work,
+  block: DecoderBlock,
+  { name, weight }: BlockLayer,
+  { tensor, order, warnings }: RoundedWeight,
+  statistics: InputStatistics | null,
+): Promise<QuantizedPart> {
+  const rounded = { tensor, order };
   return {
     kind: 'quantized',
-    name: full,
+    name,
     block: block.index,
-    tensor: rounded.tensor,
-    order: rounded.order,
+    tensor,
+    order,
     inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
     relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded.tensor, rounded.order), signal)),
-    warnings: rounded.warnings,
+    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(tensor, order), signal)),
+    warnings,
   };
 }
 
@@ -320,7 +322,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
   for (const [name, data] of weights.norms) {
     if (!weights.changed.has(name)) continue;
     block.setNorm(name, data);
-    const full = block.weightName('self_attn.q_proj').replace('self_attn.q_proj', name);
+    const full = `${blockName(model.weightPrefix, block.index)}.${name}.weight`;
     yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
   }
   for (const name of weights.linears.keys()) {
@@ -336,26 +338,27 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
       : before === undefined
         ? null
         : afterFolding(before, scales.get(input));
-    for (const name of linears) {
+    const layers = linears.map((linear) => {
+      const name = block.weightName(linear);
+      return { linear, name, weight: weights.linears.get(linear) as LinearWeight, settings: work.settingsOf(name) };
+    });
+    const chosen = layers.filter((layer): layer is BlockLayer => layer.settings !== null);
+    if (activations !== 'none') for (const { name, settings } of chosen) checkInt8(name, settings);
+    const together =
+      rounding === 'gptq' ? await gptqTogether(chosen, statistics as InputStatistics, options.gptq, work.signal) : null;
+    for (const { settings, ...layer } of layers) {
       work.signal?.throwIfAborted();
-      const weight = weights.linears.get(name) as LinearWeight;
-      const full = block.weightName(name);
-      const settings = work.settingsOf(full);
+      const { linear, name, weight } = layer;
       if (settings === null) {
-        if (!weights.changed.has(name)) continue;
-        yield {
-          kind: 'float',
-          name: full,
-          block: block.index,
-          shape: [weight.rows, weight.columns],
-          data: weight.data,
-        };
+        if (!weights.changed.has(linear)) continue;
+        yield { kind: 'float', name, block: block.index, shape: [weight.rows, weight.columns], data: weight.data };
         continue;
       }
-      const part = await quantizeLinear(work, block, name, weight, settings, statistics);
+      const rounded = together?.get(name) ?? (await quantizeLinear(work, { ...layer, settings }, statistics));
+      const part = await partOf(work, block, { ...layer, settings }, rounded, statistics);
       if (source === 'sequential') {
         const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
-        block.replace(name, await layerOfPart(part, block.bias(name), how));
+        block.replace(linear, await layerOfPart(part, block.bias(linear), how));
       }
       yield part;
     }
