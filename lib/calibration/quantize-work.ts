@@ -10,7 +10,7 @@ import type { AwqScaling } from '../methods/awq.js';
 import type { RangeOfInputs } from '../methods/input-statistics.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
 import type { GptqChoices, Rounding } from '../methods/quantize-weight.js';
-import { INPUTS } from '../model/decoder-weights.js';
+import { blockName, INPUTS } from '../model/decoder-weights.js';
 import type { DecoderModel } from '../model/model.js';
 import * as validate from '../validate.js';
 import { type CalibrationProgress, checkModel, checkModelAndWindows } from './collect.js';
@@ -199,7 +199,9 @@ export function fingerprintOf(work: Work): string {
   const { model, options, method, activations, source, settingsOf } = work;
   const { windows, range, gptq, awq, smoothquant, threshold } = options;
   const settings = Array.from({ length: model.config.numLayers }, (_, block) =>
-    INPUTS.flatMap(({ linears }) => linears.map((name) => settingsOf(`model.layers.${block}.${name}.weight`))),
+    INPUTS.flatMap(({ linears }) =>
+      linears.map((name) => settingsOf(`${blockName(model.weightPrefix, block)}.${name}.weight`)),
+    ),
   );
   const { windowLength, places, prefix } = windows ?? {};
   const [path, statistics] = [resolve(model.path), options.statistics?.header ?? null];

@@ -18,8 +18,8 @@ import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
 import type { DecoderConfig } from '../model/config.js';
-import { INPUTS, linearShapes, NORMS } from '../model/decoder-weights.js';
-import { openModel } from '../model/model.js';
+import { blockName, INPUTS, linearShapes, NORMS, type WeightPrefix } from '../model/decoder-weights.js';
+import { type DecoderModel, openModel } from '../model/model.js';
 import { MethodParts } from './method-parts.js';
 import { type MethodSpec, usesModel } from './method-spec.js';
 import type { Progress } from './run.js';
@@ -33,6 +33,7 @@ export class MethodWork {
   readonly parts = new MethodParts();
   /** The most bytes of memory that it takes. */
   readonly peakBytes: number;
+  private readonly prefix: WeightPrefix;
   private readonly linears = new Set<string>();
   private readonly norms = new Set<string>();
   private readonly settings = new Map<string, WeightSettings>();
@@ -46,12 +47,13 @@ export class MethodWork {
     private readonly texts: readonly string[],
     /** SHA-256 of the statistics file, if there is one. */
     private readonly statisticsHash: string | undefined,
-    config: DecoderConfig,
+    { config, weightPrefix }: DecoderModel,
   ) {
+    this.prefix = weightPrefix;
     for (let layer = 0; layer < config.numLayers; layer++) {
       for (const name of INPUTS.flatMap(({ linears }) => linears))
-        this.linears.add(`model.layers.${layer}.${name}.weight`);
-      for (const name of NORMS) this.norms.add(`model.layers.${layer}.${name}.weight`);
+        this.linears.add(`${blockName(weightPrefix, layer)}.${name}.weight`);
+      for (const name of NORMS) this.norms.add(`${blockName(weightPrefix, layer)}.${name}.weight`);
     }
     this.peakBytes = this.peakOf(config);
   }
@@ -68,7 +70,7 @@ export class MethodWork {
     const hashes = statistics === undefined ? null : await hashFiles([statistics]).hashes;
     const model = await openModel(path, { residentBlocks: 'one', ...reading });
     await model.close();
-    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model.config);
+    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model);
   }
 
   /** Whether the method makes codes of a weight. */
@@ -225,7 +227,7 @@ export class MethodWork {
         onProgress: ({ blocks, totalBlocks, windows: done, totalWindows }) =>
           onProgress?.({
             stage: 'calibrate',
-            tensor: `model.layers.${blocks}`,
+            tensor: blockName(this.prefix, blocks),
             bytes: Math.round((totalBytes * (blocks + done / Math.max(1, totalWindows))) / totalBlocks),
             totalBytes,
             tensors: blocks,
