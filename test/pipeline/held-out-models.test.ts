@@ -12,11 +12,14 @@ import { floatsOf } from '../../lib/checkpoint/floats.js';
 import { Scratch } from '../../lib/checkpoint/scratch.js';
 import { weightsOf } from '../../lib/checkpoint/weights.js';
 import {
+  cutIntoWindows,
   evaluateModel,
   openModel,
   type QuantizationReport,
   type QuantizeCheckpointOptions,
+  type QuantizeModelOptions,
   quantizeCheckpoint,
+  quantizeModel,
 } from '../../lib/index.js';
 import { type DecoderShape, writeDecoder } from '../support/decoder.js';
 import { type RawTensor, safetensors, temporaryFolder, writeFolder } from '../support/files.js';
@@ -322,6 +325,48 @@ describe.each(Object.keys(MODELS).map((name, place) => [name, place] as const))(
     const model = await openModel(output, { computeDtype: 'int8', residentBlocks: 'one' });
     const { tokens: generated } = await model.generate('To be', { maxTokens: 5, temperature: 1, seed: 3 });
     expect(generated.every((token) => token < (shape.vocab ?? 259))).toBe(true);
+    await model.close();
+  });
+});
+
+describe('groups that divide no row', () => {
+  const int3 = { dtype: 'int3', granularity: 'per-group', groupSize: 40 } as const;
+  const uint4 = { dtype: 'uint4', scheme: 'asymmetric', granularity: 'per-group', groupSize: 56 } as const;
+
+  it.each([
+    ['llama, MQA, rows of no multiple', int3],
+    ['llama, biases, llama3 rope', uint4],
+    ['qwen3, wide heads', uint4],
+  ] as const)('of %s', async (name, weights) => {
+    const { folder } = await original(name);
+    const model = await openModel(folder, { residentBlocks: 'one' });
+    const windows = cutIntoWindows(model.tokenizer, [TEXT], { windowLength: 32, count: 6 });
+    const errors = async (options: QuantizeModelOptions) => {
+      const found: number[] = [];
+      for await (const part of quantizeModel(model, { weights, windows, mode: 'parallel', ...options })) {
+        if (part.kind === 'quantized') found.push(part.relativeError as number);
+      }
+      return found;
+    };
+    // AWQ with nothing to choose is rounding, measured.
+    const awq = { grid: 1, scaling: 'activations', clip: false } as const;
+    const rounded = await errors({ method: 'awq', awq });
+    expect(rounded).toHaveLength(14);
+    for (const options of [
+      { method: 'awq' },
+      { method: 'gptq' },
+      { method: 'gptq', gptq: { descAct: true, staticGroups: false } },
+      { method: 'awq-gptq', gptq: { groupAware: true } },
+    ] as const) {
+      const found = await errors(options);
+      const ratio = (of: (i: number) => boolean) => {
+        const sum = (all: number[]) => all.reduce((a, b, i) => (of(i) ? a + b : a), 0);
+        return sum(found) / sum(rounded);
+      };
+      expect(ratio(() => true)).toBeLessThan(0.95);
+      // Not one layer pays for the others.
+      for (let i = 0; i < 14; i++) expect(ratio((other) => other === i)).toBeLessThan(1.05);
+    }
     await model.close();
   });
 });
