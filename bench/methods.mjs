@@ -3,7 +3,8 @@
  * and evaluated on another, in the layout that files have (scales in bfloat16). The reference columns were computed by an
  * independent program in numpy and torch, with scales in float32.
  *
- * `npm run bench -- methods [--windows=n] [--write]`: evaluates so many of the 256 windows, evenly spaced.
+ * `npm run bench -- methods [--windows=n] [--only=regex] [--write]`: evaluates so many of the 256 windows, evenly spaced, of the
+ * settings whose name matches. `--eval=file --calibration=file` take other texts, for which there is no reference.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,11 +13,19 @@ import { parseArgs } from 'node:util';
 import lowbit from '../dist/index.js';
 import { markdownTable, publish } from './support/report.mjs';
 
-const { values } = parseArgs({ options: { windows: { type: 'string' }, write: { type: 'boolean' } } });
+const { values } = parseArgs({
+  options: {
+    windows: { type: 'string' },
+    only: { type: 'string', default: '' },
+    eval: { type: 'string' },
+    calibration: { type: 'string' },
+    write: { type: 'boolean' },
+  },
+});
 const examples = join(import.meta.dirname, '..', 'examples');
 const model = join(examples, 'shakespeare-llama');
-const text = readFileSync(join(examples, 'text', 'sampled-eval.txt'), 'utf8');
-const calibration = { text: [join(examples, 'text', 'sampled-calib.txt')], windowLength: 256 };
+const text = readFileSync(values.eval ?? join(examples, 'text', 'sampled-eval.txt'), 'utf8');
+const calibration = { text: [values.calibration ?? join(examples, 'text', 'sampled-calib.txt')], windowLength: 256 };
 const work = mkdtempSync(join(tmpdir(), 'lowbit-bench-'));
 process.on('exit', () => rmSync(work, { recursive: true, force: true }));
 
@@ -41,6 +50,7 @@ const rows = [];
 for (const [name, layout, reference] of SETTINGS) {
   for (const method of METHODS) {
     if (method === 'hqq' && layout.scheme !== 'asymmetric') continue;
+    if (!new RegExp(values.only).test(`${name}: ${method}`)) continue;
     const output = join(work, `${rows.length}`);
     const needs = method !== 'rtn' && method !== 'hqq';
     const start = performance.now();
@@ -58,7 +68,7 @@ for (const [name, layout, reference] of SETTINGS) {
       ...(values.windows === undefined ? {} : { maxWindows: Number(values.windows) }),
     });
     const { natsChange: nats, klDivergence, topAgreement } = result.against;
-    const known = reference[method];
+    const known = values.eval === undefined ? reference[method] : undefined;
     rows.push([
       `${name}: \`${method}\``,
       bitsPerWeight.toFixed(2),

@@ -19,7 +19,7 @@ export {
   type QuantizedPart,
   quantizeModel,
 } from './calibration/quantize-model.js';
-export type { QuantizationMethod, QuantizeModelOptions } from './calibration/quantize-work.js';
+export type { LayerActivations, QuantizationMethod, QuantizeModelOptions } from './calibration/quantize-work.js';
 export type { SampledRow } from './calibration/sampled-rows.js';
 export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
 export {
@@ -74,7 +74,7 @@ export {
   type PackedFileErrorCode,
   ScaleOverflowError,
 } from './errors.js';
-export type { Activations } from './evaluate/activations.js';
+export type { Activations, EvaluatedActivations } from './evaluate/activations.js';
 export type { CheckpointSize } from './evaluate/checkpoint-size.js';
 export type { Estimate } from './evaluate/estimate.js';
 export { type EvaluateOptions, type EvaluationProgress, evaluateModel } from './evaluate/evaluate-model.js';
@@ -301,6 +301,7 @@ export {
   fakeQuantizeBackward,
   fakeQuantizeBackwardAsync,
 } from './tensor/fake-quantize.js';
+export type { StaticActivations } from './tensor/input-quantization.js';
 export {
   type LearnedQuantizeBackwardAsyncOptions,
   type LearnedQuantizeBackwardOptions,

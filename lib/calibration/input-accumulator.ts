@@ -5,12 +5,9 @@
  */
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { gramAsync } from '../matmul/gram.js';
-import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
+import { BINS, type InputStatistics, rangeOf } from '../methods/input-statistics.js';
 import { Observer } from '../observe/observer.js';
 import { checkSums, ExactSums, triangleLength } from './exact-sums.js';
-
-/** Bins of the histogram of each input. */
-export const BINS = 2048;
 
 /** Collects {@link InputStatistics} window by window. */
 export class InputAccumulator {
@@ -109,20 +106,7 @@ export class InputAccumulator {
       sumOfSquares: this.squares.values(),
       sumOfMagnitudes: this.magnitudes.values(),
       sample,
-      range: (method = 'minmax') => rangeOf(observer, method),
+      range: (method = 'minmax', scheme = 'symmetric') => rangeOf(observer, method, scheme),
     };
   }
-}
-
-/** The range that a method finds in what an observer counted. */
-function rangeOf(observer: Observer, method: RangeOfInputs): { min: number; max: number } {
-  const { min, max } = observer.range();
-  const [low, high] = [Math.min(0, min[0] ?? 0), Math.max(0, max[0] ?? 0)];
-  if (method === 'minmax') return { min: low, max: high };
-  const settings =
-    typeof method === 'string' ? { method } : { method: 'percentile' as const, percentile: method.percentile };
-  const state = { ...observer.toState(), ...settings };
-  const { scales } = Observer.fromState(state).parameters('int8', { scheme: 'symmetric' });
-  const end = 127 * (scales[0] as number);
-  return { min: Math.max(low, -end), max: Math.min(high, end) };
 }

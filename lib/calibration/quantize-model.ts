@@ -3,19 +3,21 @@
  *
  * @module
  */
+
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import { awqClip, awqScales } from '../methods/awq.js';
-import type { InputStatistics, RangeOfInputs } from '../methods/input-statistics.js';
+import type { InputStatistics } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
 import { layerError } from '../methods/layer-error.js';
 import type { LinearWeight, WeightSettings } from '../methods/linear-weight.js';
 import { valuesOf } from '../methods/method.js';
 import { gptqTogether, type Layer, quantizeWeight, type RoundedWeight } from '../methods/quantize-weight.js';
-import { searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
+import { type ActivationScales, searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
-import { blockName, INPUTS, type InputName, type LinearName } from '../model/decoder-weights.js';
+import { blockName, INPUTS, type InputName, LINEARS, type LinearName } from '../model/decoder-weights.js';
 import { type LinearLayer, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
+import { staticLayer } from '../model/static-layers.js';
 import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
@@ -23,7 +25,16 @@ import { type BlockStates, openBlockStates } from './block-states.js';
 import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
 import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights, storableScales } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
-import { checkedWork, checkStatistics, fingerprintOf, type QuantizeModelOptions, type Work } from './quantize-work.js';
+import { checkCodes, staticInput } from './layer-inputs.js';
+import {
+  checkedWork,
+  checkStatistics,
+  fingerprintOf,
+  isStatic,
+  type LayerActivations,
+  type QuantizeModelOptions,
+  type Work,
+} from './quantize-work.js';
 import { sampleRows } from './sampled-rows.js';
 import { SAMPLE_ROWS, type StatisticsFile } from './statistics-file.js';
 import type { CalibrationWindows } from './windows.js';
@@ -37,8 +48,10 @@ export interface QuantizedPart {
   readonly tensor: QuantizedTensor;
   /** Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same. */
   readonly order: Int32Array | null;
-  /** The scale of static int8 activations of this layer; null if they are not static. */
+  /** The scale of static activations of this layer, rounded as its weights' are (`scaleDtype`); null if they are not static. */
   readonly inputScale: number | null;
+  /** Their code of zero, from −128 to 127; null if they are not static and asymmetric. */
+  readonly inputZeroPoint: number | null;
   /**
    * Squared error of the layer's outputs relative to their squares, over all activations of the calibration; null without a Gram
    * matrix.
@@ -119,13 +132,14 @@ async function transform(
   const scalesOf = new Map<InputName, Float32Array>();
   for (const { name: input, linears } of INPUTS) {
     work.signal?.throwIfAborted();
-    const settings = linears.map((name) => work.settingsOf(block.weightName(name))).filter((each) => each !== null);
-    const [first] = settings;
+    const chosen = linears.filter((name) => work.settingsOf(block.weightName(name)) !== null);
+    const [first] = chosen;
     if (first === undefined || !canFold(block, weights, input)) continue;
-    const readers = linears
-      .filter((name) => work.settingsOf(block.weightName(name)) !== null)
-      .map((name) => weights.linears.get(name) as LinearWeight);
-    const wanted = await scalesFor(work, readers, statistics.get(input) as InputStatistics, first);
+    const readers = chosen.map((name) => weights.linears.get(name) as LinearWeight);
+    const name = block.weightName(first);
+    const how = isStatic(work.activationsOf(name)) ? 'static' : 'dynamic';
+    const settings = work.settingsOf(name) as WeightSettings;
+    const wanted = await scalesFor(work, readers, statistics.get(input) as InputStatistics, settings, how);
     const scales = storableScales(block, weights, input, wanted);
     if (scales.every((scale) => scale === 1)) continue;
     fold(weights, input, scales);
@@ -135,10 +149,11 @@ async function transform(
 }
 
 async function scalesFor(
-  { transforms, activations, options, signal }: Work,
+  { transforms, options, signal }: Work,
   readers: readonly LinearWeight[],
   statistics: InputStatistics,
   settings: WeightSettings,
+  activations: ActivationScales,
 ): Promise<Float32Array> {
   const withSignal = signal === undefined ? {} : { signal };
   if (transforms === 'awq') {
@@ -156,8 +171,7 @@ async function scalesFor(
     // Channels that were never seen may come yet, and must not be divided by 1e-5 then.
     return smoothQuantScales(readers, statistics.absMax, alpha).map((s, k) => (statistics.absMax[k] === 0 ? 1 : s));
   }
-  const how = activations === 'static' ? 'static' : 'dynamic';
-  return (await searchSmoothQuant(readers, statistics, { activations: how, ...withSignal })).scales;
+  return (await searchSmoothQuant(readers, statistics, { activations, ...withSignal })).scales;
 }
 
 /** Queries and keys are not clipped: their products make errors grow. */
@@ -185,38 +199,29 @@ async function quantizeLinear(
 
 /** What became of a layer, with its errors. */
 async function partOf(
-  { activations, options, signal }: Work,
+  { activationsOf, options, signal }: Work,
   block: DecoderBlock,
-  { name, weight }: BlockLayer,
+  { name, weight, settings }: BlockLayer,
   { tensor, order, warnings }: RoundedWeight,
   statistics: InputStatistics | null,
 ): Promise<QuantizedPart> {
   const rounded = { tensor, order };
+  const activations = activationsOf(name);
+  const input = isStatic(activations)
+    ? staticInput(name, statistics as InputStatistics, options.range, activations, settings)
+    : null;
   return {
     kind: 'quantized',
     name,
     block: block.index,
     tensor,
     order,
-    inputScale: activations === 'static' ? staticScale(statistics as InputStatistics, options.range) : null,
+    inputScale: input?.scale ?? null,
+    inputZeroPoint: input?.zeroPoint ?? null,
     relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
     measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(tensor, order), signal)),
     warnings,
   };
-}
-
-function checkInt8(name: string, { dtype, granularity, scheme = 'symmetric' }: WeightSettings): void {
-  if (dtype === 'int8' && granularity === 'per-channel' && scheme === 'symmetric') return;
-  throw new InvalidArgumentError(
-    'weights',
-    `Expected symmetric int8 per channel for ${name}, since activations are int8, but received ${scheme} ${dtype} ${granularity ?? 'per-tensor'}.`,
-  );
-}
-
-function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefined): number {
-  const { min, max } = statistics.range(range);
-  const largest = Math.max(-min, max);
-  return largest === 0 ? 1 : Math.fround(largest / 127);
 }
 
 /**
@@ -228,17 +233,18 @@ function staticScale(statistics: InputStatistics, range: RangeOfInputs | undefin
 export async function layerOfPart(
   part: QuantizedPart,
   bias: Float32Array | null,
-  activations: 'none' | 'dynamic' | 'static' | { readonly threshold: number } = 'none',
+  activations: LayerActivations | { readonly threshold: number } = 'none',
 ): Promise<LinearLayer> {
   if (typeof part !== 'object' || part === null) throw invalidArgument('part', 'a part of quantizeModel', part);
-  const { tensor, order, inputScale } = part;
+  const { tensor, order, inputScale, inputZeroPoint } = part;
   if (order !== null) validate.int32Array('part.order', order, tensor?.shape?.[1] ?? 0);
   if (activations === 'none') return linearOfTensor(tensor, bias, 'float32', order);
-  if (activations !== 'static') return int8Layer(tensor, { activations, bias });
+  if (activations === 'dynamic' || typeof activations === 'object') return int8Layer(tensor, { activations, bias });
   if (inputScale === null) {
     throw new InvalidArgumentError('part', `Expected ${part.name} to have an inputScale for static activations.`);
   }
-  return int8Layer(tensor, { activations: { inputScale }, bias });
+  const dtype = tensor.dtype === 'float8_e4m3fn' ? 'float8_e4m3fn' : 'int8';
+  return staticLayer(tensor, order, { dtype, scale: inputScale, zeroPoint: inputZeroPoint }, bias, 'float32');
 }
 
 /**
@@ -305,7 +311,7 @@ export async function* quantizeModel(
 }
 
 async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStates): AsyncGenerator<ModelPart> {
-  const { model, transforms, rounding, activations, source, options } = work;
+  const { model, transforms, rounding, hasStatic, source, options } = work;
   const isLast = block.index === model.config.numLayers - 1;
   const weights = await readBlockWeights(block, model.config);
   const run =
@@ -325,25 +331,32 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     const full = `${blockName(model.weightPrefix, block.index)}.${name}.weight`;
     yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
   }
+  // The largest magnitudes can be divided by scales, histograms and signs can't: those are collected once more.
+  const isDivisible = (options.range ?? 'minmax') === 'minmax' && !hasAsymmetric(work, block);
+  const observesAnew = source === 'parallel' && hasStatic && scales.size > 0 && !isDivisible;
   for (const name of weights.linears.keys()) {
-    if (source === 'sequential' && weights.changed.has(name))
+    if ((source === 'sequential' || observesAnew) && weights.changed.has(name))
       block.replace(name, (weights.linears.get(name) as LinearWeight).data);
   }
+  const ranges = observesAnew ? await (run as BlockRun).collect(ALL_INPUTS, false, 'mlp.down_proj') : null;
   // After folding, ranges of static activations and GPTQ's matrices are those of what really comes in.
-  const collectsAnew = source === 'sequential' && (rounding === 'gptq' || activations === 'static');
+  const collectsAnew = source === 'sequential' && (rounding === 'gptq' || hasStatic);
   for (const { name: input, linears } of INPUTS) {
     const before = all.get(input);
     const statistics = collectsAnew
       ? ((await (run as BlockRun).collect([input], gram, input)).get(input) as InputStatistics)
       : before === undefined
         ? null
-        : afterFolding(before, scales.get(input));
+        : withRanges(afterFolding(before, scales.get(input)), ranges?.get(input));
     const layers = linears.map((linear) => {
       const name = block.weightName(linear);
       return { linear, name, weight: weights.linears.get(linear) as LinearWeight, settings: work.settingsOf(name) };
     });
     const chosen = layers.filter((layer): layer is BlockLayer => layer.settings !== null);
-    if (activations !== 'none') for (const { name, settings } of chosen) checkInt8(name, settings);
+    for (const { name, settings } of chosen) {
+      const activations = work.activationsOf(name);
+      if (activations !== 'none') checkCodes(name, settings, activations, transforms === 'smoothquant');
+    }
     const together =
       rounding === 'gptq' ? await gptqTogether(chosen, statistics as InputStatistics, options.gptq, work.signal) : null;
     for (const { settings, ...layer } of layers) {
@@ -357,6 +370,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
       const rounded = together?.get(name) ?? (await quantizeLinear(work, { ...layer, settings }, statistics));
       const part = await partOf(work, block, { ...layer, settings }, rounded, statistics);
       if (source === 'sequential') {
+        const activations = work.activationsOf(name);
         const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
         block.replace(linear, await layerOfPart(part, block.bias(linear), how));
       }
@@ -364,6 +378,15 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     }
   }
   if (source === 'sequential' && !isLast) await (run as BlockRun).collect([], false, null);
+}
+
+function hasAsymmetric({ activationsOf }: Work, block: DecoderBlock): boolean {
+  return LINEARS.some((name) => activationsOf(block.weightName(name)) === 'static-asymmetric');
+}
+
+/** Statistics with the ranges of others, if there are any. */
+function withRanges(statistics: InputStatistics, others: InputStatistics | undefined): InputStatistics {
+  return others === undefined ? statistics : { ...statistics, range: others.range };
 }
 
 async function fromFile(file: StatisticsFile, block: number): Promise<Map<InputName, InputStatistics>> {

@@ -33,6 +33,12 @@ import type { CalibrationWindows } from './windows.js';
  */
 export type QuantizationMethod = 'rtn' | 'gptq' | 'hqq' | 'awq' | 'awq-gptq' | 'smoothquant' | 'llm-int8';
 
+/**
+ * What becomes of the activations that a layer reads: nothing; int8 with a scale for each token; or codes of the weights' type
+ * with one scale for all, found by calibration: int8, symmetric or asymmetric, or float8_e4m3fn, symmetric.
+ */
+export type LayerActivations = 'none' | 'dynamic' | 'static' | 'static-asymmetric';
+
 /** Options of {@link quantizeModel}. */
 export interface QuantizeModelOptions {
   method: QuantizationMethod;
@@ -51,11 +57,14 @@ export interface QuantizeModelOptions {
    */
   mode?: 'sequential' | 'parallel';
   /**
-   * Whether activations become int8 as well: `'dynamic'`, with a scale for each token; `'static'`, with one that is found here.
-   * Default: `'dynamic'` for `smoothquant`, `'none'` otherwise.
+   * Whether activations become codes as well; a function decides by the name of each weight. Layers that read the same should have
+   * the same, since engines fuse them. Default: `'dynamic'` for `smoothquant`, `'none'` otherwise.
    */
-  activations?: 'none' | 'dynamic' | 'static';
-  /** How the ranges of static activations are found. Default `'minmax'`. */
+  activations?: LayerActivations | ((name: string) => LayerActivations);
+  /**
+   * How the ranges of static activations are found. Default `'minmax'`. Where scales are folded and `statistics` given, ranges of
+   * the other methods are those of their sampled rows.
+   */
   range?: RangeOfInputs;
   /** Options of {@link gptq}. */
   gptq?: GptqChoices;
@@ -92,6 +101,7 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'signal',
 ]);
 const METHODS = ['rtn', 'gptq', 'hqq', 'awq', 'awq-gptq', 'smoothquant', 'llm-int8'] as const;
+const ACTIVATIONS = ['none', 'dynamic', 'static', 'static-asymmetric'] as const;
 const INT8: WeightSettings = { dtype: 'int8', granularity: 'per-channel', axis: 0 };
 const INT4: WeightSettings = { dtype: 'int4', granularity: 'per-group', groupSize: 128 };
 
@@ -102,10 +112,32 @@ export interface Work {
   readonly rounding: Rounding;
   readonly transforms: 'awq' | 'smoothquant' | null;
   readonly settingsOf: (name: string) => WeightSettings | null;
-  readonly activations: 'none' | 'dynamic' | 'static' | 'llm-int8';
+  readonly activationsOf: (name: string) => LayerActivations | 'llm-int8';
+  /** Whether any activations are static. */
+  readonly hasStatic: boolean;
   readonly source: 'none' | 'file' | 'parallel' | 'sequential';
   readonly options: QuantizeModelOptions;
   readonly signal: AbortSignal | undefined;
+}
+
+/** @internal */
+export function isStatic(activations: LayerActivations | 'llm-int8'): boolean {
+  return activations === 'static' || activations === 'static-asymmetric';
+}
+
+/** The names of all weights of the blocks, in the order of computation. */
+function weightNames({ config, weightPrefix }: DecoderModel): string[] {
+  return Array.from({ length: config.numLayers }, (_, block) =>
+    INPUTS.flatMap(({ linears }) => linears.map((name) => `${blockName(weightPrefix, block)}.${name}.weight`)),
+  ).flat();
+}
+
+/** What becomes of the activations of each layer. */
+function activationsFrom(value: unknown, usual: LayerActivations): (name: string) => LayerActivations {
+  const check = (choice: unknown) => validate.oneOf('activations', choice, ACTIVATIONS);
+  if (typeof value === 'function') return (name) => check(value(name));
+  const choice = check(value ?? usual);
+  return () => choice;
 }
 
 /** @throws {@link InvalidArgumentError} */
@@ -114,10 +146,9 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
   const given = validate.options<Record<string, unknown>>('options', options, OPTIONS);
   const method = validate.oneOf('method', given['method'], METHODS);
   const usual = method === 'smoothquant' ? 'dynamic' : 'none';
-  const choice = validate.oneOf('activations', given['activations'] ?? usual, ['none', 'dynamic', 'static']);
-  const activations = method === 'llm-int8' ? 'llm-int8' : choice;
-  const usualWeights = activations === 'none' ? INT4 : INT8;
-  const weights = options.weights ?? usualWeights;
+  const choiceOf = activationsFrom(given['activations'], usual);
+  const activationsOf = method === 'llm-int8' ? () => 'llm-int8' as const : choiceOf;
+  const { weights = (name: string) => (activationsOf(name) === 'none' ? INT4 : INT8) } = options;
   if (typeof weights !== 'function' && (typeof weights !== 'object' || weights === null)) {
     throw invalidArgument('weights', 'an object or a function', weights);
   }
@@ -128,7 +159,14 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
   const transforms =
     method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
   const rounding = method === 'gptq' || method === 'awq-gptq' ? 'gptq' : method === 'hqq' ? 'hqq' : 'rtn';
-  const needs = transforms !== null || rounding === 'gptq' || activations === 'static';
+  const settingsOf = typeof weights === 'function' ? weights : () => weights;
+  const kinds = new Set(
+    weightNames(model)
+      .filter((name) => settingsOf(name) !== null)
+      .map(activationsOf),
+  );
+  const hasStatic = [...kinds].some(isStatic);
+  const needs = transforms !== null || rounding === 'gptq' || hasStatic;
   if (needs && windows === undefined && statistics === undefined) {
     const what = transforms === null && rounding !== 'gptq' ? 'static activations' : method;
     throw new InvalidArgumentError(
@@ -151,13 +189,14 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
   }
   if (
     transforms !== null &&
-    activations === 'static' &&
-    mode === 'parallel' &&
-    (options.range ?? 'minmax') !== 'minmax'
+    statistics !== undefined &&
+    kinds.has('static-asymmetric') &&
+    (options.range ?? 'minmax') === 'minmax'
   ) {
     throw new InvalidArgumentError(
-      'range',
-      "Expected range 'minmax' with static activations in mode 'parallel': scales that are folded leave no histogram.",
+      'activations',
+      `Expected symmetric static activations for ${method} from statistics, whose extremes have no sign once scales are folded. ` +
+        "Calibrate on windows of text, or choose another range, such as 'mse'.",
     );
   }
   if (windows !== undefined) checkModelAndWindows(model, windows);
@@ -166,8 +205,9 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     method,
     rounding,
     transforms,
-    settingsOf: typeof weights === 'function' ? weights : () => weights,
-    activations,
+    settingsOf,
+    activationsOf,
+    hasStatic,
     source: !needs ? 'none' : statistics !== undefined ? 'file' : mode,
     options,
     signal: validate.abortSignal('signal', given['signal']),
@@ -196,16 +236,12 @@ export async function checkStatistics(
 
 /** Everything that the hidden states depend on. */
 export function fingerprintOf(work: Work): string {
-  const { model, options, method, activations, source, settingsOf } = work;
+  const { model, options, method, activationsOf, source, settingsOf } = work;
   const { windows, range, gptq, awq, smoothquant, threshold } = options;
-  const settings = Array.from({ length: model.config.numLayers }, (_, block) =>
-    INPUTS.flatMap(({ linears }) =>
-      linears.map((name) => settingsOf(`${blockName(model.weightPrefix, block)}.${name}.weight`)),
-    ),
-  );
+  const settings = weightNames(model).map((name) => [settingsOf(name), activationsOf(name)]);
   const { windowLength, places, prefix } = windows ?? {};
   const [path, statistics] = [resolve(model.path), options.statistics?.header ?? null];
-  const all = [path, statistics, method, activations, source, settings, range, gptq, awq, smoothquant, threshold];
+  const all = [path, statistics, method, source, settings, range, gptq, awq, smoothquant, threshold];
   return createHash('sha256')
     .update(JSON.stringify([...all, windowLength, prefix, places]))
     .digest('hex');

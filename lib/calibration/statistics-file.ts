@@ -9,10 +9,10 @@ import { safetensorsFileBytes, type TensorSpec, writeSafetensors } from '../chec
 import type { StoredTensor } from '../checkpoint/stored-tensor.js';
 import type { TensorFile } from '../checkpoint/tensor-file.js';
 import { CalibrationError, CheckpointError, LowbitError } from '../errors.js';
-import type { InputStatistics } from '../methods/input-statistics.js';
+import { BINS, type InputStatistics } from '../methods/input-statistics.js';
 import { Observer } from '../observe/observer.js';
 import { checkSums, type ExactSums, triangleLength } from './exact-sums.js';
-import { BINS, InputAccumulator } from './input-accumulator.js';
+import { InputAccumulator } from './input-accumulator.js';
 import type { SampledRow } from './sampled-rows.js';
 import type { WindowPlace, WindowSelection, WindowText } from './windows.js';
 

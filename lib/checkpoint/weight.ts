@@ -6,6 +6,7 @@
  */
 import type { LargeFloatDtype } from '../dtype.js';
 import type { GgufType } from '../tensor/blocks.js';
+import type { InputKind, InputQuantization } from '../tensor/input-quantization.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import type { Scratch } from './scratch.js';
 import type { StoredTensor } from './stored-tensor.js';
@@ -45,6 +46,12 @@ export type RowBlock =
     }
   | { readonly kind: 'blocks'; readonly type: GgufType; readonly data: Uint8Array };
 
+/** Static quantization of the activations that a layer reads, as a checkpoint stores it. */
+export interface StoredInput extends InputKind {
+  /** @throws CheckpointError `LAYOUT_SCALE` for a number that can't be a scale. */
+  read(): Promise<InputQuantization>;
+}
+
 /** A weight of a checkpoint. */
 export interface Weight {
   /** As in the float checkpoint: `model.layers.0.mlp.up_proj.weight`. */
@@ -60,6 +67,8 @@ export interface Weight {
   readonly parts: readonly StoredTensor[];
   /** Blocks of rows begin at multiples of this. */
   readonly rowStep: number;
+  /** How the layer's activations are quantized, if the checkpoint says so, with one scale for all. */
+  readonly input?: StoredInput;
   /**
    * Reads rows `begin` … `end`. The arrays belong to `scratch`, and are valid until the next call with it.
    *

@@ -146,7 +146,7 @@ export function evalCommand(): Command {
       )
       .option(
         '--activations <kind>',
-        'float32 (default) or int8-dynamic: rounded for each token, as in W8A8',
+        'stored (default): quantized where the model has static scales for them; float32; int8-dynamic: rounded for each token, as in W8A8',
         oneOf(...ACTIVATIONS),
       )
       .option('--resident-blocks <which>', 'all (default) or one: how many blocks stay in memory', oneOf('all', 'one'))

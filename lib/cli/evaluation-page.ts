@@ -4,7 +4,15 @@
  * @module
  */
 import { basename } from 'node:path';
-import { describeWindows, type EvaluationReport, estimated, percent, rate, rowsOf } from './evaluation-table.js';
+import {
+  describeWindows,
+  differInActivations,
+  type EvaluationReport,
+  estimated,
+  percent,
+  rate,
+  rowsOf,
+} from './evaluation-table.js';
 import { bytes } from './format.js';
 import { cell, fact, failures, page, sortedTable } from './page.js';
 
@@ -63,6 +71,7 @@ draw('divergence', divergence, 'nats');
 export function evaluationPage(report: EvaluationReport, failed: readonly string[]): string {
   const all = rowsOf(report);
   const compared = report.original !== null;
+  const differ = differInActivations(report);
   const points = all
     .flatMap((row) => (row.size === null ? [] : [{ ...row, bytes: row.size.bytes }]))
     .sort((a, b) => a.bytes - b.bytes);
@@ -73,10 +82,11 @@ export function evaluationPage(report: EvaluationReport, failed: readonly string
     divergence: compared ? points.map(({ distance }) => distance?.klDivergence.value ?? 0) : [],
     original: compared ? points.findIndex(({ distance }) => distance === null) : -1,
   };
-  const rows = all.map(({ model, size, quality, distance }) => [
+  const rows = all.map(({ model, size, activations, quality, distance }) => [
     cell(model, model),
     cell(size === null ? '' : bytes(size.bytes), size?.bytes ?? 0),
     cell(size === null ? '' : size.bitsPerWeight.toFixed(2), size?.bitsPerWeight ?? 0),
+    ...(differ ? [cell(activations ?? '', activations ?? '')] : []),
     cell(estimated(quality.perplexity, 4), quality.perplexity.value),
     cell(estimated(quality.bitsPerByte, 4), quality.bitsPerByte.value),
     ...(compared
@@ -93,13 +103,14 @@ export function evaluationPage(report: EvaluationReport, failed: readonly string
       : []),
     cell(rate(quality.tokensPerSecond), quality.tokensPerSecond),
   ]);
-  const head = ['model', 'size', 'bits/weight', 'perplexity', 'bits/byte'];
+  const head = ['model', 'size', 'bits/weight', ...(differ ? ['activations'] : []), 'perplexity', 'bits/byte'];
   if (compared) head.push('Δ nats/token', 'Δ perplexity', 'KL divergence', 'KL, 99 %', 'same top token', 'max Δ logit');
   head.push('tokens');
   const [first] = report.models;
   const facts = [
     fact('text', report.text),
-    ...(first === undefined ? [] : [fact('windows', describeWindows(first)), fact('activations', first.activations)]),
+    ...(first === undefined ? [] : [fact('windows', describeWindows(first))]),
+    ...(first === undefined || differ ? [] : [fact('activations', first.activations)]),
     ...(report.original === null ? [] : [fact('original', report.original.model)]),
     ...(report.maxLoss === null ? [] : [fact('limit', `${100 * report.maxLoss} % above the original's perplexity`)]),
   ];

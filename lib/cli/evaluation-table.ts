@@ -27,6 +27,8 @@ export interface EvaluationReport {
 export interface Row {
   readonly model: string;
   readonly size: CheckpointSize | null;
+  /** Null for the original. */
+  readonly activations: Evaluation['activations'] | null;
   readonly quality: Quality;
   /** Null for the original, and without one. */
   readonly distance: Distance | null;
@@ -39,10 +41,11 @@ export function rowsOf({ original, models }: EvaluationReport): Row[] {
   return [
     ...(original === null || found === undefined
       ? []
-      : [{ model: original.model, size: original, quality: found, distance: null, passed: null }]),
+      : [{ model: original.model, size: original, activations: null, quality: found, distance: null, passed: null }]),
     ...models.map((model) => ({
       model: model.model,
       size: model.checkpoint,
+      activations: model.activations,
       quality: model,
       distance: model.against,
       passed: model.passed,
@@ -65,6 +68,11 @@ export function rate(tokensPerSecond: number): string {
   return `${tokensPerSecond < 100 ? tokensPerSecond.toPrecision(3) : Math.round(tokensPerSecond)}/s`;
 }
 
+/** Whether a table needs a column for activations: where models differ in them. */
+export function differInActivations({ models }: EvaluationReport): boolean {
+  return new Set(models.map(({ activations }) => activations)).size > 1;
+}
+
 /** How the text was cut, in words. */
 export function describeWindows({ windows, totalWindows, windowLength, tokens, bytes: count }: Evaluation): string {
   const which = windows === totalWindows ? `${windows} windows` : `${windows} of ${totalWindows} windows`;
@@ -74,15 +82,17 @@ export function describeWindows({ windows, totalWindows, windowLength, tokens, b
 export function evaluationTable(report: EvaluationReport): string {
   const [first] = report.models;
   const compared = report.original !== null;
-  const head = ['model', 'size', 'bits/weight', 'perplexity', 'bits/byte'];
+  const differ = differInActivations(report);
+  const head = ['model', 'size', 'bits/weight', ...(differ ? ['activations'] : []), 'perplexity', 'bits/byte'];
   if (compared) head.push('Δ nats/token', 'Δ perplexity', 'KL divergence', 'same top token');
   head.push('tokens');
   const rows = table(head, ['left', ...new Array<'right'>(head.length - 1).fill('right')]);
-  for (const { model, size, quality, distance, passed } of rowsOf(report)) {
+  for (const { model, size, activations, quality, distance, passed } of rowsOf(report)) {
     rows.push([
       model + (passed === false ? '  (above the limit)' : ''),
       size === null ? '' : bytes(size.bytes),
       size === null ? '' : size.bitsPerWeight.toFixed(2),
+      ...(differ ? [activations ?? ''] : []),
       estimated(quality.perplexity, 4),
       estimated(quality.bitsPerByte, 4),
       ...(compared
@@ -102,7 +112,7 @@ export function evaluationTable(report: EvaluationReport): string {
   summary.push(['text', report.text]);
   if (first !== undefined) {
     summary.push(['windows', describeWindows(first)]);
-    if (first.activations !== 'float32') summary.push(['activations', first.activations]);
+    if (!differ && first.activations !== 'float32') summary.push(['activations', first.activations]);
   }
   if (report.maxLoss !== null) summary.push(['limit', `a perplexity ${100 * report.maxLoss} % above the original's`]);
   return `${rows.toString()}\n${summary.toString()}`;

@@ -7,6 +7,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError as InvalidOption, Option } from 'commander';
 import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { CheckpointError, invalidArgument, outputError } from '../errors.js';
+import type { RangeOfInputs } from '../methods/input-statistics.js';
 import { type CheckpointMethod, METHODS, type MethodSpec } from '../pipeline/method-spec.js';
 import {
   ACTIVATIONS,
@@ -39,6 +40,7 @@ export interface SpecFlags {
   layer?: LayerOverride[];
   nested?: boolean;
   activations?: ActivationDtype;
+  activationRange?: RangeOfInputs;
   requantize?: boolean;
   imatrix?: string;
   method?: CheckpointMethod;
@@ -78,13 +80,19 @@ export function checkpointFormat(text: string): NonNullable<SpecFlags['format']>
 }
 
 export function rangeMethod(text: string): RangeMethod {
-  if (text === 'minmax' || text === 'mse') return text;
-  const percentile = /^percentile:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
-  if (percentile !== undefined && Number(percentile) > 50 && Number(percentile) <= 100) {
-    return { percentile: Number(percentile) };
-  }
+  return text === 'minmax' || text === 'mse' ? text : percentile(text, 'minmax, mse');
+}
+
+function activationRange(text: string): RangeOfInputs {
+  return text === 'minmax' || text === 'mse' || text === 'entropy' ? text : percentile(text, 'minmax, mse, entropy');
+}
+
+/** `percentile:99.9` */
+function percentile(text: string, others: string): { percentile: number } {
+  const digits = /^percentile:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
+  if (digits !== undefined && Number(digits) > 50 && Number(digits) <= 100) return { percentile: Number(digits) };
   throw new InvalidOption(
-    'Expected minmax, mse or percentile:<number above 50, at most 100>, for example percentile:99.9.',
+    `Expected ${others} or percentile:<number above 50, at most 100>, for example percentile:99.9.`,
   );
 }
 
@@ -114,7 +122,7 @@ function layerOverride(text: string, before: LayerOverride[] = []): LayerOverrid
 export function activationsOption(): Option {
   return new Option(
     '--activations <dtype>',
-    'compressed-tensors: what engines quantize activations to at run time (W8A8: int8 with --dtype int8); float: not at all',
+    'compressed-tensors: what engines quantize activations to at run time (W8A8: int8 with --dtype int8); float: not at all; …-static: with scales that are found by calibration',
   ).choices(ACTIVATIONS);
 }
 
@@ -150,16 +158,21 @@ export function withSpecOptions(command: Command): Command {
       layerOverride,
     )
     .addOption(activationsOption())
+    .option(
+      '--activation-range <method>',
+      'static activations: how their range is chosen: minmax (default), mse, entropy, or percentile:<p>',
+      activationRange,
+    )
     .option('--nested', 'bitsandbytes: quantize the scales as well (double quantization)')
     .option('--requantize', 'quantize weights that are quantized already once more')
     .option('--imatrix <file>', "gguf: weigh errors by an importance matrix of llama.cpp's llama-imatrix")
     .addOption(
       new Option(
         '--method <method>',
-        'how weights are rounded (default: "rtn"); all but rtn and hqq need a text',
+        'how weights are rounded (default: "rtn"); all but rtn and hqq need a text, and so do static activations',
       ).choices(METHODS),
     )
-    .option('--text <file...>', 'texts to calibrate with, for gptq, awq, awq-gptq, smoothquant')
+    .option('--text <file...>', 'texts to calibrate with, for gptq, awq, awq-gptq, smoothquant, static activations')
     .option('--statistics <file>', 'what lowbit calibrate made of a text, instead of the text')
     .option('--windows <n>', 'windows of text (default: 128)', positiveInteger)
     .option('--window-length <n>', 'tokens of a window (default: 512, or the positions of the model)', positiveInteger)
@@ -261,10 +274,23 @@ function given<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], u
 }
 
 function methodOf(flags: SpecFlags): MethodSpec {
-  const { text, statistics, windows, windowLength, seed, mode, descAct, staticGroups, dampPercent, alpha } = flags;
+  const {
+    activationRange,
+    text,
+    statistics,
+    windows,
+    windowLength,
+    seed,
+    mode,
+    descAct,
+    staticGroups,
+    dampPercent,
+    alpha,
+  } = flags;
   return {
     ...given({
       method: flags.method,
+      activationRange,
       calibration: given({ text, statistics, windows, windowLength, seed, mode }),
       gptq: given({
         descAct,

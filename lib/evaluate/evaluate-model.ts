@@ -54,7 +54,10 @@ export interface EvaluateOptions {
   seed?: number;
   /** For models that are given as paths; see {@link OpenModelOptions}. Default `'float32'`. Not for `against`. */
   computeDtype?: ComputeDtype;
-  /** Of the model, not of `against`. Default `'float32'`. */
+  /**
+   * Of the model, not of `against`. Default `'stored'`. A model that is given open has been opened with static activations or
+   * without; others than those are refused.
+   */
   activations?: Activations;
   /** `'one'`: only one block of a model is in memory at a time, and windows pass through in large batches. Default `'all'`. */
   residentBlocks?: 'all' | 'one';
@@ -139,7 +142,7 @@ function check(optionsValue: unknown): Given {
     maxWindows: maxWindows === undefined ? null : validate.integer('maxWindows', maxWindows, 1),
     seed: seed === undefined ? null : validate.integer('seed', seed, 0, 2 ** 32 - 1),
     computeDtype: validate.oneOf('computeDtype', given.computeDtype ?? 'float32', ['float32', 'int16', 'int8']),
-    activations: validate.oneOf('activations', given.activations ?? 'float32', ACTIVATIONS),
+    activations: validate.oneOf('activations', given.activations ?? 'stored', ACTIVATIONS),
     residentBlocks: validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']),
     reading: checkReadingOptions(given),
     onBlock: optionalFunction('onBlock', given.onBlock),
@@ -153,10 +156,24 @@ async function opened(
   model: string | DecoderModel,
   { reading, signal }: Given,
   computeDtype: ComputeDtype,
+  activations: Activations,
 ): Promise<DecoderModel> {
-  if (typeof model !== 'string') return model;
+  if (typeof model !== 'string') {
+    if (activations === 'stored' || model.activations === 'float32') return model;
+    throw new InvalidArgumentError(
+      'activations',
+      `Expected activations 'stored' for ${model.path}, which was opened with ${model.activations} activations, but received ` +
+        `'${activations}'. Open it with activations: 'float32'.`,
+    );
+  }
   // Blocks are opened one by one in any case; this keeps embeddings and the output layer in memory.
-  return openModel(model, { ...reading, computeDtype, ...(signal === undefined ? {} : { signal }) });
+  const stored = activations === 'stored' ? 'stored' : 'float32';
+  return openModel(model, {
+    ...reading,
+    computeDtype,
+    activations: stored,
+    ...(signal === undefined ? {} : { signal }),
+  });
 }
 
 async function tokenizerFor(model: DecoderModel, original: DecoderModel | null, given: Given): Promise<Tokenizer> {
@@ -324,8 +341,8 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
   signal?.throwIfAborted();
   const toClose: { close(): Promise<void> }[] = [];
   const runners: Runner[] = [];
-  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype) => {
-    const result = await opened(which, given, computeDtype);
+  const open = async (which: string | DecoderModel, computeDtype: ComputeDtype, activations: Activations) => {
+    const result = await opened(which, given, computeDtype, activations);
     if (typeof which === 'string') toClose.push(result);
     return result;
   };
@@ -335,8 +352,8 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     return runner;
   };
   try {
-    const ours = await open(subject, given.computeDtype);
-    const original = against === undefined ? null : await open(against, 'float32');
+    const ours = await open(subject, given.computeDtype, given.activations);
+    const original = against === undefined ? null : await open(against, 'float32', 'stored');
     if (original !== null) checkSameVocabulary(ours, original, text);
     const windowLength = windowLengthFor(given.windowLength, ours, original);
     const tokenizer = await tokenizerFor(ours, original, given);
@@ -344,7 +361,7 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     const windows = windowsOf(text, tokenizer, { ...given, windowLength });
     checkEmbedded(windows.tokens, tokenizer, ours.config.vocabSize, ours.path);
     const runner = runnerOf(ours, given.activations, given.onBlock);
-    const originalRunner = original === null ? null : runnerOf(original, 'float32', undefined);
+    const originalRunner = original === null ? null : runnerOf(original, 'stored', undefined);
     const tally = await run(runner, originalRunner, windows, given);
     return {
       model: ours.path,
@@ -353,7 +370,7 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
       totalWindows: windows.total,
       tokens: windows.indices.length * windows.scored,
       bytes: windows.bytes.reduce((a, b) => a + b, 0),
-      activations: given.activations,
+      activations: given.activations === 'stored' ? ours.activations : given.activations,
       checkpoint: typeof subject === 'string' ? await checkpointSize(subject, given.reading) : null,
       ...tally.quality(runner.seconds),
       against: originalRunner === null ? null : tally.distance(originalRunner.model.path, originalRunner.seconds),

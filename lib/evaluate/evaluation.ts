@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Activations } from './activations.js';
+import type { EvaluatedActivations } from './activations.js';
 import type { CheckpointSize } from './checkpoint-size.js';
 import type { Estimate } from './estimate.js';
 
@@ -60,7 +60,7 @@ export interface Evaluation extends Quality {
   /** Tokens that were scored, and the UTF-8 bytes of their text. */
   readonly tokens: number;
   readonly bytes: number;
-  readonly activations: Activations;
+  readonly activations: EvaluatedActivations;
   /** Null for a model that was given open. */
   readonly checkpoint: CheckpointSize | null;
   readonly against: Distance | null;

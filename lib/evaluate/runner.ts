@@ -97,7 +97,7 @@ export class Runner {
     const options = {
       windowLength,
       ...(signal === undefined ? {} : { signal }),
-      ...(activations === 'float32'
+      ...(activations !== 'int8-dynamic'
         ? {}
         : { onInput: (input: InputName, x: Float32Array) => roundedToInt8(x, this.columnsOf(input), signal) }),
     };

@@ -4,7 +4,9 @@
  * @module
  */
 import { invalidArgument } from '../errors.js';
+import { Observer } from '../observe/observer.js';
 import type { ObserverMethod } from '../observe/state.js';
+import type { Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 
 /** Statistics of the activations that one or several linear layers read. */
@@ -23,12 +25,30 @@ export interface InputStatistics {
   readonly sumOfMagnitudes: Float64Array;
   /** `[S, K]`: some rows as they came, at most 256 of all windows together. */
   readonly sample: Float32Array;
-  /** A range for all of x, for static quantization of activations; see {@link Observer}. */
-  range(method?: RangeOfInputs): { readonly min: number; readonly max: number };
+  /**
+   * A range for all of x, for static quantization of activations; see {@link Observer}. Default `'minmax'`, for symmetric codes.
+   */
+  range(method?: RangeOfInputs, scheme?: Scheme): { readonly min: number; readonly max: number };
 }
 
 /** How the range of activations is found. */
 export type RangeOfInputs = Exclude<ObserverMethod, 'moving-average'> | { readonly percentile: number };
+
+/** Bins of the histogram of each input. */
+export const BINS = 2048;
+
+/** @internal The range, with 0 in it, that a method finds in what an observer with a histogram counted. */
+export function rangeOf(observer: Observer, method: RangeOfInputs, scheme: Scheme): { min: number; max: number } {
+  const { min, max } = observer.range();
+  const [low, high] = [Math.min(0, min[0] ?? 0), Math.max(0, max[0] ?? 0)];
+  if (method === 'minmax') return { min: low, max: high };
+  const settings =
+    typeof method === 'string' ? { method } : { method: 'percentile' as const, percentile: method.percentile };
+  const found = Observer.fromState({ ...observer.toState(), ...settings }).parameters('int8', { scheme });
+  const [scale, zeroPoint] = [found.scales[0] as number, found.zeroPoints[0] as number];
+  const lowest = scheme === 'symmetric' ? -127 : -128;
+  return { min: Math.max(low, scale * (lowest - zeroPoint)), max: Math.min(high, scale * (127 - zeroPoint)) };
+}
 
 /** @internal @throws {@link InvalidArgumentError} for what are no statistics. */
 export function checkStatistics(value: unknown): InputStatistics {
@@ -51,7 +71,8 @@ export function checkStatistics(value: unknown): InputStatistics {
 /**
  * Statistics of activations whose channels are divided by `scales`, as when those are folded into what comes before.
  *
- * Their range is that of the largest magnitudes: histograms can't be divided.
+ * Histograms can't be divided. So the range of `'minmax'` reaches to the largest magnitude on both sides, which is exact for
+ * symmetric codes; those of other methods are searched for in the sampled rows.
  */
 export function scaledStatistics(statistics: InputStatistics, scales: Float32Array): InputStatistics {
   const { columns, rows } = statistics;
@@ -67,6 +88,7 @@ export function scaledStatistics(statistics: InputStatistics, scales: Float32Arr
   }
   const absMax = statistics.absMax.map((value, k) => value * (inverse[k] as number));
   const largest = absMax.reduce((a, b) => Math.max(a, b), 0);
+  const sample = statistics.sample.map((value, i) => value * (inverse[i % columns] as number));
   return {
     columns,
     rows,
@@ -74,7 +96,12 @@ export function scaledStatistics(statistics: InputStatistics, scales: Float32Arr
     absMax,
     sumOfSquares: statistics.sumOfSquares.map((value, k) => value * (inverse[k] as number) ** 2),
     sumOfMagnitudes: statistics.sumOfMagnitudes.map((value, k) => value * (inverse[k] as number)),
-    sample: statistics.sample.map((value, i) => value * (inverse[i % columns] as number)),
-    range: () => ({ min: -largest, max: largest }),
+    sample,
+    range: (method = 'minmax', scheme = 'symmetric') => {
+      if (method === 'minmax') return { min: -largest, max: largest };
+      const observer = new Observer({ method: 'mse', bins: BINS });
+      observer.observe(sample);
+      return rangeOf(observer, method, scheme);
+    },
   };
 }

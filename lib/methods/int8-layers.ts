@@ -7,13 +7,12 @@
  * @module
  */
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { matmulInteger } from '../matmul/integer.js';
 import { linear } from '../matmul/linear.js';
 import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from '../matmul/llm-int8.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
-import { prepackAsync, prepackIntegerAsync } from '../matmul/prepack.js';
+import { prepackAsync } from '../matmul/prepack.js';
+import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
 import type { LinearLayer } from '../model/linear-layer.js';
-import { quantizeTensor } from '../tensor/quantize.js';
 import { checkQuantizedTensor, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 
@@ -65,34 +64,6 @@ class DynamicInt8Layer extends WeightLayer<PackedWeight> {
   }
 }
 
-/** All activations share a scale that was found before. Larger ones become the largest. */
-class StaticInt8Layer extends WeightLayer<PackedWeight> {
-  constructor(
-    weight: PackedWeight,
-    private readonly scales: Float32Array,
-    private readonly inputScale: number,
-    bias: Float32Array | null,
-  ) {
-    super(weight, bias);
-  }
-
-  forward(x: Float32Array, out?: Float32Array): Float32Array {
-    const { rows: n, cols: k, scales, inputScale, bias } = this;
-    const codes = quantizeTensor(x, { dtype: 'int8', scales: Float32Array.of(inputScale) }).data;
-    const a = new Int8Array(codes.buffer, codes.byteOffset, codes.length);
-    const m = x.length / k;
-    const sums = matmulInteger(a, this.weight, { m, n, k });
-    const y = validate.result(out, Float32Array, m * n);
-    for (let row = 0; row < y.length; row += n) {
-      for (let i = 0; i < n; i++) {
-        y[row + i] =
-          (sums[row + i] as number) * inputScale * (scales[i] as number) + (bias === null ? 0 : (bias[i] as number));
-      }
-    }
-    return y;
-  }
-}
-
 /** Columns with outliers are multiplied in float32, the others as integers. */
 class LlmInt8Layer extends WeightLayer<LlmInt8Weight> {
   constructor(
@@ -115,10 +86,14 @@ class LlmInt8Layer extends WeightLayer<LlmInt8Weight> {
 /** Options of {@link int8Layer}. */
 export interface Int8LayerOptions {
   /**
-   * `'dynamic'` (default): a scale for each token. `{ inputScale }`: one for all, found by calibration; larger activations are
-   * cut off. `{ threshold }`: LLM.int8(), per token, with columns of activations of at least that magnitude in float32.
+   * `'dynamic'` (default): a scale for each token. `{ inputScale }`: one for all, found by calibration, rounded to float32; with
+   * `inputZeroPoint` (−128 to 127) codes are asymmetric. Activations past the codes −128 and 127 are cut off. `{ threshold }`:
+   * LLM.int8(), per token, with columns of activations of at least that magnitude in float32.
    */
-  activations?: 'dynamic' | { readonly inputScale: number } | { readonly threshold: number };
+  activations?:
+    | 'dynamic'
+    | { readonly inputScale: number; readonly inputZeroPoint?: number | null }
+    | { readonly threshold: number };
   /** `[N]`, added to every row. */
   bias?: Float32Array | null;
 }
@@ -147,12 +122,14 @@ export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptio
     const matrix = { codes, absmax, shape: [n, k] as const, outlierColumns: new Int32Array(0), outlierWeights: null };
     return new LlmInt8Layer(await prepackLlmInt8Async(matrix), activations.threshold, bias);
   }
-  const inputScale = validate.finite('activations.inputScale', activations.inputScale, true);
-  const transposed = new Int8Array(n * k);
-  const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
-  for (let row = 0; row < n; row++) {
-    for (let column = 0; column < k; column++) transposed[column * n + row] = codes[row * k + column] as number;
+  const scale = Math.fround(validate.finite('activations.inputScale', activations.inputScale, true));
+  const { inputZeroPoint = null } = activations;
+  if (inputZeroPoint !== null) validate.integer('activations.inputZeroPoint', inputZeroPoint, -128, 127);
+  if (!isStaticInt8(tensor)) {
+    throw new InvalidArgumentError(
+      'tensor',
+      `Expected fewer columns for static activations, whose sums are of 32 bits, than ${k}.`,
+    );
   }
-  const packed = await prepackIntegerAsync(transposed, { k, n });
-  return new StaticInt8Layer(packed, tensor.scales.slice(), inputScale, bias);
+  return StaticInt8Linear.of(tensor, { dtype: 'int8', scale, zeroPoint: inputZeroPoint }, bias);
 }

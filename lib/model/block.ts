@@ -37,6 +37,7 @@ import {
   Workspace,
 } from './operations.js';
 import type { RotaryTables } from './rope.js';
+import { layerOfWeight } from './static-layers.js';
 
 /** Options of {@link DecoderBlock.forward}. */
 export interface BlockForwardOptions {
@@ -99,6 +100,8 @@ export interface BlockContext {
   readonly weights: DecoderWeights;
   readonly tables: RotaryTables;
   readonly computeDtype: ComputeDtype;
+  /** Whether static activations that are stored beside weights count. */
+  readonly quantizesInputs: boolean;
   readonly loader: Loader;
 }
 
@@ -131,6 +134,7 @@ export class Block implements DecoderBlock {
   ): Promise<Block> {
     const { weights, config, computeDtype } = context;
     const prefix = blockName(weights.prefix, index);
+    const layerOf = context.quantizesInputs ? layerOfWeight : linearOfWeight;
     const linears = new Map<LinearName, LinearLayer>();
     const biases = new Map<LinearName, Float32Array>();
     const vector = (name: string) => weights.vector(`${prefix}.${name}`);
@@ -140,7 +144,7 @@ export class Block implements DecoderBlock {
         const bias = weights.find(`${prefix}.${name}.bias`) === undefined ? null : await vector(`${name}.bias`);
         if (bias !== null) biases.set(name, bias);
         const weight = weights.get(`${prefix}.${name}.weight`);
-        linears.set(name, await linearOfWeight(weight, bias, computeDtype, scratch, signal));
+        linears.set(name, await layerOf(weight, bias, computeDtype, scratch, signal));
       }
       const norms: Norms = {
         input_layernorm: await vector('input_layernorm.weight'),

@@ -4,6 +4,7 @@
  * @module
  */
 import { storedBytes, type Weight } from '../checkpoint/weight.js';
+import { roundedInputs } from '../tensor/input-quantization.js';
 import type { BlockContext } from './block.js';
 import { linearOfRows, type PackedLinear } from './linear-layer.js';
 import { rmsNorm } from './operations.js';
@@ -21,6 +22,7 @@ interface Part {
 /** Turns hidden states into logits. */
 export class Head {
   private readonly norm = new Remembered(() => this.context.weights.vector(this.context.weights.norm));
+  private readonly input = new Remembered(async () => (await this.weight.input?.read()) ?? null);
   private readonly kept = new Remembered(() => this.openAll());
 
   constructor(
@@ -37,6 +39,8 @@ export class Head {
   async forward(hidden: Float32Array, out: Float32Array): Promise<Float32Array> {
     const { config } = this.context;
     rmsNorm(hidden, await this.norm.get(), config.rmsNormEps, hidden);
+    const input = this.context.quantizesInputs ? await this.input.get() : null;
+    if (input !== null) hidden.set(roundedInputs(hidden, input));
     if (this.keeps) {
       for (const part of await this.kept.get()) this.multiply(part, hidden, out);
       return out;

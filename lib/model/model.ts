@@ -7,6 +7,7 @@ import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import { CheckpointError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { ComputeDtype } from '../matmul/linear.js';
+import type { StaticActivations } from '../tensor/input-quantization.js';
 import * as validate from '../validate.js';
 import { Block, type BlockContext, type DecoderBlock } from './block.js';
 import { type DecoderConfig, readConfig } from './config.js';
@@ -18,6 +19,7 @@ import { Head } from './head.js';
 import { Loader } from './loader.js';
 import { type LayerCache, layerCache, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
+import { storedActivations } from './static-layers.js';
 import { endTokensOf, type OwnTokenizer, type Tokenizer, TokenizerOfModel, tokenizerOf } from './tokenizer.js';
 
 /** Options of {@link openModel}. */
@@ -27,6 +29,12 @@ export interface OpenModelOptions {
    * the file; `'int16'` and `'int8'` are faster.
    */
   computeDtype?: ComputeDtype;
+  /**
+   * `'stored'` (default): where a checkpoint has static scales of activations, linear layers quantize their inputs with them, and
+   * multiply integers where both are int8. `'float32'`: only the weights are quantized. Activations that a config wishes to be
+   * quantized dynamically are floats in either case.
+   */
+  activations?: 'stored' | 'float32';
   /**
    * `'all'` (default): blocks stay in memory. `'one'`: a block's weights are read when it runs and freed after, so that
    * models larger than the memory run.
@@ -52,6 +60,8 @@ export interface DecoderModel {
   /** What names of its weights begin with: nothing for a checkpoint that was saved without the output layer. */
   readonly weightPrefix: WeightPrefix;
   readonly tokenizer: Tokenizer;
+  /** What linear layers make of their inputs; `'mixed-static'` if it is not the same everywhere. */
+  readonly activations: 'float32' | StaticActivations | 'mixed-static';
   /** The embeddings of tokens: `[n, hiddenSize]`. */
   embed(tokens: Int32Array): Promise<Float32Array>;
   /** A block with its weights, which the caller disposes. What is replaced in it is replaced there alone. */
@@ -96,7 +106,13 @@ export interface DecoderModel {
   close(): Promise<void>;
 }
 
-const OPEN_OPTIONS: ReadonlySet<string> = new Set(['computeDtype', 'residentBlocks', 'gptqVersion', 'signal']);
+const OPEN_OPTIONS: ReadonlySet<string> = new Set([
+  'computeDtype',
+  'activations',
+  'residentBlocks',
+  'gptqVersion',
+  'signal',
+]);
 const LOGITS_OPTIONS: ReadonlySet<string> = new Set(['windowLength', 'signal']);
 const EACH_OPTIONS: ReadonlySet<string> = new Set(['signal']);
 const COMPUTE_DTYPES: readonly ComputeDtype[] = ['float32', 'int16', 'int8'];
@@ -124,6 +140,7 @@ class Model implements DecoderModel, Generator {
     private readonly ownTokenizer: OwnTokenizer | null,
     readonly endTokens: readonly number[],
     private readonly keepsBlocks: boolean,
+    readonly activations: DecoderModel['activations'],
   ) {
     this.path = checkpoint.path;
     this.embedding = new Embedding(context.weights.embedding, keepsBlocks);
@@ -378,6 +395,8 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
   validate.path('path', path);
   const given = validate.options<OpenModelOptions>('options', options, OPEN_OPTIONS);
   const computeDtype = validate.oneOf('computeDtype', given.computeDtype ?? 'float32', COMPUTE_DTYPES);
+  const activations = validate.oneOf('activations', given.activations ?? 'stored', ['stored', 'float32']);
+  const quantizesInputs = activations === 'stored';
   const resident = validate.oneOf('residentBlocks', given.residentBlocks ?? 'all', ['all', 'one']);
   const reading = checkReadingOptions(given);
   const signal = validate.abortSignal('signal', given.signal);
@@ -399,9 +418,10 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
     const found = await tokenizerOf(checkpoint);
     const tokenizer = found === null ? null : new TokenizerOfModel(found, config.vocabSize, path);
     const tables = new RotaryTables(config);
-    const context: BlockContext = { config, weights, computeDtype, tables, loader: new Loader() };
+    const context: BlockContext = { config, weights, computeDtype, quantizesInputs, tables, loader: new Loader() };
     const endTokens = [...config.eosTokenIds, ...(await endTokensOf(checkpoint))];
-    return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all');
+    const kinds = quantizesInputs ? storedActivations(stored) : 'float32';
+    return new Model(checkpoint, context, tokenizer, endTokens, resident === 'all', kinds);
   } catch (error) {
     await checkpoint.close();
     throw error;

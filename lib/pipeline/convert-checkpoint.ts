@@ -6,10 +6,11 @@
 import { type Checkpoint, type Json, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import { Scratch } from '../checkpoint/scratch.js';
-import type { Weight } from '../checkpoint/weight.js';
+import type { StoredInput, Weight } from '../checkpoint/weight.js';
 import { checkReadingOptions, weightsOf } from '../checkpoint/weights.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { CheckpointError, InvalidArgumentError } from '../errors.js';
+import { roundedTo, type StaticActivations, staticName } from '../tensor/input-quantization.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
@@ -17,12 +18,13 @@ import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
 import { asHuggingFace } from './hugging-face.js';
-import { configOf, type Group, type Plan, planOf, refuse, withTexts } from './plan.js';
+import { configOf, type Group, type Plan, planOf, refuse, tasksOf, withTexts } from './plan.js';
 import { planGgufExactly, planGgufQuantization } from './plan-gguf.js';
 import { isChosen, isHead, isLinear, layerOf } from './selection.js';
 import {
   type CheckpointDtype,
   type CheckpointFormat,
+  type CodeLayout,
   checkLayer,
   FORMATS,
   LAYER_OPTIONS,
@@ -83,7 +85,7 @@ function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions):
     ...(isFp8 && traits.includes('per-tensor') ? { granularity: 'per-tensor' } : {}),
     ...(isFp8 && traits.includes('per-channel') ? { granularity: 'per-channel' } : {}),
     ...(isFp8 && traits.some((trait) => trait.startsWith('blocks')) ? { granularity: 'per-block' } : {}),
-    ...(format === source && given.dtype === undefined && given.layout === undefined ? codesOfTraits(traits) : {}),
+    ...(format === source && given.dtype === undefined && given.layout === undefined ? codesOfTraits(weight) : {}),
     ...Object.fromEntries(
       LAYER_OPTIONS.flatMap((name) => (name in given ? [[name, given[name as keyof typeof given]]] : [])),
     ),
@@ -93,20 +95,42 @@ function settingFor(weight: Weight, { to, ...given }: ConvertCheckpointOptions):
 }
 
 /** How compressed-tensors stored integers and what it does with activations, which its other checkpoints keep. */
-function codesOfTraits(traits: readonly string[]): LayerSpec {
+function codesOfTraits({ encoding: { traits }, input }: Weight): LayerSpec {
   const inputs = new Map<string, 'int8' | 'float8_e4m3fn'>([
     ['input int8 token dynamic', 'int8'],
+    ['input int8 token dynamic asymmetric', 'int8'],
     ['input float8 token dynamic', 'float8_e4m3fn'],
   ]);
-  const activations = traits.map((trait) => inputs.get(trait)).find((found) => found !== undefined);
-  const layout = traits.includes('pack-quantized')
+  const activations =
+    input === undefined
+      ? traits.map((trait) => inputs.get(trait)).find((found) => found !== undefined)
+      : storedName(input, traits);
+  const layout: CodeLayout | undefined = traits.includes('pack-quantized')
     ? 'pack-quantized'
     : traits.includes('int-quantized')
       ? activations === undefined
         ? 'naive-quantized'
         : 'int-quantized'
       : undefined;
-  return layout === undefined ? {} : { layout, ...(activations === undefined ? {} : { activations }) };
+  if (layout === undefined && input === undefined) return {}; // FP8: the dtype decides
+  return { ...(layout === undefined ? {} : { layout }), ...(activations === undefined ? {} : { activations }) };
+}
+
+/** Static activations of a weight that quantizeCheckpoint could have written; others are dropped. */
+function storedName(input: StoredInput, traits: readonly string[]): StaticActivations | undefined {
+  const isPlain = traits.includes('per-channel') || traits.includes('per-tensor');
+  const isInBytes = traits.includes(input.dtype === 'int8' ? 'int-quantized' : 'float-quantized');
+  return isPlain && isInBytes && !traits.includes('asymmetric') ? staticName(input) : undefined;
+}
+
+/** Why the static activations of a layout can't be those of a weight; null if they can. */
+function inputMisfit({ input }: Weight, { recipe }: LayoutWriter): string | null {
+  if (recipe.input === undefined) return null;
+  const wanted = staticName(recipe.input);
+  if (input === undefined)
+    return `it has no scale for ${wanted} activations, which "lowbit quantize" finds by calibration`;
+  const own = staticName(input);
+  return own === wanted ? null : `its activations are ${own}, not ${wanted}`;
 }
 
 function noRoomForOrder(format: string): string {
@@ -145,7 +169,14 @@ async function misfitOf(
 async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
   const refusal = writer.refusal(outlineOf(weight));
   const unordered = writer.recipe.ordered === true ? null : writer.format;
-  return refusal ?? misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), unordered, signal);
+  const { scaleDtype, input } = writer.recipe;
+  const other = refusal ?? inputMisfit(weight, writer);
+  if (other !== null) return other;
+  if (input !== undefined && weight.input !== undefined) {
+    const { scale } = await weight.input.read();
+    if (roundedTo(scale, scaleDtype) !== scale) return `the scale of its activations, ${scale}, is no ${scaleDtype}`;
+  }
+  return misfitOf(weight, (tensor) => fitted(tensor, writer.recipe), unordered, signal);
 }
 
 /** The smallest block type that holds each quantized weight exactly. */
@@ -192,7 +223,25 @@ async function writerFor(
   return rest === null ? { writer: wide.writer, key: `${wide.key} float32`, reason: null } : { ...usual, reason };
 }
 
+/** A plan that says what it leaves out unasked: scales that were found by calibration. */
+function withLosses(plan: Plan, { to, activations }: ConvertCheckpointOptions): Plan {
+  const lost = tasksOf(plan).filter(({ weight, input }) => weight.input !== undefined && input === undefined).length;
+  if (lost === 0 || activations !== undefined) return plan;
+  const warning =
+    `The scales of static activations of ${lost} layers are left out: ` +
+    `${to === 'compressed-tensors' ? 'they do not go with these weights' : `${to} has no place for them`}, so that activations stay floats.`;
+  return { ...plan, warnings: [...(plan.warnings ?? []), warning] };
+}
+
 async function planConversion(
+  checkpoint: Checkpoint,
+  weights: readonly Weight[],
+  options: ConvertCheckpointOptions,
+): Promise<Plan> {
+  return withLosses(await planFormat(checkpoint, weights, options), options);
+}
+
+async function planFormat(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
   options: ConvertCheckpointOptions,
@@ -244,7 +293,8 @@ async function planFolder(
     }
     const spec = settingFor(weight, options);
     const { writer, key, reason } = await writerFor(weight, spec, about, signal);
-    if (reason !== null && (!requantize || writer.refusal(outlineOf(weight)) !== null)) {
+    const isLost = writer.refusal(outlineOf(weight)) !== null || inputMisfit(weight, writer) !== null;
+    if (reason !== null && (!requantize || isLost)) {
       refusals.push({ weight, reason });
       continue;
     }

@@ -13,6 +13,7 @@ import { type Sharing, scaleGrid } from '../checkpoint/layouts/scaled-weight.js'
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { OutputError, outputError } from '../errors.js';
 import type { Comparison } from '../tensor/compare.js';
+import type { InputKind, InputQuantization } from '../tensor/input-quantization.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 
 /** What a part's file begins with, besides the length of this in 4 bytes. */
@@ -20,6 +21,9 @@ interface Header {
   readonly kind: ModelPart['kind'];
   /** What is known of the tensor without its arrays; null for floats. */
   readonly tensor: Omit<QuantizedTensor, 'data' | 'scales' | 'zeroPoints'> | null;
+  /** Of static activations; else null. */
+  readonly inputScale: number | null;
+  readonly inputZeroPoint: number | null;
   /** Bytes of each array, which follow one another. */
   readonly bytes: Readonly<Record<ArrayName, number>>;
   /** How far codes are from the weight; null for floats. */
@@ -81,6 +85,8 @@ export class MethodParts {
     const header: Header = {
       kind: part.kind,
       tensor,
+      inputScale: part.kind === 'quantized' ? part.inputScale : null,
+      inputZeroPoint: part.kind === 'quantized' ? part.inputZeroPoint : null,
       bytes: Object.fromEntries(ARRAYS.map((name) => [name, arrays[name].length])) as Header['bytes'],
       measured: part.kind === 'quantized' ? part.measured : null,
       relativeError: part.kind === 'quantized' ? part.relativeError : null,
@@ -181,8 +187,21 @@ export class MethodParts {
     }
   }
 
-  /** The weight as the method left it. */
-  weightOf(original: Weight): Weight {
+  /** The static activations that the method found for a weight's layer. */
+  private async inputOf(name: string, { dtype }: InputKind): Promise<InputQuantization> {
+    const found = await this.header(name);
+    const { inputScale = null, inputZeroPoint = null } = found?.header ?? {};
+    if (inputScale !== null) return { dtype, scale: inputScale, zeroPoint: inputZeroPoint };
+    const path = this.pathOf(name);
+    throw new OutputError('WRITE_FAILED', `${path} has no scale of the activations of ${name}.`, { path });
+  }
+
+  /**
+   * The weight as the method left it.
+   *
+   * @param input - The static activations that it is to have.
+   */
+  weightOf(original: Weight, input?: InputKind): Weight {
     const { name, shape, rows, columns, dtype, encoding, parts } = original;
     return {
       name,
@@ -193,6 +212,7 @@ export class MethodParts {
       encoding,
       parts,
       rowStep: 1,
+      ...(input === undefined ? {} : { input: { ...input, read: () => this.inputOf(name, input) } }),
       read: async (begin, end, scratch) =>
         (await this.read(name, rows, columns, begin, end)) ?? original.read(begin, end, scratch),
     };

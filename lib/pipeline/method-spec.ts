@@ -5,7 +5,9 @@
  */
 import type { QuantizationMethod, QuantizeModelOptions } from '../calibration/quantize-work.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import type { RangeOfInputs } from '../methods/input-statistics.js';
 import * as validate from '../validate.js';
+import { hasStaticActivations } from './static-activations.js';
 
 /**
  * How weights are rounded.
@@ -41,8 +43,10 @@ export interface CalibrationSpec {
 export interface MethodSpec {
   /** Default `'rtn'`. */
   readonly method?: CheckpointMethod;
-  /** For `gptq`, `awq`, `awq-gptq`, `smoothquant`. */
+  /** For `gptq`, `awq`, `awq-gptq`, `smoothquant`, and for static activations. */
   readonly calibration?: CalibrationSpec;
+  /** With static activations: how their ranges are found; see {@link Observer}. Default `'minmax'`. */
+  readonly activationRange?: RangeOfInputs;
   /** Options of {@link gptq}. */
   readonly gptq?: QuantizeModelOptions['gptq'];
   /** See {@link quantizeModel}. */
@@ -52,7 +56,7 @@ export interface MethodSpec {
 }
 
 /** @internal */
-export const METHOD_SPEC_OPTIONS = ['method', 'calibration', 'gptq', 'awq', 'smoothquant'] as const;
+export const METHOD_SPEC_OPTIONS = ['method', 'calibration', 'activationRange', 'gptq', 'awq', 'smoothquant'] as const;
 
 /** @internal */
 export const METHODS: readonly CheckpointMethod[] = ['rtn', 'gptq', 'awq', 'awq-gptq', 'smoothquant', 'hqq'];
@@ -60,15 +64,16 @@ export const METHODS: readonly CheckpointMethod[] = ['rtn', 'gptq', 'awq', 'awq-
 const CALIBRATION_OPTIONS = new Set(['text', 'statistics', 'windows', 'windowLength', 'seed', 'mode']);
 
 /** @internal Whether a model has to be run, or its blocks taken apart, to quantize it. */
-export function usesModel({ method = 'rtn' }: MethodSpec): boolean {
-  return method !== 'rtn';
+export function usesModel(spec: MethodSpec & Parameters<typeof hasStaticActivations>[0]): boolean {
+  return (spec.method ?? 'rtn') !== 'rtn' || hasStaticActivations(spec);
 }
 
-function checkCalibration(method: CheckpointMethod, value: unknown): void {
-  const needs = method !== 'rtn' && method !== 'hqq';
+function checkCalibration(method: CheckpointMethod, isStatic: boolean, value: unknown): void {
+  const takes = method !== 'rtn' && method !== 'hqq';
+  const needs = takes || isStatic;
   if (value === undefined) {
     if (!needs) return;
-    const message = `Expected calibration for ${method}: { text: [path, …] } (--text), or { statistics: path } (--statistics).`;
+    const message = `Expected calibration for ${takes ? method : 'static activations'}: { text: [path, …] } (--text), or { statistics: path } (--statistics).`;
     throw new InvalidArgumentError('calibration', message);
   }
   if (!needs)
@@ -105,10 +110,33 @@ function checkCalibration(method: CheckpointMethod, value: unknown): void {
   }
 }
 
+const ACTIVATION_RANGES = ['minmax', 'mse', 'entropy'] as const;
+
+function checkActivationRange(isStatic: boolean, value: unknown): void {
+  if (value === undefined) return;
+  if (!isStatic) {
+    throw new InvalidArgumentError('activationRange', 'Expected activationRange with static activations only.');
+  }
+  if (typeof value !== 'object' || value === null) {
+    validate.oneOf('activationRange', value, ACTIVATION_RANGES);
+    return;
+  }
+  const { percentile } = validate.options<{ percentile: unknown }>('activationRange', value, new Set(['percentile']));
+  if (typeof percentile !== 'number' || !(percentile > 50 && percentile <= 100)) {
+    throw invalidArgument('activationRange.percentile', 'a number greater than 50 and at most 100', percentile);
+  }
+}
+
 /** @internal Checks what is said about the method. */
 export function checkMethod(given: Record<string, unknown>): void {
   const method = given['method'] === undefined ? 'rtn' : validate.oneOf('method', given['method'], METHODS);
-  checkCalibration(method, given['calibration']);
+  const isStatic = hasStaticActivations(given);
+  checkCalibration(method, isStatic, given['calibration']);
+  checkActivationRange(isStatic, given['activationRange']);
+  if (isStatic && method === 'hqq') {
+    const message = 'Expected no static activations with hqq, whose zero points engines do not multiply them with.';
+    throw new InvalidArgumentError('activations', message);
+  }
   const users = { gptq: ['gptq', 'awq-gptq'], awq: ['awq', 'awq-gptq'], smoothquant: ['smoothquant'] } as const;
   for (const [name, methods] of Object.entries(users)) {
     if (given[name] === undefined || (methods as readonly string[]).includes(method)) continue;

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { quantizeModel } from '../calibration/quantize-model.js';
+import type { LayerActivations } from '../calibration/quantize-work.js';
 import { StatisticsFile } from '../calibration/statistics-file.js';
 import { cutIntoWindows, usualWindowLength } from '../calibration/windows.js';
 import type { Json } from '../checkpoint/checkpoint.js';
@@ -30,7 +31,12 @@ import { type DecoderModel, openModel } from '../model/model.js';
 import { MethodParts } from './method-parts.js';
 import { type MethodSpec, usesModel } from './method-spec.js';
 import type { Progress } from './run.js';
+import type { LayerSpec } from './spec.js';
 import { quantizerOptions, type RangeMethod } from './task.js';
+
+/** What is asked of a method. */
+type AskedFor = MethodSpec &
+  Pick<LayerSpec, 'activations'> & { readonly range?: RangeMethod; readonly layers?: unknown };
 
 /** Node.js, the addon, and what writing takes at least. */
 const LEAST_BYTES = 192 * 2 ** 20;
@@ -44,12 +50,13 @@ export class MethodWork {
   private readonly linears = new Set<string>();
   private readonly norms = new Set<string>();
   private readonly settings = new Map<string, WeightSettings>();
+  private readonly activations = new Map<string, LayerActivations>();
   /** Whether there is anything to go on from. */
   begun = false;
 
   private constructor(
     private readonly path: string,
-    private readonly spec: MethodSpec & { readonly range?: RangeMethod | undefined },
+    private readonly spec: AskedFor,
     private readonly reading: ReadingOptions,
     private readonly texts: readonly string[],
     /** SHA-256 of the statistics file, if there is one. */
@@ -66,11 +73,7 @@ export class MethodWork {
   }
 
   /** Null for round-to-nearest, which needs no model. */
-  static async of(
-    path: string,
-    spec: MethodSpec & { readonly range?: RangeMethod | undefined },
-    reading: ReadingOptions,
-  ): Promise<MethodWork | null> {
+  static async of(path: string, spec: AskedFor, reading: ReadingOptions): Promise<MethodWork | null> {
     if (!usesModel(spec)) return null;
     const texts = await Promise.all((spec.calibration?.text ?? []).map(readText));
     const { statistics } = spec.calibration ?? {};
@@ -78,6 +81,12 @@ export class MethodWork {
     const model = await openModel(path, { residentBlocks: 'one', ...reading });
     await model.close();
     return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model);
+  }
+
+  /** What the work is for, in messages. */
+  get name(): string {
+    const { method = 'rtn' } = this.spec;
+    return method === 'rtn' ? 'static activations' : method;
   }
 
   /** Whether the method makes codes of a weight. */
@@ -104,7 +113,9 @@ export class MethodWork {
 
   /** Why a layout can't hold what the method would make of a weight; null if it can. */
   misfit({ name, columns }: Weight, { format, recipe }: LayoutWriter): string | null {
-    if (!this.quantizes(name)) return null;
+    if (!this.quantizes(name)) {
+      return recipe.input === undefined ? null : 'calibration sees no inputs but those of the layers of blocks';
+    }
     const { dtype, granularity, groupSize, scheme } = recipe;
     const { method } = this.spec;
     if (this.orders && granularity === 'per-group' && recipe.ordered !== true) {
@@ -130,7 +141,13 @@ export class MethodWork {
 
   /** Notes how a weight is to be quantized. */
   add(name: string, { recipe }: LayoutWriter): void {
-    const { range } = this.spec;
+    const { range, method } = this.spec;
+    const usual = method === 'smoothquant' ? 'dynamic' : 'none';
+    const { input } = recipe;
+    this.activations.set(
+      name,
+      input === undefined ? usual : input.scheme === 'symmetric' ? 'static' : 'static-asymmetric',
+    );
     this.settings.set(name, { ...quantizerOptions(recipe), ...(range === undefined ? {} : { range }) });
   }
 
@@ -140,12 +157,13 @@ export class MethodWork {
 
   /** What decides the result, besides the model. */
   get decisions(): Json {
-    const { method, calibration, gptq, awq, smoothquant } = this.spec;
+    const { method, calibration, activationRange, gptq, awq, smoothquant } = this.spec;
     const { text: _, statistics, ...rest } = calibration ?? {};
     const texts = this.texts.map((text) => createHash('sha256').update(text).digest('hex'));
     return {
-      method,
+      method: method ?? 'rtn',
       calibration: { ...rest, ...(statistics === undefined ? { texts } : { statistics: this.statisticsHash }) },
+      ...(activationRange === undefined ? {} : { activationRange }),
       ...(gptq === undefined ? {} : { gptq }),
       ...(awq === undefined ? {} : { awq }),
       ...(smoothquant === undefined ? {} : { smoothquant }),
@@ -196,7 +214,7 @@ export class MethodWork {
     if (maxMemory === undefined || needed <= maxMemory) return;
     throw new InvalidArgumentError(
       'maxMemory',
-      `Expected maxMemory of at least ${Math.ceil(needed / 1e6)} MB for ${this.spec.method} on this model, whose blocks ` +
+      `Expected maxMemory of at least ${Math.ceil(needed / 1e6)} MB for ${this.name} on this model, whose blocks ` +
         `are as large, but ${(maxMemory / 1e6).toFixed(0)} MB were allowed.`,
     );
   }
@@ -220,9 +238,10 @@ export class MethodWork {
       throw outputError(folder, cause);
     });
     await this.parts.openIn(parts);
-    const { method = 'rtn', calibration, gptq, awq, smoothquant } = this.spec;
+    const { method = 'rtn', calibration, activationRange, gptq, awq, smoothquant } = this.spec;
     const model = await openModel(this.path, {
       residentBlocks: 'one',
+      activations: 'float32', // those of a checkpoint that is quantized once more are not wanted
       ...this.reading,
       ...(signal === undefined ? {} : { signal }),
     });
@@ -239,7 +258,8 @@ export class MethodWork {
             });
       const made = quantizeModel(model, {
         method,
-        ...(method === 'smoothquant' ? {} : { activations: 'none' as const }),
+        activations: (name) => this.activations.get(name) ?? 'none',
+        ...(activationRange === undefined ? {} : { range: activationRange }),
         weights: (name) => this.settings.get(name) ?? null,
         ...(windows === null ? {} : { windows }),
         ...(statistics === null ? {} : { statistics }),

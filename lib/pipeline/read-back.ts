@@ -49,6 +49,15 @@ function checkTensor(path: string, task: Task, { name, identical, sqnrDb }: Tens
   if (kind === 'quantized' && sqnrDb < 0) throw failed(path, `${name} lies further from the original than zeros would`);
 }
 
+/** Scales of static activations must come back as they were. */
+async function checkInput(path: string, task: Task, { name, input }: Weight): Promise<void> {
+  if (task.input === undefined) return;
+  const [expected, found] = [await task.input(), await input?.read()];
+  const isSame =
+    found?.dtype === expected.dtype && found.scale === expected.scale && found.zeroPoint === expected.zeroPoint;
+  if (!isSame) throw failed(path, `the static activations of ${name} are not those that were written`);
+}
+
 /** A method's codes were read back as it made them: how far those are from the weight, it has measured. */
 async function asMeasured(task: Task, comparison: TensorComparison): Promise<TensorComparison> {
   const { measured = null } = (await task.notes?.()) ?? {};
@@ -137,7 +146,10 @@ export async function verifyResult(
         onProgress?.({ stage: 'verify', tensor, bytes: Math.round(bytes), totalBytes, tensors: done, totalTensors });
       },
     });
-    for (const [i, comparison] of compared.entries()) checkTensor(path, ours[i] as Task, comparison);
+    for (const [i, comparison] of compared.entries()) {
+      checkTensor(path, ours[i] as Task, comparison);
+      await checkInput(path, ours[i] as Task, (pairs[i] as WeightPair).quantized);
+    }
     const measured = await Promise.all(compared.map((comparison, i) => asMeasured(ours[i] as Task, comparison)));
     const changed = measured.filter((_, i) => ours[i]?.kind !== 'copied');
     checkThresholds(path, changed, thresholds);

@@ -22,6 +22,7 @@ import type { Sharing } from '../checkpoint/layouts/scaled-weight.js';
 import type { LargeFloatDtype, QuantDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { capabilities } from '../runtime.js';
+import { inputKindOf } from '../tensor/input-quantization.js';
 import type { Granularity, Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { checkMethod, METHOD_SPEC_OPTIONS, type MethodSpec } from './method-spec.js';
@@ -83,7 +84,7 @@ export interface LayerSpec {
   readonly nested?: boolean;
   /**
    * `compressed-tensors` only: how codes are stored. `'pack-quantized'` (default of integers) packs them into words, for
-   * kernels that dequantize; `'int-quantized'` (default of integers with `activations: 'int8'`) and `'naive-quantized'` give
+   * kernels that dequantize; `'int-quantized'` (default of integers with int8 activations) and `'naive-quantized'` give
    * each a byte, for kernels that multiply bytes. FP8 is `'float-quantized'` or `'naive-quantized'`. Other dtypes have one.
    */
   readonly layout?: CodeLayout;
@@ -92,6 +93,10 @@ export interface LayerSpec {
    * FP8_DYNAMIC). It is a wish in the config: no weight depends on it. Integers: `'float'` (default: not at all), `'int8'`
    * (default with `layout: 'int-quantized'`) or `'float8_e4m3fn'`; `float8_e4m3fn` and `mxfp8_e4m3`: themselves (default) or
    * `'float'`; `mxfp4`: `'float'` (default) or itself; `nvfp4`: `'float'`.
+   *
+   * Static ones have one scale for all tokens, which calibration finds and the checkpoint keeps: `'int8-static'` and
+   * `'int8-static-asymmetric'`, with zero points, for symmetric `int8` weights per channel; `'float8_e4m3fn-static'` for
+   * `float8_e4m3fn` weights per channel or tensor. They go with every method that makes such weights.
    */
   readonly activations?: ActivationDtype;
 }
@@ -160,7 +165,8 @@ export interface Setting {
 export function completed(spec: LayerSpec): Setting {
   const { format = 'compressed-tensors', groupSize, activations } = spec;
   const { dtypes, scheme } = FORMATS[format];
-  const dtype = spec.dtype ?? dtypeOfLayout(spec.layout) ?? (dtypes[0] as CheckpointDtype);
+  const usual = dtypeOfLayout(spec.layout) ?? inputKindOf(activations)?.dtype ?? dtypes[0];
+  const dtype = spec.dtype ?? (usual as CheckpointDtype);
   const isInteger = /^int\d$/.test(dtype);
   const layout = format === 'compressed-tensors' ? (spec.layout ?? usualLayout(dtype, activations)) : null;
   const isW8A8 = dtype === 'int8' && layout === 'int-quantized' && groupSize === undefined;
@@ -186,7 +192,7 @@ function dtypeOfLayout(layout: CodeLayout | undefined): CheckpointDtype | undefi
 function usualLayout(dtype: CheckpointDtype, activations: ActivationDtype | undefined): CodeLayout | null {
   if (dtype === 'float8_e4m3fn') return 'float-quantized';
   if (!/^int\d$/.test(dtype)) return null;
-  return activations === 'int8' ? 'int-quantized' : 'pack-quantized';
+  return activations === 'int8' || inputKindOf(activations) !== null ? 'int-quantized' : 'pack-quantized';
 }
 
 function usualGranularity(
@@ -321,7 +327,16 @@ export const CODE_LAYOUTS: readonly CodeLayout[] = [
 ];
 
 /** @internal */
-export const ACTIVATIONS: readonly ActivationDtype[] = ['float', 'int8', 'float8_e4m3fn', 'mxfp4', 'mxfp8_e4m3'];
+export const ACTIVATIONS: readonly ActivationDtype[] = [
+  'float',
+  'int8',
+  'float8_e4m3fn',
+  'mxfp4',
+  'mxfp8_e4m3',
+  'int8-static',
+  'int8-static-asymmetric',
+  'float8_e4m3fn-static',
+];
 
 /** @internal */
 export const SPEC_OPTIONS = [
@@ -403,6 +418,20 @@ function checkCompressed(
       name('activations'),
       `Expected ${name('activations')} ${choices.join(' or ')} for ${dtype} but received ${activations}.`,
     );
+  }
+  if (inputKindOf(activations) !== null) checkStatic(given as LayerSpec, name);
+}
+
+/** Engines multiply static activations by bytes with one scale for each output or all of them. */
+function checkStatic(given: LayerSpec, name: (option: string) => string): void {
+  const { layout, scheme, granularity } = completed({ ...given, format: 'compressed-tensors' });
+  const wrong: [string, unknown, string, boolean][] = [
+    ['layout', layout, 'codes in bytes (int-quantized)', layout === 'pack-quantized'],
+    ['scheme', scheme, "'symmetric'", scheme !== 'symmetric'],
+    ['granularity', granularity, "'per-channel'", granularity !== 'per-channel' && granularity !== 'per-tensor'],
+  ];
+  for (const [option, value, expected, isWrong] of wrong) {
+    if (isWrong) throw invalidArgument(name(option), `${expected} with ${given.activations} activations`, value);
   }
 }
 

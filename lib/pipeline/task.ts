@@ -13,6 +13,7 @@ import { type RowBlock, storedBytes, type Weight } from '../checkpoint/weight.js
 import type { LargeFloatDtype } from '../dtype.js';
 import type { WeightSettings } from '../methods/linear-weight.js';
 import { castTensorAsync } from '../tensor/cast.js';
+import { type InputQuantization, roundedTo } from '../tensor/input-quantization.js';
 import { quantizeTensor, quantizeTensorAsync } from '../tensor/quantize.js';
 import { layoutOf, type QuantizedTensor, tensorOf } from '../tensor/quantized-tensor.js';
 import { codesOf } from './grids-gguf.js';
@@ -46,6 +47,8 @@ export interface Task {
   readonly reference?: Weight;
   /** What the method noted about the weight, if one made it. */
   notes?(): Promise<PartSummary | null>;
+  /** The static activations that are written with the weight. */
+  input?(): Promise<InputQuantization>;
   readonly kind: TaskKind;
   /** What the weight becomes, in words. */
   readonly as: string;
@@ -71,6 +74,22 @@ export function sized(spec: TensorSpec): OutputTensor {
 export function outlineOf(weight: Weight): Outline {
   const { name, rows, columns } = weight;
   return { name, rows, columns, dtype: weight.dtype ?? 'float32' };
+}
+
+/** Static activations that come with a weight and are written with it, as the layout stores them; nothing for other layouts. */
+function inputTask({ input }: Weight, { recipe }: LayoutWriter): Pick<Task, 'input'> {
+  if (recipe.input === undefined || input === undefined) return {};
+  return {
+    input: async () => {
+      const found = await input.read();
+      return { ...found, scale: roundedTo(found.scale, recipe.scaleDtype) };
+    },
+  };
+}
+
+/** The outline of a weight for a block from row `begin` on: what belongs to no row goes with the first one. */
+async function outlineAt(outline: Outline, begin: number, { input }: Pick<Task, 'input'>): Promise<Outline> {
+  return input === undefined || begin > 0 ? outline : { ...outline, input: await input() };
 }
 
 /** The bytes of a weight, whatever it is stored as. */
@@ -206,8 +225,10 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
   // Those of the whole tensor are given, since a block of rows does not know the rest.
   let whole: object = {};
   const common = quantizerOptions(recipe);
+  const stored = inputTask(weight, writer);
   return {
     weight,
+    ...stored,
     kind: 'quantized',
     as: dtype,
     outputs: writer.outputs(outline).map(sized),
@@ -224,7 +245,7 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
       : {}),
     async block(begin, end, scratch, signal) {
       const tensor = await quantized(begin, end, scratch, signal);
-      const pieces = await writer.encode(outline, begin, tensor, null, scratch);
+      const pieces = await writer.encode(await outlineAt(outline, begin, stored), begin, tensor, null, scratch);
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
@@ -273,8 +294,10 @@ export function repackTask(
   refit: (tensor: QuantizedTensor) => Promise<QuantizedTensor>,
 ): Task {
   const outline = outlineOf(weight);
+  const stored = inputTask(weight, writer);
   return {
     weight,
+    ...stored,
     kind: 'repacked',
     as: writer.recipe.dtype,
     outputs: writer.outputs(outline).map(sized),
@@ -284,7 +307,8 @@ export function repackTask(
     width: weight.columns,
     async block(begin, end, scratch) {
       const { tensor, order } = codesOf(await weight.read(begin, end, scratch), end - begin, weight.columns);
-      const pieces = await writer.encode(outline, begin, await refit(tensor), order, scratch);
+      const from = await outlineAt(outline, begin, stored);
+      const pieces = await writer.encode(from, begin, await refit(tensor), order, scratch);
       return { pieces, bytesRead: bytesBehind(weight, end - begin) };
     },
   };
@@ -292,7 +316,7 @@ export function repackTask(
 
 /** A weight's codes as a method made them. How far they are from the original, the method has measured. */
 export function methodTask(weight: Weight, writer: LayoutWriter, parts: MethodParts): Task {
-  const made = parts.weightOf(weight);
+  const made = parts.weightOf(weight, writer.recipe.input);
   return {
     ...repackTask(made, writer, async (tensor) => tensor),
     weight,

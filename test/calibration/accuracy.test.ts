@@ -6,6 +6,7 @@ import {
   type CalibrationWindows,
   cutIntoWindows,
   type DecoderModel,
+  type LayerActivations,
   type LinearName,
   layerOfPart,
   type ModelPart,
@@ -39,7 +40,7 @@ async function all(options: QuantizeModelOptions): Promise<ModelPart[]> {
 }
 
 /** Mean nats per token that the model, quantized so, needs for the text. */
-async function nats(options: QuantizeModelOptions | null): Promise<number> {
+async function nats(options: (QuantizeModelOptions & { activations?: LayerActivations }) | null): Promise<number> {
   const { vocabSize, numLayers } = model.config;
   const parts = options === null ? [] : await all(options);
   const activations = options?.activations ?? 'none';
@@ -91,6 +92,8 @@ describe('on the bundled model', () => {
         windows: calibration,
         mode: 'parallel',
       })) - float;
+    const dynamic = (await nats({ method: 'rtn', activations: 'dynamic' })) - float;
+    expect(Math.abs(dynamic)).toBeLessThan(0.001); // of perplexity, a tenth of a percent
     expect(plain).toBeGreaterThan(0.005);
     expect(Math.abs(smooth)).toBeLessThan(0.5 * plain);
     expect(smooth).toBeLessThan(0.005); // of perplexity, half a percent

@@ -240,7 +240,7 @@ describe('quantizeModel', () => {
     await model.close();
   });
 
-  it.each(['dynamic', 'static'] as const)(
+  it.each(['dynamic', 'static', 'static-asymmetric'] as const)(
     'int8 activations, %s: errors a hundred times below the signal',
     async (activations) => {
       const model = await tinyModel('llama-bias');
@@ -249,7 +249,10 @@ describe('quantizeModel', () => {
       for (const method of ['rtn', 'smoothquant'] as const) {
         const parts = await partsOf(model, { method, windows, activations });
         for (const part of parts) {
-          if (part.kind === 'quantized') expect(part.inputScale === null).toBe(activations === 'dynamic');
+          if (part.kind === 'quantized') {
+            expect(part.inputScale === null).toBe(activations === 'dynamic');
+            expect(part.inputZeroPoint === null).toBe(activations !== 'static-asymmetric');
+          }
         }
         const got = await hiddenOf(model, windows, parts, activations);
         const error = meanSquare(got, float);

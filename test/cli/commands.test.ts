@@ -114,6 +114,37 @@ describe('lowbit convert', () => {
     expect(refused.stderr).toContain('pack-quantized or int-quantized or naive-quantized for int8');
   });
 
+  it('calibrates static activations, keeps how in a plan, and says where they get lost', async () => {
+    const text = join(LLAMA, '..', 'text', 'sampled-calib.txt');
+    const plan = join(root, 'static.json');
+    const windows = ['--text', text, '--windows', '2', '--window-length', '64'];
+    const range = ['--activation-range', 'percentile:99.9'];
+    const source = await quantized('--activations', 'int8-static', ...range, ...windows, '--write-plan', plan);
+    expect((await run('inspect', source)).stdout).toContain('int-quantized, per-channel, input int8 tensor static');
+    expect(JSON.parse(readFileSync(plan, 'utf8'))).toMatchObject({
+      dtype: 'int8',
+      activations: 'int8-static',
+      activationRange: { percentile: 99.9 },
+      calibration: { text: [text], windows: 2, windowLength: 64 },
+    });
+    const again = await quantized('--plan', plan);
+    const weightsOf = (folder: string) => readFileSync(join(folder, 'model.safetensors'));
+    expect(weightsOf(again).equals(weightsOf(source))).toBe(true);
+    const { status, stderr } = await run('convert', source, '-t', 'gptq', '-o', fresh());
+    expect(status).toBe(0);
+    expect(stderr).toContain('static activations of 42 layers are left out');
+    const short = ['quantize', LLAMA, '-o', fresh()];
+    for (const [args, words] of [
+      [['--activations', 'int8-static'], 'for static activations: { text'],
+      [['--activations', 'int8-static', ...windows, '--activation-range', 'max'], 'minmax, mse, entropy or percentile'],
+      [[...windows, '--method', 'gptq', ...range], 'activationRange with static activations only'],
+    ] as const) {
+      const refused = await run(...short, ...args);
+      expect(refused.status).toBe(2);
+      expect(refused.stderr).toContain(words);
+    }
+  });
+
   it('refuses what the format can not hold, naming the tensors and the way out', async () => {
     const source = await quantized('-f', 'awq');
     const { status, stderr } = await run('convert', source, '--to', 'awq', '--scheme', 'symmetric', '-o', fresh());

@@ -98,6 +98,26 @@ describe('lowbit eval', () => {
     expect({ stdout, stderr, status }).toEqual({ stdout: '', stderr: '', status: 0 });
   });
 
+  it('takes static activations as they are stored, and says so where models differ', () => {
+    const [folder, html] = [join(root, 'static'), join(root, 'static.html')];
+    const calibration = ['--text', join(repository, 'examples', 'text', 'sampled-calib.txt'), '--windows', '2'];
+    execFileSync(process.execPath, [
+      ...[MAIN, 'quantize', LLAMA, '-q', '--activations', 'int8-static', ...calibration, '--window-length', '64'],
+      ...['-o', folder],
+    ]);
+    const both = run('eval', folder, int4, ...short, '--html', html);
+    expect(both.stdout).toMatch(/bits\/weight\s*│\s*activations\s*│\s*perplexity/);
+    expect(both.stdout).toMatch(/static\s*│[^│]*│[^│]*│\s*int8-static\s*│/);
+    expect(both.stdout).toMatch(/int4\s*│[^│]*│[^│]*│\s*float32\s*│/);
+    expect(readFileSync(html, 'utf8')).toContain('<td data-sort="int8-static">int8-static</td>');
+    const alone = run('eval', folder, ...short);
+    expect(alone.stdout).toMatch(/activations\s*│\s*int8-static/);
+    const stored = JSON.parse(run('eval', folder, ...short, '--json').stdout).models[0];
+    const float = JSON.parse(run('eval', folder, ...short, '--json', '--activations', 'float32').stdout).models[0];
+    expect([stored.activations, float.activations]).toEqual(['int8-static', 'float32']);
+    expect(float.windowNats).not.toEqual(stored.windowNats);
+  });
+
   it('says what is wrong, with the status for it', () => {
     const empty = join(root, 'short.txt');
     writeFileSync(empty, 'To be');

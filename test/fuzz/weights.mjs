@@ -21,6 +21,18 @@ async function valuesOf(dist, weight, strip) {
   return all;
 }
 
+/** Static activations have a scale, and a zero point where they are asymmetric. */
+async function checkInput({ name, input }) {
+  if (input === undefined) return;
+  const { dtype, scale, zeroPoint } = await input.read();
+  const isScale = scale > 0 && Number.isFinite(scale) && Number.isFinite(Math.fround(1 / scale));
+  const isZero =
+    input.scheme === 'symmetric'
+      ? zeroPoint === null
+      : Number.isInteger(zeroPoint) && zeroPoint >= -128 && zeroPoint <= 127;
+  if (dtype !== input.dtype || !isScale || !isZero) throw new Finding(`${name}: activations ${scale}, ${zeroPoint}`);
+}
+
 /**
  * Checks weights: each has the shape it says, all of its values can be read, in strips as well as at once, and every
  * tensor belongs to one of them.
@@ -42,6 +54,7 @@ export async function checkWeights(dist, weights, { strip, tensors, mayBeNaN = t
       throw new Finding(`${name}: groups of ${groupSize}`);
     for (const part of weight.parts) if (tensors.get(part.name) !== part) throw new Finding(`${name}: an unknown part`);
     parts += weight.parts.length;
+    await checkInput(weight);
     if (weight.dtype === null) continue;
     if (rows * columns > 2 ** 18) throw new Finding(`${name}: ${rows} × ${columns} values`);
     const whole = await valuesOf(dist, weight, rows);

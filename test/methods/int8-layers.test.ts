@@ -9,7 +9,7 @@ const x = normal(m * k, 2, 3);
 const bias = normal(n, 3);
 
 /** x·Wᵀ + bias in float64, of what int8 makes of both. */
-function expected(scaleOf: (row: number) => number): Float64Array {
+function expected(scaleOf: (row: number) => number, lowest = -127, zeroPoint = 0): Float64Array {
   const y = new Float64Array(m * n);
   for (let t = 0; t < m; t++) {
     const scale = scaleOf(t);
@@ -17,8 +17,8 @@ function expected(scaleOf: (row: number) => number): Float64Array {
       let sum = 0;
       for (let c = 0; c < k; c++) {
         const ratio = Math.fround((x[t * k + c] as number) / scale);
-        const code = Math.min(127, Math.max(-127, roundHalfEven(ratio)));
-        sum += code * (codes[i * k + c] as number);
+        const code = Math.min(127, Math.max(lowest, roundHalfEven(ratio) + zeroPoint));
+        sum += (code - zeroPoint) * (codes[i * k + c] as number);
       }
       y[t * n + i] = sum * scale * (weight.scales[i] as number) + (bias[i] as number);
     }
@@ -56,9 +56,17 @@ describe('int8Layer', () => {
     expect(layer.forward(x, out)).toBe(out);
     expectClose(
       out,
-      expected(() => inputScale),
+      expected(() => inputScale, -128),
     );
     layer.dispose();
+    for (const inputZeroPoint of [-128, 37]) {
+      const asymmetric = await int8Layer(weight, { activations: { inputScale, inputZeroPoint }, bias });
+      expectClose(
+        asymmetric.forward(x),
+        expected(() => inputScale, -128, inputZeroPoint),
+      );
+      asymmetric.dispose();
+    }
   });
 
   it('LLM.int8(): columns with outliers are exact in x', async () => {
@@ -89,6 +97,9 @@ describe('int8Layer', () => {
     await expect(int8Layer(groups)).rejects.toMatchObject({ argument: 'tensor' });
     await expect(int8Layer(weight, { activations: { inputScale: 0 } })).rejects.toMatchObject({
       argument: 'activations.inputScale',
+    });
+    await expect(int8Layer(weight, { activations: { inputScale: 1, inputZeroPoint: 128 } })).rejects.toMatchObject({
+      argument: 'activations.inputZeroPoint',
     });
     await expect(int8Layer(weight, { bias: new Float32Array(3) })).rejects.toMatchObject({ argument: 'bias' });
   });

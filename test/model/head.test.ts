@@ -22,7 +22,14 @@ describe('the output layer', () => {
       const config = readConfig(checkpoint.config ?? {}, path);
       const weights = new DecoderWeights(config, await weightsOf(checkpoint), path);
       const tables = new RotaryTables(config);
-      const context = { config, weights, tables, computeDtype: 'float32', loader: new Loader() } as const;
+      const context = {
+        config,
+        weights,
+        tables,
+        computeDtype: 'float32',
+        quantizesInputs: true,
+        loader: new Loader(),
+      } as const;
       for (const rows of [1, 5]) {
         const hidden = Float32Array.from({ length: rows * config.hiddenSize }, (_, i) => Math.sin(i * 1.3));
         const expected = await model.head(hidden);

@@ -20,7 +20,7 @@ import { join } from 'node:path';
 import { CheckpointError, describe } from '../../errors.js';
 import type { Checkpoint, Json } from '../checkpoint.js';
 import type { StoredTensor } from '../stored-tensor.js';
-import type { Weight } from '../weight.js';
+import type { StoredInput, Weight } from '../weight.js';
 import { floatDtypeOf } from './float.js';
 import type { LayoutReader } from './layout.js';
 import {
@@ -37,6 +37,7 @@ import {
   SCALE_DTYPES,
   sameShape,
   shown,
+  storedInput,
 } from './parts.js';
 import { checkScaleShape, type Sharing, scaledWeight, scaleGrid, sharingTraits, storedCodes } from './scaled-weight.js';
 
@@ -49,6 +50,8 @@ const CODES = new Map([
 interface Fp8Config {
   readonly blockShape: readonly [number, number] | null;
   readonly traits: readonly string[];
+  /** Whether activations have one scale that is stored: they must have it, or may. */
+  readonly staticInputs: 'required' | 'possible' | null;
 }
 
 /** Ways of quantizing of ModelOpt whose weights are what their codes and scales say. */
@@ -88,7 +91,11 @@ function fp8ConfigOf(checkpoint: Checkpoint): Fp8Config | null | undefined {
     throw new CheckpointError('LAYOUT_UNSUPPORTED', message, { path });
   }
   const scheme = given['activation_scheme'];
-  return { blockShape: blockShapeOf(given, path), traits: typeof scheme === 'string' ? [`input ${scheme}`] : [] };
+  return {
+    blockShape: blockShapeOf(given, path),
+    traits: typeof scheme === 'string' ? [`input ${scheme}`] : [],
+    staticInputs: scheme === 'static' ? 'required' : algorithm === 'FP8' ? 'possible' : null,
+  };
 }
 
 /** How the shape of the scales can be understood; the first of those that mean the same. */
@@ -171,6 +178,18 @@ function expertSharing(
   return { shape: [experts * rows, columns], sharing: { granularity: 'per-block', blockShape } };
 }
 
+/** Static activations of a layer, which are E4M3 numbers of one scale. */
+function inputOf(
+  left: ReadonlyMap<string, StoredTensor>,
+  layer: string,
+  codes: StoredTensor,
+  config: Fp8Config | undefined,
+): StoredInput | null {
+  const { staticInputs = null } = config ?? {};
+  if (staticInputs === null || (staticInputs === 'possible' && !left.has(`${layer}.input_scale`))) return null;
+  return storedInput(left, layer, { dtype: 'float8_e4m3fn', scheme: 'symmetric' }, codes);
+}
+
 function fp8Weight(
   checkpoint: Checkpoint,
   left: ReadonlyMap<string, StoredTensor>,
@@ -203,6 +222,7 @@ function fp8Weight(
     dtype: own ?? modelDtypeOf(checkpoint) ?? 'bfloat16',
     encoding: { format: 'fp8', dtype, groupSize, traits: [...traits, ...(config?.traits ?? [])] },
     parts: [codes, scale, ...activationParts(left, layer)],
+    input: isExperts ? null : inputOf(left, layer, codes, config),
     sharing,
     scale,
     signedScales: true,
@@ -242,6 +262,7 @@ async function modelOptNvfp4(
     dtype: modelDtypeOf(checkpoint) ?? 'bfloat16',
     encoding: { format: 'fp8', dtype: 'nvfp4', groupSize: 16, traits: ['ModelOpt', ...(config?.traits ?? [])] },
     parts: [codes, scale, second, ...activationParts(left, layer)],
+    input: null,
     sharing,
     scale,
     signedScales: false,

@@ -4,6 +4,7 @@
  * @module
  */
 import type { LargeFloatDtype, QuantDtype } from '../../dtype.js';
+import type { InputKind, InputQuantization } from '../../tensor/input-quantization.js';
 import type { Granularity, QuantizedTensor, Scheme } from '../../tensor/quantized-tensor.js';
 import type { Checkpoint, Json } from '../checkpoint.js';
 import type { TensorSpec } from '../safetensors-writer.js';
@@ -48,6 +49,8 @@ export interface Recipe {
   readonly ordered?: boolean;
   /** Whether there is no room for a zero point that is the lowest code (GPTQ version 1). */
   readonly noLowestZeroPoint?: boolean;
+  /** The static activations that every weight must come with; their scale is rounded to `scaleDtype`. */
+  readonly input?: InputKind;
 }
 
 /** A weight that is to be written. */
@@ -58,6 +61,8 @@ export interface Outline {
   readonly columns: number;
   /** The float type of the model. */
   readonly dtype: LargeFloatDtype;
+  /** How the layer's activations are quantized, where the recipe asks for it; for {@link LayoutWriter.encode} alone. */
+  readonly input?: InputQuantization;
 }
 
 /** Bytes for one stored tensor: whole, or cut into `rowBytes` that lie `stride` bytes apart. */

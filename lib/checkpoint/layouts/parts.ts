@@ -6,9 +6,11 @@
 import type { LargeFloatDtype, SmallFloatDtype } from '../../dtype.js';
 import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
 import { castTensorAsync } from '../../tensor/cast.js';
+import type { InputKind } from '../../tensor/input-quantization.js';
 import type { Checkpoint, Json } from '../checkpoint.js';
-import type { Scratch } from '../scratch.js';
+import { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
+import type { StoredInput } from '../weight.js';
 
 /** An error about a stored tensor: which file, which tensor, what was expected and what came. */
 export function layoutError(code: CheckpointErrorCode, tensor: StoredTensor, message: string): CheckpointError {
@@ -162,6 +164,39 @@ const ACTIVATION_PARTS = [
   'output_scale',
   'output_zero_point',
 ] as const;
+
+/**
+ * Static activations of a layer: `<layer>.input_scale`, one number, and if they are asymmetric `<layer>.input_zero_point`, I8.
+ *
+ * @param beside - A tensor of the layer, for messages.
+ * @throws CheckpointError `LAYOUT_MISSING_PART`, `LAYOUT_DTYPE`, `LAYOUT_SHAPE`.
+ */
+export function storedInput(
+  tensors: ReadonlyMap<string, StoredTensor>,
+  layer: string,
+  kind: InputKind,
+  beside: StoredTensor,
+): StoredInput {
+  const scale = requiredPart(tensors, `${layer}.input_scale`, beside);
+  checkDtype(scale, SCALE_DTYPES);
+  checkShape(scale, [1], [], [1, 1]);
+  const zero = kind.scheme === 'symmetric' ? null : requiredPart(tensors, `${layer}.input_zero_point`, beside);
+  if (zero !== null) {
+    checkDtype(zero, ['I8']);
+    checkShape(zero, [1], [], [1, 1]);
+  }
+  const read = async () => {
+    const [value = Number.NaN] = await readFloats(scale, 0, 1, new Scratch(), 'input scale');
+    if (!(value > 0 && Math.fround(1 / value) < Number.POSITIVE_INFINITY && value < Number.POSITIVE_INFINITY)) {
+      const message = `expected a positive number with a finite inverse, but it is ${value}`;
+      throw layoutError('LAYOUT_SCALE', scale, message);
+    }
+    const bytes = new Uint8Array(1);
+    await zero?.read(0, bytes);
+    return { dtype: kind.dtype, scale: value, zeroPoint: zero === null ? null : (new Int8Array(bytes.buffer)[0] ?? 0) };
+  };
+  return { ...kind, read };
+}
 
 /** The tensors of a layer's activations. */
 export function activationParts(tensors: ReadonlyMap<string, StoredTensor>, layer: string): StoredTensor[] {

@@ -8,7 +8,7 @@ import { gatherFieldsAsync } from '../../tensor/fields.js';
 import type { QuantizedTensor } from '../../tensor/quantized-tensor.js';
 import type { Scratch } from '../scratch.js';
 import type { StoredTensor } from '../stored-tensor.js';
-import type { Encoding, RowBlock, Weight } from '../weight.js';
+import type { Encoding, RowBlock, StoredInput, Weight } from '../weight.js';
 import { checkScales, checkShape, readFloats } from './parts.js';
 
 /** What shares a scale. */
@@ -64,6 +64,8 @@ export interface ScaledWeightSpec {
   readonly dtype: LargeFloatDtype;
   readonly encoding: Encoding;
   readonly parts: readonly StoredTensor[];
+  /** Static quantization of what the layer reads; null if it has none. */
+  readonly input: StoredInput | null;
   readonly sharing: Sharing;
   readonly scale: StoredTensor;
   /** Whether scales can be negative. */
@@ -124,7 +126,7 @@ async function readRows(spec: ScaledWeightSpec, begin: number, end: number, scra
 export function scaledWeight(spec: ScaledWeightSpec): Weight {
   const [rows, columns] = spec.shape;
   const rowStep = spec.sharing.granularity === 'per-block' ? spec.sharing.blockShape[0] : 1;
-  const { name, shape, dtype, encoding, parts } = spec;
+  const { name, shape, dtype, encoding, parts, input } = spec;
   return {
     name,
     shape: spec.fullShape ?? shape,
@@ -134,6 +136,7 @@ export function scaledWeight(spec: ScaledWeightSpec): Weight {
     encoding,
     parts,
     rowStep,
+    ...(input === null ? {} : { input }),
     read: (begin, end, scratch) => readRows(spec, begin, end, scratch),
   };
 }

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { inputKindOf } from '../../../tensor/input-quantization.js';
 import type { Json } from '../../checkpoint.js';
 import type { Sharing } from '../scaled-weight.js';
 import type { WriterPlan } from './writer.js';
@@ -32,9 +33,22 @@ function weightArguments({ dtype, bits, scheme, sharing, actOrder }: WriterPlan)
   };
 }
 
-/** What engines do with activations at run time: a scale for each token, or for each group of one. */
+/** What engines do with activations at run time: a scale for each token, for each group of one, or a stored one for all. */
 function activationArguments({ activations, sharing }: WriterPlan): Json | null {
   if (activations === 'float') return null;
+  const stored = inputKindOf(activations);
+  if (stored !== null) {
+    return {
+      num_bits: 8,
+      type: stored.dtype === 'int8' ? 'int' : 'float',
+      symmetric: stored.scheme === 'symmetric',
+      strategy: 'tensor',
+      group_size: null,
+      dynamic: false,
+      observer: 'minmax',
+      observer_kwargs: {},
+    };
+  }
   const isMx = activations.startsWith('mx');
   const common = {
     num_bits: activations === 'mxfp4' ? 4 : 8,

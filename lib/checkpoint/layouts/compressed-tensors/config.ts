@@ -7,6 +7,7 @@
  */
 import { join } from 'node:path';
 import { CheckpointError, describe } from '../../../errors.js';
+import type { InputKind } from '../../../tensor/input-quantization.js';
 import type { Checkpoint, Json } from '../../checkpoint.js';
 import { quantizationConfigOf } from '../parts.js';
 
@@ -31,6 +32,8 @@ export interface ConfigGroup {
   /** Null: only activations are quantized. */
   readonly weights: WeightArguments | null;
   readonly format: string | null;
+  /** Static activations of eight bits with one scale; null for all others. */
+  readonly input: InputKind | null;
   /** What else is said of these layers, in words. */
   readonly traits: readonly string[];
 }
@@ -167,14 +170,30 @@ function weightArgumentsOf(fields: Fields, where: string, value: unknown): Weigh
 /** `input_activations` and the like, in a few words. */
 function activationTrait(what: string, value: unknown): string[] {
   if (typeof value !== 'object' || value === null) return [];
-  const { num_bits: bits, type, strategy, dynamic } = value as Json;
+  const { num_bits: bits, type, strategy, dynamic, symmetric } = value as Json;
   const words = [
     what,
     `${type ?? 'int'}${bits ?? 8}`,
     strategy,
     dynamic === true || dynamic === 'local' ? 'dynamic' : 'static',
+    symmetric === false ? 'asymmetric' : null,
   ];
   return [words.filter((word) => typeof word === 'string').join(' ')];
+}
+
+/** What `input_activations` says, if they have one scale that is stored. */
+function inputOf(fields: Fields, where: string, value: unknown): InputKind | null {
+  if (value === undefined || value === null) return null;
+  const given = fields.object(where, value);
+  const { dynamic = false, num_bits: bits = 8, group_size: groupSize } = given;
+  const strategy =
+    fields.string(`${where}.strategy`, given['strategy'])?.toLowerCase() ?? (groupSize == null ? 'tensor' : null);
+  if (dynamic !== false || bits !== 8 || strategy !== 'tensor') return null;
+  const type = fields.string(`${where}.type`, given['type'])?.toLowerCase() ?? 'int';
+  if (type === 'float') return { dtype: 'float8_e4m3fn', scheme: 'symmetric' };
+  if (type !== 'int') return null;
+  const isSymmetric = fields.boolean(`${where}.symmetric`, given['symmetric'], true);
+  return { dtype: 'int8', scheme: isSymmetric ? 'symmetric' : 'asymmetric' };
 }
 
 function groupOf(fields: Fields, where: string, value: unknown, common: string | null, traits: string[]): ConfigGroup {
@@ -183,6 +202,7 @@ function groupOf(fields: Fields, where: string, value: unknown, common: string |
     targets: fields.strings(`${where}.targets`, given['targets']),
     weights: weightArgumentsOf(fields, `${where}.weights`, given['weights']),
     format: fields.format(`${where}.format`, given['format']) ?? common,
+    input: inputOf(fields, `${where}.input_activations`, given['input_activations']),
     traits: [
       ...activationTrait('input', given['input_activations']),
       ...activationTrait('output', given['output_activations']),

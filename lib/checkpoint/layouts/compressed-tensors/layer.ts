@@ -8,7 +8,7 @@ import { unpackFieldsAsync } from '../../../tensor/fields.js';
 import type { Checkpoint } from '../../checkpoint.js';
 import type { Scratch } from '../../scratch.js';
 import type { StoredTensor } from '../../stored-tensor.js';
-import type { Weight } from '../../weight.js';
+import type { StoredInput, Weight } from '../../weight.js';
 import { floatDtypeOf } from '../float.js';
 import {
   activationParts,
@@ -21,6 +21,7 @@ import {
   requiredPart,
   SCALE_DTYPES,
   shown,
+  storedInput,
 } from '../parts.js';
 import {
   checkScaleShape,
@@ -50,6 +51,8 @@ export interface StoredLayer {
   readonly groupIndex: StoredTensor | undefined;
   readonly globalScale: StoredTensor | undefined;
   readonly parts: readonly StoredTensor[];
+  /** Its static activations, if its group has them. */
+  input(group: ConfigGroup | null): StoredInput | null;
 }
 
 const isExponent = ({ dtype }: StoredTensor) => dtype === 'U8' || dtype === 'F8_E8M0';
@@ -105,6 +108,7 @@ export async function storedLayer(left: ReadonlyMap<string, StoredTensor>, name:
     groupIndex,
     globalScale,
     parts: parts.filter((part) => part !== undefined),
+    input: (group) => (group?.input == null ? null : storedInput(left, name, group.input, codes)),
   };
 }
 
@@ -274,6 +278,7 @@ export async function layerWeight(
     name: `${layer.name}.weight`,
     shape,
     parts: layer.parts,
+    input: layer.input(group),
     sharing,
     scale,
     order,

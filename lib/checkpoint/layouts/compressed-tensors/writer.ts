@@ -7,6 +7,7 @@
 import { type LargeFloatDtype, packedRowBytes, type QuantDtype } from '../../../dtype.js';
 import { castTensor } from '../../../tensor/cast.js';
 import { type FieldRows, gatherFieldsAsync, moveFieldsAsync, unpackFieldsAsync } from '../../../tensor/fields.js';
+import { inputKindOf, type StaticActivations } from '../../../tensor/input-quantization.js';
 import type { QuantizedTensor, Scheme } from '../../../tensor/quantized-tensor.js';
 import type { Json } from '../../checkpoint.js';
 import type { SafetensorsDtype } from '../../safetensors.js';
@@ -20,8 +21,11 @@ import { writtenConfig } from './config-writer.js';
 import { groupIndexOf } from './group-index.js';
 import { packShape, packZeroPointFields, wordsFor, zeroPointStep } from './packing.js';
 
-/** What activations become at run time: codes with a scale for each token or group of it, or nothing else. */
-export type ActivationDtype = 'float' | 'int8' | 'float8_e4m3fn' | 'mxfp4' | 'mxfp8_e4m3';
+/**
+ * What activations become at run time: nothing else; codes with a scale for each token or group of it; or codes with one scale
+ * for all, which calibration finds and the file keeps.
+ */
+export type ActivationDtype = 'float' | 'int8' | 'float8_e4m3fn' | 'mxfp4' | 'mxfp8_e4m3' | StaticActivations;
 
 /** What to write. */
 export interface CompressedTensorsSettings {
@@ -32,7 +36,8 @@ export interface CompressedTensorsSettings {
    */
   readonly dtype?: 'int2' | 'int3' | 'int4' | 'int8' | 'float8_e4m3fn';
   /**
-   * What engines quantize activations to, at run time: nothing of it is stored but this wish. Default: what the format is
+   * What engines quantize activations to, at run time: nothing of it is stored but this wish, and if it is static the scale
+   * and zero point of every layer; symmetric weights per tensor or channel in bytes go with it. Default: what the format is
    * for, `int8` with int-quantized, `float8_e4m3fn` with float-quantized (but for groups), `mxfp8_e4m3` with
    * mxfp8-quantized, else `float`: not at all.
    */
@@ -89,12 +94,20 @@ function planOf(settings: CompressedTensorsSettings): WriterPlan {
   }
   const activations = settings.activations ?? usualActivations(format, sharing);
   if (!activationsOf(dtype).includes(activations)) throw new RangeError(`${dtype} does not go with ${activations}`);
+  const isPlain = sharing.granularity === 'per-tensor' || sharing.granularity === 'per-channel';
+  if (inputKindOf(activations) !== null && (packs || scheme !== 'symmetric' || !isPlain)) {
+    throw new RangeError(`${activations} needs symmetric weights in bytes, with a scale per tensor or channel`);
+  }
   return { format, dtype, bits: BITS[dtype] ?? 8, scheme, sharing, scaleDtype, actOrder, activations };
 }
 
 /** What activations can become beside weights of a type. */
 export function activationsOf(dtype: QuantDtype): readonly ActivationDtype[] {
-  if (/^int\d$/.test(dtype)) return ['float', 'int8', 'float8_e4m3fn'];
+  if (/^int\d$/.test(dtype)) {
+    const dynamic = ['float', 'int8', 'float8_e4m3fn'] as const;
+    return dtype === 'int8' ? [...dynamic, 'int8-static', 'int8-static-asymmetric'] : dynamic;
+  }
+  if (dtype === 'float8_e4m3fn') return ['float', 'float8_e4m3fn', 'float8_e4m3fn-static'];
   if (dtype === 'nvfp4') return ['float']; // NVFP4 activations need a scale that calibration finds
   return ['float', dtype as ActivationDtype];
 }
@@ -106,7 +119,8 @@ function usualActivations(format: CompressedTensorsSettings['format'], sharing: 
   return format === 'float-quantized' && sharing.granularity !== 'per-group' ? 'float8_e4m3fn' : 'float';
 }
 
-function recipeOf({ dtype, scheme, sharing, scaleDtype, actOrder }: WriterPlan): Recipe {
+function recipeOf({ dtype, scheme, sharing, scaleDtype, actOrder, activations }: WriterPlan): Recipe {
+  const input = inputKindOf(activations);
   return {
     dtype,
     scheme,
@@ -115,6 +129,7 @@ function recipeOf({ dtype, scheme, sharing, scaleDtype, actOrder }: WriterPlan):
     scaleDtype: isBlockFormat(dtype) ? 'float32' : scaleDtype,
     needsLargest: dtype === 'nvfp4' || sharing.granularity === 'per-tensor',
     ...(actOrder ? { ordered: true } : {}),
+    ...(input === null ? {} : { input }),
   };
 }
 
@@ -159,6 +174,11 @@ function specsOf(plan: WriterPlan, { name, rows, columns }: Outline): Record<str
       shape: packs ? [wordsFor(rows, bits, 'dense'), groups] : scaleShape,
     };
   }
+  const input = inputKindOf(plan.activations);
+  if (input !== null) specs['inputScale'] = { name: `${layer}.input_scale`, dtype: scaleType(plan), shape: [1] };
+  if (input?.scheme === 'asymmetric') {
+    specs['inputZeroPoint'] = { name: `${layer}.input_zero_point`, dtype: 'I8', shape: [1] };
+  }
   if (plan.actOrder) specs['groupIndex'] = { name: `${layer}.weight_g_idx`, dtype: 'I32', shape: [columns] };
   return specs;
 }
@@ -202,7 +222,10 @@ async function codeBytes(data: Uint8Array, fields: FieldRows, unsigned: boolean)
   return unpackFieldsAsync(from, fields, { stride, perWord: 0, offset: 2 ** (bits - 1) }, out);
 }
 
-function storedScales(plan: WriterPlan, { scales, globalScale }: QuantizedTensor): Uint8Array {
+function storedScales(
+  plan: WriterPlan,
+  { scales, globalScale }: Pick<QuantizedTensor, 'scales' | 'globalScale'>,
+): Uint8Array {
   if (plan.dtype === 'nvfp4') {
     const times = scales.map((scale) => scale * (globalScale as number));
     return castTensor(times, { from: 'float32', to: 'float8_e4m3fn' });
@@ -286,6 +309,12 @@ class Writer implements LayoutWriter {
     if (begin === 0) {
       if (specs['shape'] !== undefined) add('shape', 0, packShape(weight.rows, weight.columns));
       if (specs['global'] !== undefined) add('global', 0, bytesOf(Float32Array.of(tensor.globalScale as number)));
+      if (specs['inputScale'] !== undefined) {
+        const { input } = weight;
+        if (input === undefined) throw new RangeError(`${weight.name} comes without the scale of its activations`);
+        add('inputScale', 0, storedScales(plan, { scales: Float32Array.of(input.scale) }));
+        add('inputZeroPoint', 0, bytesOf(Int8Array.of(input.zeroPoint ?? 0)));
+      }
       if (plan.actOrder && plan.sharing.granularity === 'per-group') {
         const places = order ?? Int32Array.from({ length: weight.columns }, (_, i) => i);
         add('groupIndex', 0, bytesOf(groupIndexOf(places, plan.sharing.groupSize)));

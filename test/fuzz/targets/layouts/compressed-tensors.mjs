@@ -74,7 +74,11 @@ function compressedLayer(random, layer) {
         holding('F32', [1], Float32Array.of(random.pick([448, 1, 1e-30, 0, -1, NaN]))),
       ]);
   }
-  if (random.once(5)) tensors.push([`${layer}.input_scale`, tensor(random, 'F32', 1)]);
+  if (random.once(5)) {
+    const scale = random.once(3) ? Float32Array.of(random.pick([0.5, 1e-20, 0, -1, NaN, Infinity])) : null;
+    tensors.push([`${layer}.input_scale`, scale === null ? tensor(random, 'F32', 1) : holding('F32', [1], scale)]);
+    if (random.once(2)) tensors.push([`${layer}.input_zero_point`, tensor(random, 'I8', 1)]);
+  }
   const name = {
     pack: 'pack-quantized',
     int: 'int-quantized',
@@ -84,6 +88,17 @@ function compressedLayer(random, layer) {
     mxfp8: 'mxfp8-quantized',
   }[format];
   return { tensors, weights, format: name };
+}
+
+function activations(random) {
+  if (random.once(2)) return { num_bits: 8, type: 'int', dynamic: true, strategy: 'token' };
+  return {
+    num_bits: random.once(8) ? 4 : 8,
+    type: random.pick(['int', 'float']),
+    symmetric: !random.once(3),
+    dynamic: false,
+    strategy: random.once(8) ? null : 'tensor',
+  };
 }
 
 export function compressedTensors(dist) {
@@ -98,9 +113,7 @@ export function compressedTensors(dist) {
           targets: made.length === 1 ? ['Linear'] : random.once(40) ? [`re:${layers[i]}`] : [layers[i]],
           weights,
           ...(made.length > 1 || random.once(6) ? { format } : {}),
-          ...(random.once(5)
-            ? { input_activations: { num_bits: 8, type: 'int', dynamic: true, strategy: 'token' } }
-            : {}),
+          ...(random.once(5) ? { input_activations: activations(random) } : {}),
         },
       ]),
     );
