@@ -187,7 +187,7 @@ export {
 export type { Convention } from './methods/sweep.js';
 export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
-export type { InputName, LinearName, NormName } from './model/decoder-weights.js';
+export type { InputName, LinearName, NormName, WeightPrefix } from './model/decoder-weights.js';
 export type { GenerateOptions, Generation } from './model/generate.js';
 export type { LinearLayer } from './model/linear-layer.js';
 export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';

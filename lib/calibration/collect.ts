@@ -9,6 +9,7 @@ import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { DecoderBlock } from '../model/block.js';
 import type { DecoderConfig } from '../model/config.js';
 import { INPUTS, type InputName, linearShapes } from '../model/decoder-weights.js';
+import { TABLE_BYTES } from '../model/embedding.js';
 import type { DecoderModel } from '../model/model.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
@@ -155,7 +156,7 @@ function peakBytes(config: DecoderConfig, windowLength: number, gram: boolean): 
   const sums = inputs.reduce((sum, k) => sum + (gram ? 16 * triangleLength(k) : 0) + 4 * SAMPLE_ROWS * k, 0);
   const partial = gram ? 8 * widest * widest : 0;
   const activations = 4 * windowLength * (8 * config.hiddenSize + 4 * config.intermediateSize);
-  const embedding = 4 * config.vocabSize * config.hiddenSize;
+  const embedding = Math.min(TABLE_BYTES, 4 * config.vocabSize * config.hiddenSize);
   return BASE_BYTES + weights + sums + partial + activations + embedding;
 }
 

@@ -15,6 +15,7 @@ import {
   NORMS,
   type NormName,
 } from '../model/decoder-weights.js';
+import { castTensor } from '../tensor/cast.js';
 
 /** Float weights and norms of a block, as they are after folding. */
 export interface BlockWeights {
@@ -60,6 +61,31 @@ export function canFold(block: DecoderBlock, weights: BlockWeights, input: Input
   const { rows } = weights.linears.get(source.linear) as LinearWeight;
   const { columns } = weights.linears.get(reader as LinearName) as LinearWeight;
   return rows === columns && block.bias(source.linear) === null;
+}
+
+/**
+ * The scales next to `scales` with which the norm before an input, divided by them, is made of numbers that its checkpoint can
+ * store: so a file of 16-bit floats holds the very function. Where there are none, since the quotient is too large or too small,
+ * the scale is 1.
+ */
+export function storableScales(
+  block: DecoderBlock,
+  weights: BlockWeights,
+  input: InputName,
+  scales: Float32Array,
+): Float32Array {
+  const source = SOURCES[input];
+  const dtype = 'norm' in source ? block.normDtype(source.norm) : 'float32';
+  if (!('norm' in source) || dtype === 'float32') return scales;
+  const norm = weights.norms.get(source.norm) as Float32Array;
+  const divided = norm.map((value, k) => value / (scales[k] as number));
+  const halves = castTensor(divided, { from: 'float32', to: dtype });
+  const stored = castTensor(halves, { from: dtype, to: 'float32' });
+  return scales.map((scale, k) => {
+    if (norm[k] === 0) return scale;
+    const exact = (norm[k] as number) / (stored[k] as number);
+    return Number.isFinite(exact) && exact > 0 ? exact : 1;
+  });
 }
 
 /** Divides what comes before an input by scales, and multiplies the weights that read it. */

@@ -19,10 +19,10 @@ import {
   type WeightSettings,
 } from '../methods/linear-weight.js';
 import { valuesOf } from '../methods/method.js';
-import { quantizeWeight } from '../methods/quantize-weight.js';
+import { gptqTogether, type Layer, quantizeWeight, type RoundedWeight } from '../methods/quantize-weight.js';
 import { type ActivationScales, searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
-import { INPUTS, type InputName, LINEARS, type LinearName } from '../model/decoder-weights.js';
+import { blockName, INPUTS, type InputName, LINEARS, type LinearName } from '../model/decoder-weights.js';
 import { type LinearLayer, linearOfBlocks, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
 import { staticLayer } from '../model/static-layers.js';
@@ -32,7 +32,7 @@ import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
 import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
-import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights } from './fold.js';
+import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights, storableScales } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
 import { checkCodes, staticInput } from './layer-inputs.js';
 import {
@@ -164,7 +164,8 @@ async function transform(
     const readers = chosen.map((name) => weights.linears.get(name) as LinearWeight);
     const settings = chosen.flatMap((name) => work.settingsOf(block.weightName(name)) ?? []);
     const how = isStatic(work.activationsOf(block.weightName(first))) ? 'static' : 'dynamic';
-    const scales = await scalesFor(work, readers, statistics.get(input) as InputStatistics, settings, how);
+    const wanted = await scalesFor(work, readers, statistics.get(input) as InputStatistics, settings, how);
+    const scales = storableScales(block, weights, input, wanted);
     if (scales.every((scale) => scale === 1)) continue;
     fold(weights, input, scales);
     scalesOf.set(input, scales);
@@ -201,66 +202,77 @@ async function scalesFor(
 /** Queries and keys are not clipped: their products make errors grow. */
 const UNCLIPPED: ReadonlySet<LinearName> = new Set(['self_attn.q_proj', 'self_attn.k_proj']);
 
-/** Quantizes one linear layer. */
+/** A layer of a block that is to be quantized. */
+interface BlockLayer<S = WeightSettings | BlockSettings> extends Omit<Layer, 'settings'> {
+  readonly linear: LinearName;
+  readonly settings: S;
+}
+
+function hasCodes(layer: BlockLayer): layer is BlockLayer<WeightSettings> {
+  return !areBlocks(layer.settings);
+}
+
+/** A weight within its limits, where the method clips it. */
+async function clipped(
+  { rounding, transforms, options, signal }: Work,
+  { linear, weight, settings }: BlockLayer,
+  statistics: InputStatistics | null,
+): Promise<LinearWeight> {
+  const clips = transforms === 'awq' && rounding === 'rtn' && options.awq?.clip !== false;
+  if (!clips || statistics === null || UNCLIPPED.has(linear)) return weight;
+  const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
+  return { ...weight, data: clip.data };
+}
+
+/** Codes of one linear layer. */
 async function quantizeLinear(
   work: Work,
-  block: DecoderBlock,
-  name: LinearName,
-  weight: LinearWeight,
-  settings: WeightSettings | BlockSettings,
+  layer: BlockLayer<WeightSettings>,
   statistics: InputStatistics | null,
-): Promise<QuantizedPart | BlocksPart> {
-  const { rounding, transforms, options, signal } = work;
-  const full = block.weightName(name);
-  const activations = work.activationsOf(full);
-  if (areBlocks(settings)) checkBlocks(full, settings, work, activations);
-  else if (activations !== 'none') checkCodes(full, settings, activations, transforms === 'smoothquant');
-  let target = weight;
-  if (
-    transforms === 'awq' &&
-    rounding === 'rtn' &&
-    statistics !== null &&
-    options.awq?.clip !== false &&
-    !UNCLIPPED.has(name)
-  ) {
-    const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
-    target = { ...weight, data: clip.data };
-  }
-  if (areBlocks(settings)) return blocksPart(block, full, { weight, target }, settings, statistics, signal);
-  const rounded = await quantizeWeight(target, rounding, settings, statistics, {
-    name: full,
-    signal,
-    ...(options.gptq === undefined ? {} : { gptq: options.gptq }),
-  });
+): Promise<RoundedWeight> {
+  const { rounding, signal } = work;
+  const target = await clipped(work, layer, statistics);
+  return quantizeWeight(target, rounding, layer.settings, statistics, { name: layer.name, signal });
+}
+
+/** What became of a layer, with its errors. */
+async function partOf(
+  { activationsOf, options, signal }: Work,
+  block: DecoderBlock,
+  { name, weight, settings }: BlockLayer<WeightSettings>,
+  { tensor, order, warnings }: RoundedWeight,
+  statistics: InputStatistics | null,
+): Promise<QuantizedPart> {
+  const rounded = { tensor, order };
+  const activations = activationsOf(name);
   const input = isStatic(activations)
-    ? staticInput(full, statistics as InputStatistics, options.range, activations, settings)
+    ? staticInput(name, statistics as InputStatistics, options.range, activations, settings)
     : null;
   return {
     kind: 'quantized',
-    name: full,
+    name,
     block: block.index,
-    tensor: rounded.tensor,
-    order: rounded.order,
+    tensor,
+    order,
     inputScale: input?.scale ?? null,
     inputZeroPoint: input?.zeroPoint ?? null,
     relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(rounded.tensor, rounded.order), signal)),
-    warnings: rounded.warnings,
+    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(tensor, order), signal)),
+    warnings,
   };
 }
 
-/** `target`: the weight within its limits, which is what becomes blocks. */
+/** GGUF blocks of one linear layer, with their errors. */
 async function blocksPart(
+  work: Work,
   { index }: DecoderBlock,
-  name: string,
-  { weight, target }: { readonly weight: LinearWeight; readonly target: LinearWeight },
-  settings: BlockSettings,
+  layer: BlockLayer<BlockSettings>,
   statistics: InputStatistics | null,
-  signal: AbortSignal | undefined,
 ): Promise<BlocksPart> {
+  const { name, weight, settings } = layer;
   const { rows, columns } = weight;
-  const data = await blocksOf(target, settings, signal);
-  const values = await valuesOfBlocks(data, settings.type, columns, signal);
+  const data = await blocksOf(await clipped(work, layer, statistics), settings, work.signal);
+  const values = await valuesOfBlocks(data, settings.type, columns, work.signal);
   return {
     kind: 'blocks',
     name,
@@ -269,7 +281,7 @@ async function blocksPart(
     shape: [rows, columns],
     data,
     relativeError: statistics?.gram == null ? null : (await errorOfValues(weight.data, values, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, values, signal)),
+    measured: comparisonOf(await compareSumsAsync(weight.data, values, work.signal)),
   };
 }
 
@@ -398,7 +410,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
   for (const [name, data] of weights.norms) {
     if (!weights.changed.has(name)) continue;
     block.setNorm(name, data);
-    const full = block.weightName('self_attn.q_proj').replace('self_attn.q_proj', name);
+    const full = `${blockName(model.weightPrefix, block.index)}.${name}.weight`;
     yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
   }
   // The largest magnitudes can be divided by scales, histograms and signs can't: those are collected once more.
@@ -418,28 +430,43 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
       : before === undefined
         ? null
         : withRanges(afterFolding(before, scales.get(input)), ranges?.get(input));
-    for (const name of linears) {
-      work.signal?.throwIfAborted();
-      const weight = weights.linears.get(name) as LinearWeight;
-      const full = block.weightName(name);
-      const given = work.settingsOf(full);
+    const layers = linears.map((linear) => {
+      const name = block.weightName(linear);
+      const given = work.settingsOf(name);
       const settings = given === null ? null : scaledSettings(given, scales.get(input));
+      return { linear, name, weight: weights.linears.get(linear) as LinearWeight, settings };
+    });
+    const chosen = layers.filter((layer): layer is BlockLayer => layer.settings !== null);
+    for (const { name, settings } of chosen) {
+      const activations = work.activationsOf(name);
+      if (areBlocks(settings)) checkBlocks(name, settings, work, activations);
+      else if (activations !== 'none') checkCodes(name, settings, activations, transforms === 'smoothquant');
+    }
+    const together =
+      rounding === 'gptq'
+        ? await gptqTogether(chosen.filter(hasCodes), statistics as InputStatistics, options.gptq, work.signal)
+        : null;
+    for (const { settings, ...layer } of layers) {
+      work.signal?.throwIfAborted();
+      const { linear, name, weight } = layer;
       if (settings === null) {
-        if (!weights.changed.has(name)) continue;
-        yield {
-          kind: 'float',
-          name: full,
-          block: block.index,
-          shape: [weight.rows, weight.columns],
-          data: weight.data,
-        };
+        if (!weights.changed.has(linear)) continue;
+        yield { kind: 'float', name, block: block.index, shape: [weight.rows, weight.columns], data: weight.data };
         continue;
       }
-      const part = await quantizeLinear(work, block, name, weight, settings, statistics);
+      const part = areBlocks(settings)
+        ? await blocksPart(work, block, { ...layer, settings }, statistics)
+        : await partOf(
+            work,
+            block,
+            { ...layer, settings },
+            together?.get(name) ?? (await quantizeLinear(work, { ...layer, settings }, statistics)),
+            statistics,
+          );
       if (source === 'sequential') {
-        const activations = work.activationsOf(full);
+        const activations = work.activationsOf(name);
         const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
-        block.replace(name, await layerOfPart(part, block.bias(name), how));
+        block.replace(linear, await layerOfPart(part, block.bias(linear), how));
       }
       yield part;
     }

@@ -10,7 +10,7 @@ import type { AwqScaling } from '../methods/awq.js';
 import type { RangeOfInputs } from '../methods/input-statistics.js';
 import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
 import type { GptqChoices, Rounding } from '../methods/quantize-weight.js';
-import { INPUTS } from '../model/decoder-weights.js';
+import { blockName, INPUTS } from '../model/decoder-weights.js';
 import type { DecoderModel } from '../model/model.js';
 import * as validate from '../validate.js';
 import { type CalibrationProgress, checkModel, checkModelAndWindows } from './collect.js';
@@ -127,9 +127,9 @@ export function isStatic(activations: LayerActivations | 'llm-int8'): boolean {
 }
 
 /** The names of all weights of the blocks, in the order of computation. */
-function weightNames({ config }: DecoderModel): string[] {
+function weightNames({ config, weightPrefix }: DecoderModel): string[] {
   return Array.from({ length: config.numLayers }, (_, block) =>
-    INPUTS.flatMap(({ linears }) => linears.map((name) => `model.layers.${block}.${name}.weight`)),
+    INPUTS.flatMap(({ linears }) => linears.map((name) => `${blockName(weightPrefix, block)}.${name}.weight`)),
   ).flat();
 }
 

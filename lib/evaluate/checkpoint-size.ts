@@ -15,7 +15,7 @@ export interface CheckpointSize {
   readonly bitsPerWeight: number;
 }
 
-const LINEAR_WEIGHT = /\.layers\.\d+\..*_proj\.weight$/;
+const LINEAR_WEIGHT = /(^|\.)layers\.\d+\..*_proj\.weight$/;
 
 export async function checkpointSize(
   path: string,

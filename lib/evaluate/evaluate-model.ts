@@ -9,8 +9,9 @@ import { checkReadingOptions } from '../checkpoint/weights.js';
 import { CheckpointError, InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
 import type { ComputeDtype } from '../matmul/linear.js';
 import type { DecoderBlock } from '../model/block.js';
+import { blockName } from '../model/decoder-weights.js';
 import { type DecoderModel, openModel } from '../model/model.js';
-import { type Tokenizer, tokenizerOf } from '../model/tokenizer.js';
+import { checkEmbedded, type Tokenizer, tokenizerOf } from '../model/tokenizer.js';
 import * as validate from '../validate.js';
 import { ACTIVATIONS, type Activations } from './activations.js';
 import { checkpointSize } from './checkpoint-size.js';
@@ -228,15 +229,6 @@ function windowLengthFor(given: number | undefined, model: DecoderModel, origina
   return given;
 }
 
-/** A tokenizer that was given may belong to another model. */
-function checkTokens({ size }: Tokenizer, { path, config }: DecoderModel): void {
-  if (size <= config.vocabSize) return;
-  throw new InvalidArgumentError(
-    'tokenizer',
-    `Expected a tokenizer of at most ${config.vocabSize} tokens, as ${path} has, but it gives ids up to ${size - 1}.`,
-  );
-}
-
 /** Windows that go through the blocks together. */
 interface Batch {
   /** The first of them. */
@@ -253,7 +245,7 @@ async function located(
   row: number,
 ): Promise<unknown> {
   if (!(error instanceof NonFiniteError) || error.tensor !== undefined) return error;
-  const { path, config } = runner.model;
+  const { path, config, weightPrefix } = runner.model;
   const [what, at] =
     error instanceof NonFiniteLogits
       ? [`The logits of ${path} hold`, row + error.row]
@@ -268,7 +260,7 @@ async function located(
     `${what} ${error.value} at position ${at % inputLength} of window ${indices[first + window]}. ${where}`,
     error.index,
     error.value,
-    found === null ? undefined : `model.layers.${found.layer}`,
+    found === null ? undefined : blockName(weightPrefix, found.layer),
   );
 }
 
@@ -365,8 +357,9 @@ export async function evaluateModel(model: string | DecoderModel, options: Evalu
     if (original !== null) checkSameVocabulary(ours, original, text);
     const windowLength = windowLengthFor(given.windowLength, ours, original);
     const tokenizer = await tokenizerFor(ours, original, given);
-    checkTokens(tokenizer, ours);
+    await ours.head(new Float32Array(0)); // refuses what has no output layer, before anything runs
     const windows = windowsOf(text, tokenizer, { ...given, windowLength });
+    checkEmbedded(windows.tokens, tokenizer, ours.config.vocabSize, ours.path);
     const runner = runnerOf(ours, given.activations, given.onBlock);
     const originalRunner = original === null ? null : runnerOf(original, 'stored', undefined);
     const tally = await run(runner, originalRunner, windows, given);

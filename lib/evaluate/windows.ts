@@ -27,6 +27,8 @@ export interface TextWindows {
   readonly inputLength: number;
   /** Tokens scored in each window, the last ones. */
   readonly scored: number;
+  /** Those before a text, and all of the text. */
+  readonly tokens: Int32Array;
   /** UTF-8 bytes of the scored tokens of each window. */
   readonly bytes: Int32Array;
   /** The inputs of `count` windows from the first-th on, one after the other. */
@@ -106,16 +108,20 @@ export function windowsOf(text: string, tokenizer: Tokenizer, windowing: Windowi
     return result;
   };
   const inputLength = windowLength - 1;
+  const all = new Int32Array(before.length + tokens.length);
+  all.set(before);
+  all.set(tokens, before.length);
   const collect = (from: number, count: number, shift: number) => {
-    const all = new Int32Array(count * inputLength);
-    for (let i = 0; i < count; i++) all.set(window(from + i).subarray(shift, shift + inputLength), i * inputLength);
-    return all;
+    const result = new Int32Array(count * inputLength);
+    for (let i = 0; i < count; i++) result.set(window(from + i).subarray(shift, shift + inputLength), i * inputLength);
+    return result;
   };
   return {
     indices,
     total,
     inputLength,
     scored: content - first,
+    tokens: all,
     bytes: Int32Array.from(indices, (_, i) => (ends[2 * i + 1] as number) - (ends[2 * i] as number)),
     inputs: (from, count) => collect(from, count, 0),
     targets: (from, count) => collect(from, count, 1),

@@ -218,6 +218,8 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
           order,
           groupCount: groupCountOf(t),
           zeroDead: dead === 'zero',
+          // The GPTQ code looks for the ranges of whole rows before it sets columns to zero, for those of groups after it.
+          rangesWithDead: convention === 'gptq' && t.layout.granularity === 'per-channel',
           block,
           damp,
           dampStep,

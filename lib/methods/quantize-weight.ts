@@ -4,8 +4,9 @@
  * @module
  */
 import { codeTypeOf, type IntDtype } from '../dtype.js';
-import { InvalidArgumentError } from '../errors.js';
+import { InvalidArgumentError, NonFiniteError, ScaleOverflowError } from '../errors.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
+import * as validate from '../validate.js';
 import { type GptqOptions, gptq } from './gptq.js';
 import { type HqqOptions, hqq } from './hqq.js';
 import type { InputStatistics } from './input-statistics.js';
@@ -76,6 +77,96 @@ function hqqOptions({
     );
   }
   return { ...rest, shape: shape as readonly [number, number] };
+}
+
+/** A layer that is to be quantized. */
+export interface Layer {
+  readonly name: string;
+  readonly weight: LinearWeight;
+  readonly settings: WeightSettings;
+}
+
+/** Some rows of a tensor, in its memory. */
+function rowsOf(tensor: QuantizedTensor, begin: number, end: number): QuantizedTensor {
+  const { shape, data, scales, zeroPoints } = tensor;
+  const [rows = 0, columns = 0] = shape;
+  const part = <T extends Uint8Array | Float32Array | Int32Array>(array: T): T => {
+    const perRow = rows === 0 ? 0 : array.length / rows;
+    return array.slice(begin * perRow, end * perRow) as T;
+  };
+  return {
+    ...tensor,
+    shape: [end - begin, columns],
+    data: part(data),
+    scales: part(scales),
+    zeroPoints: zeroPoints === null ? null : part(zeroPoints),
+  };
+}
+
+/**
+ * {@link gptq} for layers that read the same activations. Rows do not depend on each other: layers with the same settings are
+ * quantized as one, so that their Gram matrix is factorized once.
+ *
+ * @returns By name, the same bits as from a call for each layer alone.
+ * @throws What {@link gptq} throws.
+ */
+export async function gptqTogether(
+  layers: readonly Layer[],
+  statistics: InputStatistics,
+  choices: GptqChoices | undefined,
+  signal: AbortSignal | undefined,
+): Promise<ReadonlyMap<string, RoundedWeight>> {
+  const alike = new Map<string, Layer[]>();
+  for (const layer of layers) {
+    const key = JSON.stringify(layer.settings);
+    alike.set(key, [...(alike.get(key) ?? []), layer]);
+  }
+  const results = new Map<string, RoundedWeight>();
+  const alone = ({ weight, settings, name }: Layer) =>
+    quantizeWeight(weight, 'gptq', settings, statistics, {
+      name,
+      signal,
+      ...(choices === undefined ? {} : { gptq: choices }),
+    });
+  for (const group of alike.values()) {
+    const all = group.length > 1 ? await alone(stacked(group)).catch(unlessOfOneLayer) : null;
+    let begin = 0;
+    for (const layer of group) {
+      const end = begin + layer.weight.rows;
+      const own =
+        all === null
+          ? await alone(layer)
+          : {
+              tensor: rowsOf(all.tensor, begin, end),
+              order: all.order,
+              warnings: all.warnings.map((warning) => warning.replace(nameOf(group), layer.name)),
+            };
+      results.set(layer.name, own);
+      begin = end;
+    }
+  }
+  return results;
+}
+
+const nameOf = (layers: readonly Layer[]) => layers.map(({ name }) => name).join(', ');
+
+/** Layers as one, the rows of one below those of the other. */
+function stacked(layers: readonly Layer[]): Layer {
+  const { weight: first, settings } = layers[0] as Layer;
+  const rows = layers.reduce((sum, { weight }) => sum + weight.rows, 0);
+  const data = validate.allocated(Float32Array, rows * first.columns);
+  let at = 0;
+  for (const { weight } of layers) {
+    data.set(weight.data, at);
+    at += weight.data.length;
+  }
+  return { name: nameOf(layers), weight: { data, rows, columns: first.columns }, settings };
+}
+
+/** A number that is wrong: the call for its layer alone will say which layer that is. */
+function unlessOfOneLayer(error: unknown): null {
+  if (error instanceof NonFiniteError || error instanceof ScaleOverflowError) return null;
+  throw error;
 }
 
 /**

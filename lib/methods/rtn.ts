@@ -84,6 +84,7 @@ export async function rounded(
     groupCount: groupCountOf(t),
     staticRanges: true,
     zeroDead: false,
+    rangesWithDead: false,
     block: 128,
     damp: 0,
     dampStep: 0,

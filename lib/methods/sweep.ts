@@ -28,6 +28,8 @@ export interface Sweep {
   readonly groupCount: number;
   readonly staticRanges: boolean;
   readonly zeroDead: boolean;
+  /** Whether static ranges see such columns as they were. */
+  readonly rangesWithDead: boolean;
   readonly block: number;
   readonly damp: number;
   readonly dampStep: number;
@@ -73,6 +75,7 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
     s.groupCount,
     s.staticRanges ? 1 : 0,
     s.zeroDead ? 1 : 0,
+    s.rangesWithDead ? 1 : 0,
     s.block,
     s.damp,
     s.dampStep,

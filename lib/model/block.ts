@@ -5,6 +5,7 @@
  */
 import { floatsOf } from '../checkpoint/floats.js';
 import { Scratch } from '../checkpoint/scratch.js';
+import type { LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
 import { prepack } from '../matmul/prepack.js';
@@ -13,6 +14,7 @@ import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import type { DecoderConfig } from './config.js';
 import {
+  blockName,
   type DecoderWeights,
   INPUTS,
   type InputName,
@@ -55,7 +57,7 @@ export interface BlockForwardOptions {
 /** A block of a decoder, with its weights in memory. */
 export interface DecoderBlock {
   readonly index: number;
-  /** The full name of a weight: `model.layers.3.self_attn.q_proj.weight`. */
+  /** The name of a weight in the checkpoint: `model.layers.3.self_attn.q_proj.weight`. */
   weightName(name: LinearName): string;
   /**
    * A weight in float32, `[N, K]` in row-major order: the one that was given to {@link DecoderBlock.replace}, else the
@@ -72,6 +74,8 @@ export interface DecoderBlock {
   replace(name: LinearName, weight: LinearLayer | QuantizedTensor | Float32Array): void;
   norm(name: NormName): Float32Array;
   setNorm(name: NormName, weight: Float32Array): void;
+  /** The type in which the checkpoint stores a norm. */
+  normDtype(name: NormName): LargeFloatDtype;
   /**
    * Runs the block over windows of tokens.
    *
@@ -114,7 +118,7 @@ export class Block implements DecoderBlock {
     private readonly linears: Map<LinearName, LinearLayer>,
     private readonly biases: ReadonlyMap<LinearName, Float32Array>,
   ) {
-    this.prefix = `model.layers.${index}`;
+    this.prefix = blockName(context.weights.prefix, index);
   }
 
   /** Reads the weights of a block. */
@@ -129,8 +133,8 @@ export class Block implements DecoderBlock {
     signal: AbortSignal | undefined,
   ): Promise<Block> {
     const { weights, config, computeDtype } = context;
+    const prefix = blockName(weights.prefix, index);
     const layerOf = context.quantizesInputs ? layerOfWeight : linearOfWeight;
-    const prefix = `model.layers.${index}`;
     const linears = new Map<LinearName, LinearLayer>();
     const biases = new Map<LinearName, Float32Array>();
     const vector = (name: string) => weights.vector(`${prefix}.${name}`);
@@ -205,6 +209,10 @@ export class Block implements DecoderBlock {
 
   setNorm(name: NormName, weight: Float32Array): void {
     this.norms[name] = validate.float32Array('weight', weight, this.context.config.hiddenSize).slice();
+  }
+
+  normDtype(name: NormName): LargeFloatDtype {
+    return this.context.weights.get(`${this.prefix}.${name}.weight`).dtype ?? 'float32';
   }
 
   dispose(): void {

@@ -53,6 +53,13 @@ const CLASSES: Readonly<Record<string, DecoderArchitecture>> = {
   Qwen2ForCausalLM: 'qwen2',
   Qwen3ForCausalLM: 'qwen3',
 };
+/** The same decoders without their output layer, as models are saved that embed texts, or are to be trained further. */
+const HEADLESS: Readonly<Record<string, DecoderArchitecture>> = {
+  LlamaModel: 'llama',
+  MistralModel: 'mistral',
+  Qwen2Model: 'qwen2',
+  Qwen3Model: 'qwen3',
+};
 /** What a config may say without costing memory before the weights are looked at. */
 const MAX_LAYERS = 10_000;
 
@@ -65,7 +72,9 @@ function unsupported(path: string, what: string): never {
 function architectureOf(json: Json, path: string): DecoderArchitecture {
   const { architectures, model_type: type } = json;
   const [named] = Array.isArray(architectures) ? (architectures as unknown[]) : [];
-  if (typeof named === 'string' && Object.hasOwn(CLASSES, named)) return CLASSES[named] as DecoderArchitecture;
+  for (const classes of [CLASSES, HEADLESS]) {
+    if (typeof named === 'string' && Object.hasOwn(classes, named)) return classes[named] as DecoderArchitecture;
+  }
   if (named === undefined && MODEL_TYPES.includes(String(type))) return type as DecoderArchitecture;
   const given = typeof named === 'string' ? named : typeof type === 'string' ? type : 'not named in its config.json';
   return unsupported(path, `its architecture is ${given}. Those it can are ${Object.keys(CLASSES).join(', ')}`);

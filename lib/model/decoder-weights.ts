@@ -53,8 +53,17 @@ export function linearShapes(config: DecoderConfig): Readonly<Record<LinearName,
   };
 }
 
+/** What stands before the names of weights: nothing in a checkpoint that was saved without the output layer. */
+export type WeightPrefix = 'model.' | '';
+
+/** The full name of a weight of a block, or of all that it is made of. */
+export function blockName(prefix: WeightPrefix, layer: number): string {
+  return `${prefix}layers.${layer}`;
+}
+
 /** The weights of a decoder. */
 export class DecoderWeights {
+  readonly prefix: WeightPrefix;
   private readonly byName: ReadonlyMap<string, Weight>;
 
   /** @throws {@link CheckpointError} `MODEL_WEIGHT_MISSING`, `MODEL_WEIGHT_SHAPE`. */
@@ -63,21 +72,21 @@ export class DecoderWeights {
     weights: readonly Weight[],
     private readonly path: string,
   ) {
-    // Checkpoints of the model without its head leave the prefix out.
-    const isBare = weights.some(({ name }) => name === 'embed_tokens.weight');
-    this.byName = new Map(weights.map((weight) => [isBare ? `model.${weight.name}` : weight.name, weight]));
+    this.byName = new Map(weights.map((weight) => [weight.name, weight]));
+    this.prefix = this.byName.has('embed_tokens.weight') ? '' : 'model.';
     this.check();
   }
 
   private check(): void {
-    const { config } = this;
+    const { config, prefix: before } = this;
     const { hiddenSize: hidden, vocabSize, headDim } = config;
-    this.require('model.embed_tokens.weight', [vocabSize, hidden]);
-    this.require('model.norm.weight', [hidden]);
-    if (!config.tiedHead) this.require('lm_head.weight', [vocabSize, hidden]);
+    this.require(`${before}embed_tokens.weight`, [vocabSize, hidden]);
+    this.require(`${before}norm.weight`, [hidden]);
+    // Without a prefix the output layer was left out on purpose.
+    if (this.head !== null || before !== '') this.requireHead();
     const shapes = linearShapes(config);
     for (let layer = 0; layer < config.numLayers; layer++) {
-      const prefix = `model.layers.${layer}`;
+      const prefix = blockName(before, layer);
       this.require(`${prefix}.input_layernorm.weight`, [hidden]);
       this.require(`${prefix}.post_attention_layernorm.weight`, [hidden]);
       for (const name of LINEARS) {
@@ -91,6 +100,19 @@ export class DecoderWeights {
         this.require(`${prefix}.self_attn.k_norm.weight`, [headDim]);
       }
     }
+  }
+
+  /** @throws {@link CheckpointError} `MODEL_WEIGHT_MISSING` for a checkpoint that was saved without the output layer. */
+  requireHead(): void {
+    const { config, prefix, path } = this;
+    if (prefix === '' && this.head === null) {
+      const message =
+        `${path} has no output layer (lm_head.weight), as models that are saved without it: it can be calibrated and quantized, ` +
+        'but gives no logits, and so neither text nor perplexity. Add lm_head.weight to its files; or, if its output layer is the ' +
+        'embedding, "tie_word_embeddings": true to its config.json.';
+      throw new CheckpointError('MODEL_WEIGHT_MISSING', message, { path, tensor: 'lm_head.weight' });
+    }
+    if (!config.tiedHead) this.require('lm_head.weight', [config.vocabSize, config.hiddenSize]);
   }
 
   private require(name: string, shape: readonly number[]): void {
@@ -133,10 +155,16 @@ export class DecoderWeights {
   }
 
   get embedding(): Weight {
-    return this.get('model.embed_tokens.weight');
+    return this.get(`${this.prefix}embed_tokens.weight`);
   }
 
-  get head(): Weight {
-    return this.get(this.config.tiedHead ? 'model.embed_tokens.weight' : 'lm_head.weight');
+  /** The last norm, by its name. */
+  get norm(): string {
+    return `${this.prefix}norm.weight`;
+  }
+
+  /** The output layer; null in a checkpoint that was saved without it. */
+  get head(): Weight | null {
+    return (this.config.tiedHead ? this.embedding : this.find('lm_head.weight')) ?? null;
   }
 }

@@ -10,7 +10,7 @@ import { Loader } from './loader.js';
 import { Remembered } from './remembered.js';
 
 /** Tables up to this size are kept in float32; of larger ones rows are read from the file when they are asked for. */
-const TABLE_BYTES = 64 * 2 ** 20;
+export const TABLE_BYTES = 64 * 2 ** 20;
 
 /** Looks rows up. */
 export class Embedding {

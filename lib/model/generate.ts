@@ -60,6 +60,8 @@ export interface Sequence {
 export interface Generator {
   readonly tokenizer: Tokenizer;
   readonly hasTokenizer: boolean;
+  /** Ids of the model that are no tokens of its tokenizer. */
+  readonly unknownTokens: readonly number[];
   /** Tokens that end a text. */
   readonly endTokens: readonly number[];
   /** Checks the tokens, and gives the sequence with room for so many; `room` is what there is. */
@@ -141,11 +143,15 @@ export async function generate(
 ): Promise<Generation> {
   const given = validate.options<GenerateOptions>('options', options, OPTIONS);
   const maxTokens = validate.integer('maxTokens', given.maxTokens ?? 256, 0);
-  const sampler = new Sampler(given);
   const signal = validate.abortSignal('signal', given.signal);
   const { onToken } = given;
   if (onToken !== undefined && typeof onToken !== 'function') throw invalidArgument('onToken', 'a function', onToken);
   const stops = stopsOf(given.stop, model.endTokens, model.hasTokenizer);
+  // An end may have no text.
+  const sampler = new Sampler(
+    given,
+    model.unknownTokens.filter((token) => !stops.tokens.has(token)),
+  );
   if (typeof promptValue !== 'string' && !(promptValue instanceof Int32Array)) {
     throw invalidArgument('prompt', 'a string or an Int32Array of token ids', promptValue);
   }

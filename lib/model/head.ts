@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { storedBytes } from '../checkpoint/weight.js';
+import { storedBytes, type Weight } from '../checkpoint/weight.js';
 import { roundedInputs } from '../tensor/input-quantization.js';
 import type { BlockContext } from './block.js';
 import { linearOfRows, type PackedLinear } from './linear-layer.js';
@@ -21,8 +21,8 @@ interface Part {
 
 /** Turns hidden states into logits. */
 export class Head {
-  private readonly norm = new Remembered(() => this.context.weights.vector('model.norm.weight'));
-  private readonly input = new Remembered(async () => (await this.context.weights.head.input?.read()) ?? null);
+  private readonly norm = new Remembered(() => this.context.weights.vector(this.context.weights.norm));
+  private readonly input = new Remembered(async () => (await this.weight.input?.read()) ?? null);
   private readonly kept = new Remembered(() => this.openAll());
 
   constructor(
@@ -56,20 +56,26 @@ export class Head {
     return out;
   }
 
+  private get weight(): Weight {
+    const { weights } = this.context;
+    weights.requireHead();
+    return weights.head as Weight;
+  }
+
   private get partRows(): number {
-    const { head } = this.context.weights;
+    const head = this.weight;
     const step = 16 * head.rowStep;
     return Math.max(1, Math.floor(this.partBytes / ((storedBytes(head) / head.rows) * step))) * step;
   }
 
   private begins(): number[] {
     const { partRows } = this;
-    return Array.from({ length: Math.ceil(this.context.weights.head.rows / partRows) }, (_, i) => i * partRows);
+    return Array.from({ length: Math.ceil(this.weight.rows / partRows) }, (_, i) => i * partRows);
   }
 
   private async open(begin: number): Promise<Part> {
-    const { weights, computeDtype, loader } = this.context;
-    const { head } = weights;
+    const { computeDtype, loader } = this.context;
+    const head = this.weight;
     const end = Math.min(head.rows, begin + this.partRows);
     return { begin, layer: await loader.run((scratch) => linearOfRows(head, begin, end, null, computeDtype, scratch)) };
   }

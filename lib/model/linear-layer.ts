@@ -4,7 +4,7 @@
  * @module
  */
 import { floatsOf } from '../checkpoint/floats.js';
-import type { Scratch } from '../checkpoint/scratch.js';
+import { Scratch } from '../checkpoint/scratch.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
@@ -89,7 +89,9 @@ async function packRows(
   const shape = [rows, columns] as const;
   switch (block.kind) {
     case 'quantized':
-      return prepackAsync(block.tensor, options);
+      if (block.tensor.shape[0] === rows) return prepackAsync(block.tensor, options);
+      // Groups that run on from row to row, as bitsandbytes has them, are no groups of a packed row.
+      return prepackAsync(await floatsOf(block, rows * columns, columns, new Scratch()), { shape, ...options });
     case 'blocks':
       return prepackBlocksAsync(block.data, { type: block.type, shape, ...options });
     case 'float':

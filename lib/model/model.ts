@@ -11,7 +11,7 @@ import type { StaticActivations } from '../tensor/input-quantization.js';
 import * as validate from '../validate.js';
 import { Block, type BlockContext, type DecoderBlock } from './block.js';
 import { type DecoderConfig, readConfig } from './config.js';
-import { DecoderWeights } from './decoder-weights.js';
+import { DecoderWeights, type WeightPrefix } from './decoder-weights.js';
 import { Embedding } from './embedding.js';
 import { type GenerateOptions, type Generation, type Generator, generate, type Sequence } from './generate.js';
 import { readGgufConfig } from './gguf-config.js';
@@ -20,7 +20,7 @@ import { Loader } from './loader.js';
 import { type LayerCache, layerCache, turn, Workspace } from './operations.js';
 import { RotaryTables } from './rope.js';
 import { storedActivations } from './static-layers.js';
-import { endTokensOf, type Tokenizer, tokenizerOf } from './tokenizer.js';
+import { endTokensOf, type OwnTokenizer, type Tokenizer, TokenizerOfModel, tokenizerOf } from './tokenizer.js';
 
 /** Options of {@link openModel}. */
 export interface OpenModelOptions {
@@ -57,6 +57,8 @@ export interface LogitsOptions {
 export interface DecoderModel {
   readonly path: string;
   readonly config: DecoderConfig;
+  /** What names of its weights begin with: nothing for a checkpoint that was saved without the output layer. */
+  readonly weightPrefix: WeightPrefix;
   readonly tokenizer: Tokenizer;
   /** What linear layers make of their inputs; `'mixed-static'` if it is not the same everywhere. */
   readonly activations: 'float32' | StaticActivations | 'mixed-static' | 'llm-int8';
@@ -64,7 +66,12 @@ export interface DecoderModel {
   embed(tokens: Int32Array): Promise<Float32Array>;
   /** A block with its weights, which the caller disposes. What is replaced in it is replaced there alone. */
   openBlock(index: number): Promise<DecoderBlock>;
-  /** The last norm and the output layer: hidden states `[n, hiddenSize]` to logits `[n, vocabSize]`. */
+  /**
+   * The last norm and the output layer: hidden states `[n, hiddenSize]` to logits `[n, vocabSize]`.
+   *
+   * @throws {@link CheckpointError} `MODEL_WEIGHT_MISSING` for a checkpoint that was saved without the output layer, which can be
+   *   calibrated and quantized, but not evaluated.
+   */
   head(hidden: Float32Array): Promise<Float32Array>;
   /**
    * Logits of all positions: of windows of equal length, one after the other, each from position 0.
@@ -89,6 +96,8 @@ export interface DecoderModel {
    *
    * With dynamic rope scaling, past the original length, it does what Hugging Face does with its cache: keys stay as they were
    * rotated when they came, so that tokens differ from those of {@link DecoderModel.logits}, which rotates all alike.
+   *
+   * Ids that are no token of the tokenizer, as where a vocabulary was padded to a round size, are never chosen.
    *
    * @param prompt - A text, to which the tokenizer adds its special tokens, or token ids.
    */
@@ -128,7 +137,7 @@ class Model implements DecoderModel, Generator {
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly context: BlockContext,
-    private readonly ownTokenizer: Tokenizer | null,
+    private readonly ownTokenizer: OwnTokenizer | null,
     readonly endTokens: readonly number[],
     private readonly keepsBlocks: boolean,
     readonly activations: DecoderModel['activations'],
@@ -141,6 +150,10 @@ class Model implements DecoderModel, Generator {
 
   get config(): DecoderConfig {
     return this.context.config;
+  }
+
+  get weightPrefix(): WeightPrefix {
+    return this.context.weights.prefix;
   }
 
   private checkOpen(): void {
@@ -213,6 +226,7 @@ class Model implements DecoderModel, Generator {
       throw invalidArgument('hidden', `whole rows of ${hiddenSize} elements`, hidden);
     }
     this.checkOpen();
+    this.context.weights.requireHead();
     const out = validate.allocated(Float32Array, (hidden.length / hiddenSize) * vocabSize);
     return out.length === 0 ? out : this.output.forward(hidden.slice(), out);
   }
@@ -240,6 +254,7 @@ class Model implements DecoderModel, Generator {
     options: { signal?: AbortSignal } = {},
   ): Promise<void> {
     this.checkOpen();
+    this.context.weights.requireHead();
     this.checkTokens('tokens', tokens);
     validate.integer('windowLength', windowLength, 1);
     this.checkLength('windowLength', windowLength);
@@ -282,8 +297,15 @@ class Model implements DecoderModel, Generator {
     return this.ownTokenizer !== null;
   }
 
+  get unknownTokens(): readonly number[] {
+    const { ownTokenizer: own, config } = this;
+    if (own === null) return [];
+    return Array.from({ length: config.vocabSize }, (_, id) => id).filter((id) => !own.has(id));
+  }
+
   begin(prompt: Int32Array, wanted: number, signal: AbortSignal | undefined): { sequence: Sequence; room: number } {
     this.checkOpen();
+    this.context.weights.requireHead();
     this.checkTokens('prompt', prompt);
     this.checkLength('prompt', prompt.length);
     const { config } = this;
@@ -341,15 +363,6 @@ class Model implements DecoderModel, Generator {
   }
 }
 
-/** A tokenizer with more tokens than the model has rows would give ids that it does not know. */
-function checkVocabulary(tokenizer: Tokenizer | null, { vocabSize }: DecoderConfig, path: string): void {
-  if (tokenizer === null || tokenizer.size <= vocabSize) return;
-  const message =
-    `The tokenizer of ${path} gives ids up to ${tokenizer.size - 1} but its embedding has ${vocabSize} rows. ` +
-    'They belong to different models.';
-  throw new CheckpointError('TOKENIZER_MISMATCH', message, { path });
-}
-
 /** Stands where there is no tokenizer, until it is needed. */
 function noTokenizer(path: string): Tokenizer {
   const missing = (): never => {
@@ -365,8 +378,8 @@ function noTokenizer(path: string): Tokenizer {
  * @param path - A Hugging Face folder or a GGUF file, float or in any quantized format that lowbit reads. Quantized weights
  *   stay so in memory.
  * @throws {@link CheckpointError} with a code for each way in which the files can be wrong; `MODEL_UNSUPPORTED` for an
- *   architecture, or something in its config, that can't be run; `MODEL_WEIGHT_MISSING`, `MODEL_WEIGHT_SHAPE`;
- *   `TOKENIZER_MISMATCH` for a tokenizer with ids that the model does not have.
+ *   architecture, or something in its config, that can't be run; `MODEL_WEIGHT_MISSING`, `MODEL_WEIGHT_SHAPE`. A tokenizer may
+ *   have ids that the model has no embedding for: whatever turns a text into them throws `TOKENIZER_MISMATCH`.
  *
  * Sources: Touvron et al., "LLaMA" (arXiv:2302.13971), and the models that follow it; Hugging Face transformers, whose logits
  * are the reference.
@@ -402,8 +415,8 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
     }
     const config = gguf === null ? readConfig(json ?? {}, path) : await readGgufConfig(gguf, stored, path);
     const weights = new DecoderWeights(config, stored, path);
-    const tokenizer = await tokenizerOf(checkpoint);
-    checkVocabulary(tokenizer, config, path);
+    const found = await tokenizerOf(checkpoint);
+    const tokenizer = found === null ? null : new TokenizerOfModel(found, config.vocabSize, path);
     const tables = new RotaryTables(config);
     const context: BlockContext = { config, weights, computeDtype, quantizesInputs, tables, loader: new Loader() };
     const endTokens = [...config.eosTokenIds, ...(await endTokensOf(checkpoint))];

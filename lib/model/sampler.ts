@@ -36,7 +36,11 @@ export class Sampler {
   private readonly random: () => number;
 
   /** @throws {@link InvalidArgumentError} */
-  constructor({ temperature = 0, topK, topP = 1, seed }: SamplingOptions) {
+  constructor(
+    { temperature = 0, topK, topP = 1, seed }: SamplingOptions,
+    /** Tokens that are never chosen; there must be others. */
+    private readonly excluded: readonly number[] = [],
+  ) {
     if (typeof temperature !== 'number' || !(temperature >= 0) || temperature === Number.POSITIVE_INFINITY) {
       throw invalidArgument('temperature', 'a finite number of at least 0', temperature);
     }
@@ -51,7 +55,10 @@ export class Sampler {
     );
   }
 
-  /** @throws {@link NonFiniteError} for logits that are not finite. */
+  /**
+   * @param logits - Those of excluded tokens are overwritten.
+   * @throws {@link NonFiniteError} for logits that are not finite.
+   */
   choose(logits: Float32Array): number {
     for (let i = 0; i < logits.length; i++) {
       const logit = logits[i] as number;
@@ -62,6 +69,7 @@ export class Sampler {
         logit,
       );
     }
+    for (const token of this.excluded) logits[token] = Number.NEGATIVE_INFINITY;
     const best = mostLikely(logits);
     if (this.temperature === 0 || this.topK === 1) return best;
     const greatest = logits[best] as number;
@@ -87,6 +95,6 @@ export class Sampler {
       sum += value;
       return point < sum;
     });
-    return tokens[chosen < 0 ? powers.length - 1 : chosen] as number;
+    return chosen < 0 ? best : (tokens[chosen] as number);
   }
 }

@@ -14,7 +14,7 @@ import { tokenIdsOf } from './config.js';
 
 /** Turns texts into tokens and back. */
 export interface Tokenizer {
-  /** One more than the highest id that it gives. */
+  /** One more than the highest id that it has; the model may have embeddings for more ids, or for fewer. */
   readonly size: number;
   /**
    * @param options - `addSpecialTokens`: whether to add what the model expects around a text, for example a token for its
@@ -41,8 +41,13 @@ async function jsonOf(path: string): Promise<Json | null> {
   }
 }
 
+/** A tokenizer that knows which ids are tokens: there may be gaps. */
+export interface OwnTokenizer extends Tokenizer {
+  has(id: number): boolean;
+}
+
 /** A tokenizer of tokenizer.json. */
-class JsonTokenizer implements Tokenizer {
+class JsonTokenizer implements OwnTokenizer {
   readonly size: number;
   private readonly inner: HuggingFaceTokenizer;
 
@@ -60,15 +65,73 @@ class JsonTokenizer implements Tokenizer {
 
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
     if (typeof text !== 'string') throw invalidArgument('text', 'a string', text);
-    return Int32Array.from(this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
+    const { ids } = this.inner.encode(text, { add_special_tokens: addSpecialTokens });
+    // What no token stands for is left out, as Hugging Face leaves it.
+    return Int32Array.from((ids as (number | undefined)[]).filter((id) => id !== undefined));
+  }
+
+  has(id: number): boolean {
+    return this.inner.id_to_token(id) !== undefined;
   }
 
   decode(tokens: ArrayLike<number>, { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string {
-    if (tokens.length === 0) return '';
+    const known = Array.from(tokens).filter((id) => this.has(id));
+    if (known.length === 0) return '';
     // Clean-up would change what earlier tokens were decoded to, and drop bytes of the text.
     const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false };
-    return this.inner.decode(Array.from(tokens), options);
+    return this.inner.decode(known, options);
   }
+}
+
+/**
+ * The tokenizer of a model. It may have tokens that the model has no embedding for, such as those that were added and never
+ * trained; they are refused when a text has one.
+ */
+export class TokenizerOfModel implements OwnTokenizer {
+  readonly size: number;
+
+  constructor(
+    private readonly inner: OwnTokenizer,
+    private readonly vocabSize: number,
+    private readonly path: string,
+  ) {
+    this.size = inner.size;
+  }
+
+  /** @throws {@link CheckpointError} `TOKENIZER_MISMATCH`. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array {
+    const tokens = this.inner.encode(text, options);
+    checkEmbedded(tokens, this, this.vocabSize, this.path);
+    return tokens;
+  }
+
+  decode(tokens: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string {
+    return this.inner.decode(tokens, options);
+  }
+
+  has(id: number): boolean {
+    return this.inner.has(id);
+  }
+}
+
+/**
+ * @internal
+ * @param path - Of the model.
+ * @throws {@link CheckpointError} `TOKENIZER_MISMATCH` for a token that a model of `vocabSize` tokens has no embedding for.
+ */
+export function checkEmbedded(
+  tokens: Int32Array,
+  tokenizer: Pick<Tokenizer, 'decode'>,
+  vocabSize: number,
+  path: string,
+): void {
+  const id = tokens.find((token) => token < 0 || token >= vocabSize);
+  if (id === undefined) return;
+  const token = JSON.stringify(tokenizer.decode([id], { skipSpecialTokens: false }));
+  const message =
+    `The text has the token ${token}, whose id is ${id}, but ${path} has embeddings for ${vocabSize} tokens, 0 to ${vocabSize - 1}. ` +
+    'Leave it out of the text, or, if it is no token that was only added, use the tokenizer that the model was trained with.';
+  throw new CheckpointError('TOKENIZER_MISMATCH', message, { path });
 }
 
 /**
@@ -91,7 +154,7 @@ export async function endTokensOf(checkpoint: Checkpoint): Promise<number[]> {
  *
  * @throws {@link CheckpointError} `TOKENIZER_INVALID`.
  */
-export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
+export async function openTokenizer(folder: string): Promise<OwnTokenizer | null> {
   const path = join(folder, 'tokenizer.json');
   const json = await jsonOf(path);
   if (json === null) return null;
@@ -102,7 +165,7 @@ export async function openTokenizer(folder: string): Promise<Tokenizer | null> {
  * The tokenizer of a model: of a GGUF file its own, if it has one that can be written as tokenizer.json, else the one beside
  * the weights; null if there is none.
  */
-export async function tokenizerOf(checkpoint: Checkpoint): Promise<Tokenizer | null> {
+export async function tokenizerOf(checkpoint: Checkpoint): Promise<OwnTokenizer | null> {
   const { gguf, folder, path } = checkpoint;
   const files = gguf === null ? null : tokenizerOfMetadata(gguf, null).files;
   const text = files?.get('tokenizer.json');

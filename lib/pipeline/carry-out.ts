@@ -191,7 +191,9 @@ export async function carryOut(
   const tasks = tasksOf(plan);
   const tensors = tasks.reduce((sum, { weight, outputs }) => sum + weight.parts.length + 2 * outputs.length, 0);
   plan.method?.checkMemory(options.maxMemory);
-  const memory = planMemory(tasks, tensors, options.maxMemory);
+  // What a method took may not have been given back when its results are written.
+  const before = plan.method?.bytes ?? 0;
+  const memory = planMemory(tasks, tensors, options.maxMemory === undefined ? undefined : options.maxMemory - before);
   const paths = checkpoint.files.map((file) => file.path);
   const inputs = await Promise.all(paths.map(identityOf));
   const { version } = capabilities();
@@ -208,7 +210,7 @@ export async function carryOut(
   });
   try {
     options.onStart?.({
-      peakBytes: Math.max(memory.peakBytes, plan.method?.peakBytes ?? 0),
+      peakBytes: before + memory.peakBytes,
       outputBytes: plan.fileBytes,
       continued: output.continued,
     });

@@ -19,8 +19,15 @@ import type { ReadingOptions } from '../checkpoint/weights.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
 import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
 import type { DecoderConfig } from '../model/config.js';
-import { INPUTS, linearShapes, NORMS } from '../model/decoder-weights.js';
-import { openModel } from '../model/model.js';
+import {
+  blockName,
+  INPUTS,
+  type LinearName,
+  linearShapes,
+  NORMS,
+  type WeightPrefix,
+} from '../model/decoder-weights.js';
+import { type DecoderModel, openModel } from '../model/model.js';
 import type { GgufType } from '../tensor/blocks.js';
 import { MethodParts } from './method-parts.js';
 import { type MethodSpec, settingsForBlocks, usesModel } from './method-spec.js';
@@ -32,14 +39,15 @@ import { quantizerOptions, type RangeMethod } from './task.js';
 type AskedFor = MethodSpec &
   Pick<LayerSpec, 'activations'> & { readonly range?: RangeMethod; readonly layers?: unknown };
 
-/** Node.js, the addon, a window's activations. */
-const BASE_BYTES = 256 * 2 ** 20;
+/** Node.js, the addon, and what writing takes at least. */
+const LEAST_BYTES = 192 * 2 ** 20;
 
 /** The work of a method on a model. */
 export class MethodWork {
   readonly parts = new MethodParts();
-  /** The most bytes of memory that it takes. */
-  readonly peakBytes: number;
+  /** The most bytes of memory that it takes, besides what the process takes without it. */
+  readonly bytes: number;
+  private readonly prefix: WeightPrefix;
   private readonly linears = new Set<string>();
   private readonly norms = new Set<string>();
   private readonly settings = new Map<string, WeightSettings | BlockSettings>();
@@ -54,14 +62,15 @@ export class MethodWork {
     private readonly texts: readonly string[],
     /** SHA-256 of the statistics file, if there is one. */
     private readonly statisticsHash: string | undefined,
-    config: DecoderConfig,
+    { config, weightPrefix }: DecoderModel,
   ) {
+    this.prefix = weightPrefix;
     for (let layer = 0; layer < config.numLayers; layer++) {
       for (const name of INPUTS.flatMap(({ linears }) => linears))
-        this.linears.add(`model.layers.${layer}.${name}.weight`);
-      for (const name of NORMS) this.norms.add(`model.layers.${layer}.${name}.weight`);
+        this.linears.add(`${blockName(weightPrefix, layer)}.${name}.weight`);
+      for (const name of NORMS) this.norms.add(`${blockName(weightPrefix, layer)}.${name}.weight`);
     }
-    this.peakBytes = this.peakOf(config);
+    this.bytes = this.bytesOf(config);
   }
 
   /** Null for round-to-nearest, which needs no model. */
@@ -72,7 +81,7 @@ export class MethodWork {
     const hashes = statistics === undefined ? null : await hashFiles([statistics]).hashes;
     const model = await openModel(path, { residentBlocks: 'one', ...reading });
     await model.close();
-    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model.config);
+    return new MethodWork(path, spec, reading, texts, hashes?.get(statistics as string), model);
   }
 
   /** What the work is for, in messages. */
@@ -173,34 +182,51 @@ export class MethodWork {
     };
   }
 
-  /** The most memory that it takes: a block's weights, packed and as floats, and the statistics of its widest input. */
-  private peakOf(config: DecoderConfig): number {
+  /**
+   * A block's weights, packed and as floats, what a method makes of the largest one, and what is collected of its inputs. Much
+   * of it is over when the next part comes, but memory is given back late, so what follows is counted on top.
+   */
+  private bytesOf(config: DecoderConfig): number {
+    const { method, calibration } = this.spec;
     const shapes = linearShapes(config);
+    const folds = this.folds ? 4 : 0;
+    const rounds = method === 'gptq' || method === 'awq-gptq';
+    const isParallel = calibration?.mode === 'parallel' || calibration?.statistics !== undefined;
     let weights = 0;
     let largest = 0;
-    let squares = 0;
+    let squares = 0; // of all inputs
+    let widest = 0; // square of one
+    let swept = 0; // what GPTQ has at a time
     for (const { linears } of INPUTS) {
-      const [first] = linears;
-      if (first !== undefined) squares += shapes[first][1] ** 2;
-      for (const name of linears) {
-        const count = shapes[name][0] * shapes[name][1];
-        weights += count;
-        largest = Math.max(largest, count);
-      }
+      const counts = linears.map((name) => shapes[name][0] * shapes[name][1]);
+      const count = counts.reduce((a, b) => a + b, 0);
+      const square = shapes[linears[0] as LinearName][1] ** 2;
+      weights += count;
+      largest = Math.max(largest, ...counts);
+      squares += square;
+      widest = Math.max(widest, square);
+      // Layers that read the same, as one and in a copy; their errors and targets; codes. The matrix in a copy, and its factor.
+      swept = Math.max(swept, 6 * square + 17 * count);
     }
-    // Sums are two float64 and a float32 for each pair of inputs; a method copies and factorizes one matrix at a time.
-    const { vocabSize, hiddenSize, intermediateSize } = config;
-    const length = this.windowLengthOf(config.maxPositions);
-    const activations = 4 * length * (8 * hiddenSize + 4 * intermediateSize);
-    return BASE_BYTES + 8 * weights + 24 * largest + 32 * squares + 4 * vocabSize * hiddenSize + activations;
+    // Sums are two float64 for each pair of inputs, their result a float32; those of a window, and a copy of the result.
+    const [sums, passing] = [12, 12 * widest];
+    const collected = sums * squares + passing;
+    let grams = 0;
+    if (method === 'awq' || (rounds && isParallel)) grams = collected;
+    else if (method === 'gptq') grams = sums * widest + Math.max(passing, 4 * widest + swept);
+    else if (method === 'awq-gptq') grams = Math.max(collected, 4 * squares + sums * widest + 4 * widest + swept);
+    const length = method === 'hqq' ? 0 : this.windowLengthOf(config.maxPositions);
+    const activations = 4 * length * (8 * config.hiddenSize + 4 * config.intermediateSize);
+    return (8 + folds) * weights + 16 * largest + grams + activations;
   }
 
   /** @throws {@link InvalidArgumentError} if `maxMemory` is not enough. */
   checkMemory(maxMemory: number | undefined): void {
-    if (maxMemory === undefined || this.peakBytes <= maxMemory) return;
+    const needed = this.bytes + LEAST_BYTES;
+    if (maxMemory === undefined || needed <= maxMemory) return;
     throw new InvalidArgumentError(
       'maxMemory',
-      `Expected maxMemory of at least ${Math.ceil(this.peakBytes / 1e6)} MB for ${this.name} on this model, whose blocks ` +
+      `Expected maxMemory of at least ${Math.ceil(needed / 1e6)} MB for ${this.name} on this model, whose blocks ` +
         `are as large, but ${(maxMemory / 1e6).toFixed(0)} MB were allowed.`,
     );
   }
@@ -257,7 +283,7 @@ export class MethodWork {
         onProgress: ({ blocks, totalBlocks, windows: done, totalWindows }) =>
           onProgress?.({
             stage: 'calibrate',
-            tensor: `model.layers.${blocks}`,
+            tensor: blockName(this.prefix, blocks),
             bytes: Math.round((totalBytes * (blocks + done / Math.max(1, totalWindows))) / totalBlocks),
             totalBytes,
             tensors: blocks,

@@ -165,7 +165,7 @@ export function planQuantization(
     : 'Choose other settings for them (--layer <regex>=<spec>), or leave them in float (--exclude <regex>).';
   refuse(refusals, chosen.length, path, remedy);
   if (work !== null && !chosen.some(({ name }) => work.quantizes(name))) {
-    const message = `${path} has no chosen layers named model.layers.<n>…, as ${work.name} needs them, but ${chosen[0]?.name}.`;
+    const message = `${path} has no chosen layers in the blocks of its decoder, as ${work.name} needs them, but ${chosen[0]?.name}.`;
     throw new CheckpointError('UNSUPPORTED_PLAN', message, { path, tensor: chosen[0]?.name });
   }
   const tasks = weights.map((weight): Task => {

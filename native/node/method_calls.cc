@@ -39,18 +39,19 @@ void check_groups(const Arguments& a, const Bytes& groups, std::size_t columns, 
 }
 
 // gptq(record, weight, gram, order, groups, factors, importance, scales, zeroPoints, codes, result): record = [rows,
-// columns, groups, static ranges, zero dead columns, block, damp, step of damp, bits, signed, lowest, highest, rule,
-// symmetric, zero, steps, scale type, kind of importance, power 2.4, codes in order, passes]; gram, order, importance
-// and zeroPoints may be null; result receives the loss and the damp used.
+// columns, groups, static ranges, zero dead columns, ranges with dead columns, block, damp, step of damp, bits, signed,
+// lowest, highest, rule, symmetric, zero, steps, scale type, kind of importance, power 2.4, codes in order, passes];
+// gram, order, importance and zeroPoints may be null; result receives the loss and the damp used.
 Work prepare_gptq(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, 21);
+  Record record(a, 0, 22);
   GptqArguments g{};
   g.rows = record.size();
   g.columns = record.size();
   g.group_count = record.size();
   g.static_ranges = record.flag();
   g.zero_dead = record.flag();
+  g.ranges_with_dead = record.flag();
   g.block = record.size(1);
   g.damp = record.number();
   g.damp_step = record.number();

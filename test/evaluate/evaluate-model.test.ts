@@ -233,7 +233,8 @@ describe('the bundled model', () => {
     const shifted = { size: 259, encode: () => Int32Array.of(7), decode: () => '' };
     const other: unknown = Object.create(original, { tokenizer: { value: shifted } });
     await expect(call({ text, against: other })).rejects.toThrow(/their tokenizers differ/);
-    await expect(call({ text, tokenizer: { ...shifted, size: 260 } })).rejects.toThrow(/at most 259 tokens/);
+    const foreign = { ...shifted, encode: (given: string) => new Int32Array(given.length).fill(300) };
+    await expect(call({ text, tokenizer: foreign })).rejects.toThrow(/whose id is 300.*embeddings for 259 tokens/);
     await expect(call({ text }, join(repository, 'examples', 'text'))).rejects.toMatchObject({
       code: 'NOT_A_CHECKPOINT',
     });

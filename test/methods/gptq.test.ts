@@ -200,6 +200,26 @@ describe('GPTQ', () => {
     expect(await lowest(false)).toBe(-8);
   });
 
+  it('as the GPTQ code: ranges of whole rows see columns that become zero, those of groups do not', async () => {
+    const statistics = inputs(300, k, 8);
+    const hessian = (statistics.gram as Float32Array).slice();
+    for (let i = 0; i < k; i++) hessian[5 * k + i] = hessian[i * k + 5] = 0;
+    const weight = w.map((value, i) => (i % k === 5 ? 9 + (i % 7) : value));
+    const largest = (row: number, seen: (column: number) => boolean) =>
+      weight
+        .subarray(row * k, (row + 1) * k)
+        .reduce((a, x, column) => (seen(column) ? Math.max(a, Math.abs(x)) : a), 0);
+    const options = { dtype: 'uint4', scheme: 'symmetric', convention: 'gptq', deadColumns: 'zero' } as const;
+    const dead = statisticsOf(hessian, 300);
+    const rows = await gptq(weight, dead, { ...options, granularity: 'per-channel' });
+    const groups = await gptq(weight, dead, { ...options, groupSize: k });
+    for (let row = 0; row < n; row++) {
+      expect(rows.tensor.scales[row]).toBe(Math.fround((2 * largest(row, () => true)) / 15));
+      expect(groups.tensor.scales[row]).toBe(Math.fround((2 * largest(row, (column) => column !== 5)) / 15));
+      for (const result of [rows, groups]) expect(values(result)[row * k + 5]).toBe(0);
+    }
+  });
+
   it('inputs that were always zero', async () => {
     const statistics = inputs(300, k, 8);
     const hessian = (statistics.gram as Float32Array).slice();

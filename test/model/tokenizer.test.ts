@@ -94,10 +94,5 @@ describe('tokenizers', () => {
     await expect(openModel(broken)).rejects.toMatchObject({ code: 'TOKENIZER_INVALID' });
     writeFileSync(join(broken, 'tokenizer.json'), '{"model": {"type": "Unheard"}}');
     await expect(openModel(broken)).rejects.toMatchObject({ code: 'TOKENIZER_INVALID' });
-    copyFileSync(join(VECTORS, 'tokenizers', 'llama-bpe', 'tokenizer.json'), join(broken, 'tokenizer.json'));
-    await expect(openModel(broken)).rejects.toMatchObject({
-      code: 'TOKENIZER_MISMATCH',
-      message: expect.stringContaining('ids up to 422 but its embedding has 259 rows') as string,
-    });
   });
 });

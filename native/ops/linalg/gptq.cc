@@ -43,7 +43,7 @@ class Gptq {
   void choose_importance();
   void list_groups();
   void gather(std::size_t tile, std::size_t tiles, const std::size_t* columns, std::size_t first, std::size_t count,
-              float* out) const;
+              bool zero_dead, float* out) const;
   void range(std::size_t tile, std::size_t group, const float* x, std::size_t stride, std::size_t count,
              const float* importance) const;
   bool static_ranges(bool again);
@@ -130,14 +130,14 @@ void Gptq::list_groups() {
 
 // Columns of the weight as lanes: out[i][row]. They are `columns[i]`, or from `first` on, in order.
 void Gptq::gather(std::size_t tile, std::size_t tiles, const std::size_t* columns, std::size_t first, std::size_t count,
-                  float* out) const {
+                  bool zero_dead, float* out) const {
   const std::size_t stride = tiles * kLanes, begin = tile * kLanes;
   for (std::size_t r = 0; r < stride; r++) {
     const bool padding = begin + r >= a_.rows;
     const float* row = a_.weight + (padding ? 0 : (begin + r) * a_.columns);
     for (std::size_t i = 0; i < count; i++) {
       const std::size_t j = columns != nullptr ? columns[i] : first + i;
-      out[i * stride + r] = padding || (a_.zero_dead && dead_[j]) ? 0.0F : row[source(j)];
+      out[i * stride + r] = padding || (zero_dead && dead_[j]) ? 0.0F : row[source(j)];
     }
   }
 }
@@ -182,7 +182,7 @@ bool Gptq::static_ranges(bool again) {
               std::copy_n(from, kLanes, x + i * kLanes);
             }
           } else {
-            gather(tile, 1, members_.data() + begin, 0, count, x);
+            gather(tile, 1, members_.data() + begin, 0, count, a_.zero_dead && !a_.ranges_with_dead, x);
           }
           for (std::size_t i = 0; i < count; i++) importance[i] = importance_[members_[begin + i]];
           range(tile, g, x, kLanes, count, weighted ? importance : nullptr);
@@ -223,7 +223,7 @@ void Gptq::quantize(std::size_t tile, std::size_t tiles, std::size_t begin, std:
   auto* const original = take<float>(memory, count * stride);
   auto* const codes = take<std::uint8_t>(memory, count * kLanes);
   auto* const unused = take<float>(memory, count * kLanes);
-  gather(tile, tiles, nullptr, begin, width, w);
+  gather(tile, tiles, nullptr, begin, width, a_.zero_dead, w);
   std::memcpy(original, w, count * stride * sizeof(float));
   const MatmulKernels& kernel = *kernels().matmul;
   const Strips strips(width, kernel.float_rows);

@@ -27,6 +27,7 @@ struct GptqArguments {
   // columns were when they were quantized the time before.
   std::size_t passes;
   bool zero_dead;     // columns whose diagonal is zero become zero
+  bool ranges_with_dead;  // static ranges see them as they are
   std::size_t block;  // columns
   // Added to the diagonal, in multiples of its mean over the columns where it is not zero: the first of damp, damp +
   // damp_step, … below 1 with which the matrix is positive definite. kNotPositive if there is none.
