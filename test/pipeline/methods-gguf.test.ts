@@ -167,7 +167,7 @@ describe('AWQ in GGUF', () => {
   }, 60_000);
 
   it('starts from a GGUF file as from a folder', async () => {
-    const options = { format: 'gguf', dtype: 'q4_0', method: 'awq-gptq', awq: quick, calibration } as const;
+    const options = { format: 'gguf', dtype: 'q4_0', method: 'gptq', calibration } as const;
     const float = await made({ format: 'gguf', dtype: 'bf16' });
     const [a, b] = [await made(options, float), await made(options)];
     const { tensors } = await verifyCheckpoint(a, b);
