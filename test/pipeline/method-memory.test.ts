@@ -29,11 +29,16 @@ describe('methods take no more memory than they announce, and no less than half 
     ['gptq, sequential', { method: 'gptq', ...int4, calibration: calibration('sequential') }],
     ['gptq, parallel', { method: 'gptq', ...int4, calibration: calibration('parallel') }],
     ['awq, sequential', { method: 'awq', ...int4, calibration: calibration('sequential'), awq: { grid: 1 } }],
-    ['awq, parallel', { method: 'awq', ...int4, calibration: calibration('parallel'), awq: { grid: 1 } }],
     ['awq-gptq', { method: 'awq-gptq', ...int4, calibration: calibration('sequential'), awq: { grid: 1 } }],
     [
       'smoothquant',
-      { method: 'smoothquant', dtype: 'int8', activations: 'int8', calibration: calibration('sequential') },
+      {
+        method: 'smoothquant',
+        dtype: 'int8',
+        activations: 'int8',
+        calibration: calibration('sequential'),
+        smoothquant: { alpha: 0.5 },
+      },
     ],
     ['hqq', { method: 'hqq', ...int4 }],
   ])('%s', { timeout: 120_000 }, async (_, options) => {

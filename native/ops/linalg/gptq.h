@@ -26,9 +26,9 @@ struct GptqArguments {
   // Static ranges only: how often all columns are quantized. Each time but the first, ranges follow from what the
   // columns were when they were quantized the time before.
   std::size_t passes;
-  bool zero_dead;     // columns whose diagonal is zero become zero
+  bool zero_dead;         // columns whose diagonal is zero become zero
   bool ranges_with_dead;  // static ranges see them as they are
-  std::size_t block;  // columns
+  std::size_t block;      // columns
   // Added to the diagonal, in multiples of its mean over the columns where it is not zero: the first of damp, damp +
   // damp_step, … below 1 with which the matrix is positive definite. kNotPositive if there is none.
   double damp, damp_step;
