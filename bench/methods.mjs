@@ -45,26 +45,38 @@ const SETTINGS = [
   ],
 ];
 const METHODS = ['rtn', 'hqq', 'awq', 'gptq', 'awq-gptq'];
+/** The same with activations of eight bits: in files with static ones their scales are, dynamic ones are the evaluation's. */
+const W8 = { dtype: 'int8', groupSize: null };
+const ACTIVATION_SETTINGS = [
+  ['int8 per channel, int8 activations per token', W8, { rtn: 0.00043 }, 'int8-dynamic'],
+  ['int8 per channel, static int8 activations', { ...W8, activations: 'int8-static' }, {}, 'stored'],
+  [
+    'int8 per channel, static int8 activations by least squared error',
+    { ...W8, activations: 'int8-static', activationRange: 'mse' },
+    {},
+    'stored',
+  ],
+];
+const ACTIVATION_METHODS = ['rtn', 'smoothquant'];
 
 const rows = [];
-for (const [name, layout, reference] of SETTINGS) {
-  for (const method of METHODS) {
+for (const [name, layout, reference, activations] of [...SETTINGS, ...ACTIVATION_SETTINGS]) {
+  for (const method of activations === undefined ? METHODS : ACTIVATION_METHODS) {
     if (method === 'hqq' && layout.scheme !== 'asymmetric') continue;
     if (!new RegExp(values.only).test(`${name}: ${method}`)) continue;
     const output = join(work, `${rows.length}`);
-    const needs = method !== 'rtn' && method !== 'hqq';
-    const start = performance.now();
+    const needs = (method !== 'rtn' && method !== 'hqq') || layout.activations !== undefined;
     const { bitsPerWeight } = await lowbit.quantizeCheckpoint(model, {
       ...layout,
       method,
       ...(needs ? { calibration } : {}),
       output,
     });
-    const seconds = (performance.now() - start) / 1000;
     const result = await lowbit.evaluateModel(output, {
       text,
       against: model,
       windowLength: 256,
+      ...(activations === undefined ? {} : { activations }),
       ...(values.windows === undefined ? {} : { maxWindows: Number(values.windows) }),
     });
     const { natsChange: nats, klDivergence, topAgreement } = result.against;
@@ -73,11 +85,10 @@ for (const [name, layout, reference] of SETTINGS) {
       `${name}: \`${method}\``,
       bitsPerWeight.toFixed(2),
       result.perplexity.value.toFixed(4),
-      `+${nats.value.toFixed(5)} ± ${nats.standardError.toFixed(5)}`,
+      `${nats.value < 0 ? '−' : '+'}${Math.abs(nats.value).toFixed(5)} ± ${nats.standardError.toFixed(5)}`,
       known === undefined ? '' : `+${known.toFixed(5)}`,
       klDivergence.value.toFixed(5),
       `${(100 * topAgreement.value).toFixed(1)} %`,
-      `${seconds.toFixed(0)} s`,
     ]);
     console.error(rows.at(-1).join(' | '));
   }
@@ -90,6 +101,5 @@ const head = [
   'Δ nats, reference',
   'KL divergence',
   'same top token',
-  'time',
 ];
 publish('Methods', 'npm run bench -- methods', markdownTable(head, rows));
