@@ -126,6 +126,9 @@ export class MethodWork {
     if (recipe.acrossRows === true && columns % (groupSize ?? 1) !== 0) {
       return `its rows of ${columns} elements are no multiple of the block size ${groupSize}`;
     }
+    if (recipe.nested === true) {
+      return `its scales would be quantized again after ${method} had chosen codes by them (leave nested out)`;
+    }
     const isInteger = /^u?int\d$/.test(dtype) && (granularity === 'per-group' || granularity === 'per-channel');
     if (!isInteger && (method === 'gptq' || method === 'hqq' || method === 'awq-gptq')) {
       return `${method} makes integers per group or per channel, not ${dtype} ${granularity}`;

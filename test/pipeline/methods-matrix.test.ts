@@ -106,6 +106,7 @@ describe('every method into every file', () => {
         dtype,
         method,
         ...(isInteger ? { groupSize: words.includes('channels') ? null : 64 } : {}),
+        ...(words.includes('nested') ? { nested: true } : {}),
         ...(needs ? { calibration: { statistics } } : {}),
         ...(method.startsWith('awq') ? { awq: { grid: 2, clip: dtype === 'int4' } } : {}),
         output,

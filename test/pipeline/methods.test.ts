@@ -218,6 +218,12 @@ describe('quantizeCheckpoint by a method', () => {
       { format: 'awq', groupSize: 64, method: 'gptq', gptq: { descAct: true, staticGroups: false }, calibration },
       'UNSUPPORTED_PLAN',
     ],
+    [
+      'scales that are quantized again',
+      LLAMA,
+      { format: 'bitsandbytes', nested: true, method: 'awq', calibration },
+      'UNSUPPORTED_PLAN',
+    ],
     ['codes that GPTQ does not make', LLAMA, { dtype: 'nvfp4', method: 'gptq', calibration }, 'UNSUPPORTED_PLAN'],
   ];
   it.each(bad)('refuses %s', async (_, input, options, code) => {
