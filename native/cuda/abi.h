@@ -10,7 +10,11 @@
 
 namespace lowbit {
 
+struct AffineCuda;
+struct BlocksCuda;
 struct CastCuda;
+struct CodebookCuda;
+struct FakeQuantizeCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
@@ -66,6 +70,10 @@ struct CudaApi {
 
   // Operations queue work and return. Arguments have been checked by the caller.
   const CastCuda* cast;
+  const AffineCuda* affine;
+  const CodebookCuda* codebook;
+  const BlocksCuda* blocks;
+  const FakeQuantizeCuda* fake_quantize;
 };
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);
