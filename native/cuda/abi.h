@@ -11,6 +11,7 @@
 namespace lowbit {
 
 struct CastCuda;
+struct LinearCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
@@ -66,6 +67,7 @@ struct CudaApi {
 
   // Operations queue work and return. Arguments have been checked by the caller.
   const CastCuda* cast;
+  const LinearCuda* linear;
 };
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);
