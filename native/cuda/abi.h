@@ -15,6 +15,7 @@ struct BlocksCuda;
 struct CastCuda;
 struct CodebookCuda;
 struct FakeQuantizeCuda;
+struct LinearCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
@@ -74,6 +75,7 @@ struct CudaApi {
   const CodebookCuda* codebook;
   const BlocksCuda* blocks;
   const FakeQuantizeCuda* fake_quantize;
+  const LinearCuda* linear;
 };
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);
