@@ -16,6 +16,10 @@ struct CastCuda;
 struct CodebookCuda;
 struct FakeQuantizeCuda;
 struct LinearCuda;
+struct Float8Cuda;
+struct GptqCuda;
+struct GramCuda;
+struct IntegerCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
@@ -76,6 +80,10 @@ struct CudaApi {
   const BlocksCuda* blocks;
   const FakeQuantizeCuda* fake_quantize;
   const LinearCuda* linear;
+  const IntegerCuda* integer;  // products of bytes
+  const Float8Cuda* float8;    // products of E4M3FN
+  const GramCuda* gram;
+  const GptqCuda* gptq;
 };
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);

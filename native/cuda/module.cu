@@ -201,7 +201,7 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 const CudaApi kApi = {
     kCudaAbi, device_count, device_info, last_error,  open_stream, close_stream, allocate, release, upload,  download,
     copy,     fill,         synchronize, start_timer, stop_timer,  &kCastCuda,   nullptr,  nullptr, nullptr, nullptr,
-    nullptr,
+    nullptr,  nullptr,      nullptr,     nullptr,     nullptr,
 };
 
 }  // namespace
