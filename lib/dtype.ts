@@ -114,6 +114,9 @@ const FLOAT_FORMATS: ReadonlyMap<unknown, FloatFormat> = new Map<FloatDtype, Flo
 ]);
 
 /** @internal */
+export const FLOAT_DTYPES: readonly FloatDtype[] = [...FLOAT_FORMATS.keys()] as FloatDtype[];
+
+/** @internal */
 export interface CodeType {
   readonly bits: number;
   readonly signed: boolean;

@@ -55,6 +55,16 @@ export type {
   SmallFloatDtype,
   UnsignedIntDtype,
 } from './dtype.js';
+export type { Device } from './device/device.js';
+export {
+  type DeviceArrayOf,
+  type DeviceDtype,
+  type DeviceInputOf,
+  DeviceTensor,
+  type DtypeOfArray,
+  type TransferAsyncOptions,
+  type UploadOptions,
+} from './device/device-tensor.js';
 export {
   AddonError,
   type AddonErrorCode,
@@ -63,6 +73,8 @@ export {
   type CalibrationErrorCode,
   CheckpointError,
   type CheckpointErrorCode,
+  DeviceError,
+  type DeviceErrorCode,
   type ErrorCode,
   InvalidArgumentError,
   LowbitError,
@@ -245,7 +257,13 @@ export {
   type VerifyOptions,
   verifyCheckpoint,
 } from './pipeline/verify.js';
-export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
+export {
+  type Capabilities,
+  type CudaCapabilities,
+  type CudaDevice,
+  capabilities,
+  setNumThreads,
+} from './runtime.js';
 export {
   type PackBitsOptions,
   type PackTernaryOptions,
@@ -279,6 +297,7 @@ export {
   type CastOptions,
   castTensor,
   castTensorAsync,
+  type DeviceCastOptions,
   type FloatArrayOf,
   type FloatInputOf,
 } from './tensor/cast.js';
