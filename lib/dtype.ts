@@ -92,6 +92,9 @@ export interface Float16ArrayLike {
 /** Numbers of the raw surface: FloatType in native/core/dtype.h. */
 const FLOAT_CODES: Readonly<Record<LargeFloatDtype, number>> = { float32: 0, float16: 1, bfloat16: 2 };
 
+/** @internal In the order of their numbers. */
+export const LARGE_FLOAT_DTYPES: readonly LargeFloatDtype[] = ['float32', 'float16', 'bfloat16'];
+
 /** @internal A float dtype of any width. */
 export interface FloatFormat {
   /** The addon's number: AnyFloatType in native/core/dtype.h. */

@@ -6,7 +6,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { inspect } from 'node:util';
 import { addon, explain, type RawArray, type RawMemory, runJob } from '../addon.js';
-import { type Float16ArrayLike, type FloatDtype, floatFormatOf, packedRowBytes } from '../dtype.js';
+import { type Float16ArrayLike, type FloatDtype, floatFormatOf, LARGE_FLOAT_DTYPES, packedRowBytes } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
@@ -319,7 +319,7 @@ function uploaded(value: unknown, dtype: unknown): { data: RawArray; dtype: Devi
     return { data: validate.attached('array', value), dtype: dtype as DeviceDtype };
   }
   const { data, type } = validate.floats('array', value, 'dtype', dtype);
-  return { data, dtype: (['float32', 'float16', 'bfloat16'] as const)[type] as DeviceDtype };
+  return { data, dtype: LARGE_FLOAT_DTYPES[type] as DeviceDtype };
 }
 
 /** @internal A tensor that a call is going to write. */

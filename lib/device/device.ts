@@ -55,9 +55,10 @@ export function differentDevices(first: Placed, other: Placed): InvalidArgumentE
 }
 
 /** @internal An option that the kernels of a device do not have. */
-export function unsupported(argument: string, what: string, index: number, cause?: unknown): DeviceError {
+export function unsupported(argument: string, expected: string, index: number, cause?: unknown): DeviceError {
   const device = deviceName(index);
-  return new DeviceError('DEVICE_UNSUPPORTED', `Expected ${what} for ${argument} on ${device}.`, {
+  const remedy = "Use device 'cpu', or download what is on the device.";
+  return new DeviceError('DEVICE_UNSUPPORTED', `Expected ${expected} on ${device}. ${remedy}`, {
     device,
     argument,
     cause,

@@ -266,12 +266,12 @@ Work prepare_copy(const Napi::CallbackInfo& info) {
 Napi::Value check_parameters(const Napi::CallbackInfo& info) {
   const Arguments a(info);
   const Bytes scales = a.array(0, "scales", napi_float32_array);
-  const std::size_t count = scales.size / sizeof(float);
-  const Bytes zero_points = a.optional_array(1, "zeroPoints", napi_int32_array, count);
+  const Bytes zero_points = a.is_null(1) ? Bytes{} : a.array(1, "zeroPoints", napi_int32_array);
   const std::string prefix = a.string(5, "prefix");
-  check_scales(a, (prefix + "scales").c_str(), scales.as<const float>(), count, a.flag(2, "positive"));
-  check_zero_points(a, (prefix + "zeroPoints").c_str(), zero_points.as<const std::int32_t>(), count,
-                    static_cast<int>(a.integer(3, "lowest", INT32_MIN, INT32_MAX)),
+  check_scales(a, (prefix + "scales").c_str(), scales.as<const float>(), scales.size / sizeof(float),
+               a.flag(2, "positive"));
+  check_zero_points(a, (prefix + "zeroPoints").c_str(), zero_points.as<const std::int32_t>(),
+                    zero_points.size / sizeof(std::int32_t), static_cast<int>(a.integer(3, "lowest", INT32_MIN, INT32_MAX)),
                     static_cast<int>(a.integer(4, "highest", INT32_MIN, INT32_MAX)));
   return info.Env().Undefined();
 }
