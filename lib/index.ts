@@ -44,6 +44,16 @@ export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
 export type { ReadingOptions } from './checkpoint/weights.js';
+export type { Device } from './device/device.js';
+export {
+  type DeviceArrayOf,
+  type DeviceDtype,
+  type DeviceInputOf,
+  DeviceTensor,
+  type DtypeOfArray,
+  type TransferAsyncOptions,
+  type UploadOptions,
+} from './device/device-tensor.js';
 export type {
   CodebookDtype,
   Float16ArrayLike,
@@ -55,16 +65,6 @@ export type {
   SmallFloatDtype,
   UnsignedIntDtype,
 } from './dtype.js';
-export type { Device } from './device/device.js';
-export {
-  type DeviceArrayOf,
-  type DeviceDtype,
-  type DeviceInputOf,
-  DeviceTensor,
-  type DtypeOfArray,
-  type TransferAsyncOptions,
-  type UploadOptions,
-} from './device/device-tensor.js';
 export {
   AddonError,
   type AddonErrorCode,
@@ -102,8 +102,15 @@ export {
   hammingDistanceRows,
   hammingDistanceRowsAsync,
 } from './matmul/binary.js';
-export { type GramAsyncOptions, type GramOptions, gram, gramAsync } from './matmul/gram.js';
 export {
+  type DeviceGramOptions,
+  type GramAsyncOptions,
+  type GramOptions,
+  gram,
+  gramAsync,
+} from './matmul/gram.js';
+export {
+  type DeviceMatmulIntegerOptions,
   type DynamicQuantizeMatmulOptions,
   dynamicQuantizeMatmul,
   dynamicQuantizeMatmulAsync,
@@ -120,6 +127,7 @@ export {
 export {
   type Activation,
   type ComputeDtype,
+  type DeviceLinearOptions,
   type LinearAsyncOptions,
   type LinearOptions,
   linear,
@@ -147,6 +155,7 @@ export {
 } from './matmul/packed-file.js';
 export { PackedWeight, type WeightKind } from './matmul/packed-weight.js';
 export {
+  type DevicePrepackOptions,
   type PrepackAsyncOptions,
   type PrepackFloatOptions,
   type PrepackIntegerOptions,
@@ -284,6 +293,8 @@ export {
 export {
   type DequantizeBlocksAsyncOptions,
   type DequantizeBlocksOptions,
+  type DeviceDequantizeBlocksOptions,
+  type DeviceQuantizeBlocksOptions,
   dequantizeBlocks,
   dequantizeBlocksAsync,
   type GgufType,
@@ -305,6 +316,7 @@ export { type Comparison, compareTensors, compareTensorsAsync } from './tensor/c
 export {
   type DequantizeAsyncOptions,
   type DequantizeOptions,
+  type DeviceDequantizeOptions,
   dequantizeTensor,
   dequantizeTensorAsync,
 } from './tensor/dequantize.js';
@@ -328,6 +340,7 @@ export {
   type QuantizerGradients,
 } from './tensor/learned-quantize.js';
 export {
+  type DeviceQuantizeOptions,
   type GlobalScaleOptions,
   type GranularityOptions,
   type InputOptions,
@@ -341,6 +354,8 @@ export {
   type SchemeOptions,
 } from './tensor/quantize.js';
 export {
+  type DeviceNestedScales,
+  type DeviceQuantizedTensor,
   type Granularity,
   type NestedScales,
   type QuantizedTensor,

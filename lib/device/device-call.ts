@@ -107,10 +107,7 @@ export class DeviceCall<N extends Name> {
   }
 
   /** The same off the event loop, step by step. Arrays of the caller that are not shared are copied first. */
-  async later(
-    signal: AbortSignal | undefined,
-    explained: (error: unknown, seen: Seen) => unknown,
-  ): Promise<void> {
+  async later(signal: AbortSignal | undefined, explained: (error: unknown, seen: Seen) => unknown): Promise<void> {
     const { uploads, copies, downloads } = this.#operands;
     const copied = new Map<unknown, unknown>();
     const seen: Seen = (value) => (copied.get(value) as typeof value | undefined) ?? value;

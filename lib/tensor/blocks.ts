@@ -101,8 +101,7 @@ export interface QuantizeBlocksOptions {
 }
 
 /** Options of {@link quantizeBlocks} for what is on a device. */
-export interface DeviceQuantizeBlocksOptions
-  extends Omit<QuantizeBlocksOptions, 'importance' | 'out'> {
+export interface DeviceQuantizeBlocksOptions extends Omit<QuantizeBlocksOptions, 'importance' | 'out'> {
   /** As in {@link QuantizeBlocksOptions}; devices have no type that takes it. */
   importance?: Float32Array | DeviceTensor<'float32'>;
   /** The tensor to write to and return. */
@@ -247,11 +246,13 @@ function prepareDequantize(dataValue: unknown, optionsValue: unknown, known: Rea
 
 function dequantizingOnDevice(p: Dequantization): DeviceCall<'deviceDequantizeBlocks'> {
   const { index, data, format, out, fresh } = p;
-  return new DeviceCall(index, 'deviceDequantizeBlocks', (on) => [
-    on.reads(data),
-    format.code,
-    on.writes(out, fresh),
-  ]);
+  return new DeviceCall(index, 'deviceDequantizeBlocks', (on) => [on.reads(data), format.code, on.writes(out, fresh)]);
+}
+
+function unsupportedOf(type: GgufType, index: number, error: unknown): unknown {
+  return /^q[45]_[01]$/.test(type)
+    ? unsupported('importance', 'no importance', index, error)
+    : unsupported('type', `a type without a search, which ${type} has,`, index, error);
 }
 
 /** What the addon does for importance that it reads itself. */
@@ -268,7 +269,7 @@ function checkImportance({ importance }: Quantization): void {
 /** The addon's error in the words of the caller's arguments. */
 function explained(error: unknown, { type, format, index: device }: Quantization, input: Data<Float32Array>): unknown {
   const { code, index = -1 } = error as Partial<RawError>;
-  if (isUnsupported(error)) return unsupported('type', `a type without a search, which ${type} has,`, device, error);
+  if (isUnsupported(error)) return unsupportedOf(type, device, error);
   switch (code) {
     case 'NON_FINITE': {
       const value = (isDeviceTensor(input) ? downloadElement(input, index)[0] : input[index]) as number;

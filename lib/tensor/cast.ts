@@ -15,9 +15,9 @@ import {
   resultTensor,
 } from '../device/device-tensor.js';
 import {
+  FLOAT_DTYPES,
   type Float16ArrayLike,
   type FloatDtype,
-  FLOAT_DTYPES,
   type FloatFormat,
   floatFormatOf,
   packedRowBytes,
@@ -114,10 +114,7 @@ function countOf(input: RawAnyFloats, format: FloatFormat, dtype: unknown, value
 
 function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  const index = placeOf(given['device'], [
-    placeOfTensor('input', inputValue),
-    placeOfTensor('out', given['out']),
-  ]);
+  const index = placeOf(given['device'], [placeOfTensor('input', inputValue), placeOfTensor('out', given['out'])]);
   if (isDeviceTensor(inputValue)) return prepareOnDevice(inputValue, given, index);
   const fromDtype = given['from'];
   const from = floatFormatOf('from', fromDtype);
@@ -214,7 +211,10 @@ export function castTensor<
   To extends FloatDtype,
   Out extends FloatInputOf<To> = FloatArrayOf<To>,
 >(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out;
-export function castTensor<To extends FloatDtype>(input: DeviceTensor, options: DeviceCastOptions<To>): DeviceTensor<To>;
+export function castTensor<To extends FloatDtype>(
+  input: DeviceTensor,
+  options: DeviceCastOptions<To>,
+): DeviceTensor<To>;
 export function castTensor(input: unknown, options: unknown): unknown {
   const p = prepare(input, options, OPTIONS);
   if (p.index !== CPU) {

@@ -104,9 +104,7 @@ function checkParameters({ scales, zeroPoints }: QuantizedTensor): void {
   }
 }
 
-function onDevice(
-  p: Prepared,
-): DeviceCall<'deviceDequantizeAffine'> | DeviceCall<'deviceDequantizeCodebook'> {
+function onDevice(p: Prepared): DeviceCall<'deviceDequantizeAffine'> | DeviceCall<'deviceDequantizeCodebook'> {
   const { data, scales, zeroPoints } = p.tensor;
   if (p.layout.code.codebook !== undefined) {
     return new DeviceCall(p.index, 'deviceDequantizeCodebook', (on) => [

@@ -18,18 +18,18 @@ import {
   type CodebookType,
   codeTypeOf,
   floatCodeOf,
+  LARGE_FLOAT_DTYPES,
   type LargeFloatDtype,
   type QuantDtype,
-  LARGE_FLOAT_DTYPES,
   SCALE_RULES,
 } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 import {
   type AnyQuantizedTensor,
+  arrayChecks,
   type DeviceQuantizedTensor,
   GRANULARITIES,
-  arrayChecks,
   isOnDevice,
   type Layout,
   layoutOf,
@@ -279,10 +279,7 @@ function schemeFrom(
   return signed && parameters?.zeroPoints == null ? 'symmetric' : 'asymmetric';
 }
 
-function givenParameters(
-  given: Partial<Record<string, unknown>>,
-  layout: Layout,
-): Parameters | undefined {
+function givenParameters(given: Partial<Record<string, unknown>>, layout: Layout): Parameters | undefined {
   const { scales, zeroPoints, range } = given;
   if (scales === undefined) {
     if (zeroPoints !== undefined)

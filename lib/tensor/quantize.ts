@@ -440,9 +440,7 @@ export async function quantizeTensorAsync(input: unknown, options: { signal?: Ab
   signal?.throwIfAborted();
   const globalScale = Float32Array.of(checked.globalScale);
   if (checked.index !== CPU && checked.layout.elementCount > 0) {
-    await onDevice(checked, globalScale).later(signal, (error, seen) =>
-      explained(error, checked, seen(checked.input)),
-    );
+    await onDevice(checked, globalScale).later(signal, (error, seen) => explained(error, checked, seen(checked.input)));
     return nestedLater(checked, completed(checked, globalScale), signal);
   }
   if (isDeviceTensor(checked.input)) return emptyOnDevice(checked, globalScale);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import * as lowbit from '../../lib/index.js';
 import { hasEmulatedModule } from '../support/cuda.js';
 import { normal } from '../support/random.js';
-import * as lowbit from '../../lib/index.js';
 
 const { DeviceTensor, capabilities, castTensor, castTensorAsync } = lowbit;
 
@@ -10,7 +10,12 @@ describe.skipIf(!hasEmulatedModule)('a device', () => {
     const { cuda } = capabilities();
     expect(cuda.available).toBe(true);
     expect(cuda.devices).toHaveLength(2);
-    expect(cuda.devices[1]).toMatchObject({ index: 1, name: 'Emulated device', computeCapability: '8.0', multiprocessors: 4 });
+    expect(cuda.devices[1]).toMatchObject({
+      index: 1,
+      name: 'Emulated device',
+      computeCapability: '8.0',
+      multiprocessors: 4,
+    });
   });
   it('casts', async () => {
     const x = normal(1000, 1);

@@ -22,6 +22,9 @@ if (hasEmulatedModule) {
 }
 
 /** Bytes of a device that are free. */
-export function freeBytes(capabilities: () => { cuda: { devices: readonly { freeBytes: number }[] } }, index = 0): number {
+export function freeBytes(
+  capabilities: () => { cuda: { devices: readonly { freeBytes: number }[] } },
+  index = 0,
+): number {
   return capabilities().cuda.devices[index]?.freeBytes ?? Number.NaN;
 }
