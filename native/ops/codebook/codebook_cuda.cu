@@ -23,7 +23,7 @@ struct Thresholds {
   static constexpr unsigned kMost = 15;
   float values[kMost];
   unsigned count;
-  float first;  // where the first cell begins
+  float first;  // the middle of the first cell
 
   static Thresholds of(Codebook book) {
     Thresholds t{};
@@ -39,7 +39,7 @@ struct Thresholds {
   }
 
   __device__ Cell cell(unsigned index, bool is_fp4) const {
-    const float low = first + static_cast<float>(index) / kCellsPerOne, high = low + 1.0F / kCellsPerOne;
+    const float low = first + (static_cast<float>(index) - 0.5F) / kCellsPerOne, high = low + 1.0F / kCellsPerOne;
     unsigned below = 0;
     float threshold = __uint_as_float(kInfinity32);
 #pragma unroll
@@ -178,8 +178,8 @@ struct CodebookCodec {
   __device__ unsigned looked_up(float quotient) const {
     const bool is_fp4 = book == Codebook::kFp4;
     const float position = is_fp4 ? fabsf(quotient) : quotient;
-    const float inside = fminf(fmaxf(position, thresholds.first), 0.98F);
-    const float rounded = __fmaf_rn(inside, kCellsPerOne, kRounder - 0.5F - thresholds.first * kCellsPerOne);
+    const float inside = fminf(fmaxf(position, thresholds.first), 0.95F);  // past the last threshold
+    const float rounded = __fmaf_rn(inside, kCellsPerOne, kRounder - thresholds.first * kCellsPerOne);
     const Cell cell = cells()[(__float_as_uint(rounded) - kRounderBits) * kWarp + threadIdx.x % kWarp];
     const unsigned code = position > cell.threshold ? cell.codes >> 16 : cell.codes & 0xffffU;
     return is_fp4 && quotient < 0.0F ? code | 8U : code;
@@ -277,9 +277,8 @@ __global__ void finish_global_scale(float* global_scale, const float* largest, b
   if (!is_used) {
     *global_scale = 1.0F;
   } else if (*global_scale == 0.0F) {
-    const float most = largest != nullptr ? *largest : 0.0F;
     // Of tiny numbers as well it stays finite.
-    *global_scale = most == 0.0F ? 1.0F : fminf(kLargestE4m3 * kLargestE2m1 / most, 0x1.fffffep127F);
+    *global_scale = *largest == 0.0F ? 1.0F : fminf(kLargestE4m3 * kLargestE2m1 / *largest, 0x1.fffffep127F);
   }
 }
 
@@ -300,9 +299,9 @@ CudaStatus quantize(CudaStream* stream, const void* x, FloatType type, const Aff
     LOWBIT_TRY(find_largest(*stream, x, type, UnitGrid::of(whole, code, x, codes), non_finite, global_scale,
                             reinterpret_cast<unsigned*>(scales)));
   }
-  if (!is_nvfp4 || !is_given) {
-    LOWBIT_TRY(launch(*stream, finish_global_scale, dim3(1), 1, 0, global_scale,
-                      static_cast<const float*>(is_empty ? nullptr : scales), is_nvfp4));
+  if (!is_nvfp4 || (!is_given && !is_empty)) {
+    LOWBIT_TRY(
+        launch(*stream, finish_global_scale, dim3(1), 1, 0, global_scale, static_cast<const float*>(scales), is_nvfp4));
   }
   const CodebookCodec codec = {scheme.book, scheme.rule,    scheme.scale_type,
                                format.bits, format.largest, format.largest_exponent,
