@@ -4,8 +4,9 @@
 #include <new>
 
 #include "cuda/stream.cuh"
+#include "ops/affine/affine_cuda.h"
 #include "ops/cast/cast_cuda.h"
-#include "ops/matmul/linear_cuda.h"
+#include "ops/codebook/codebook_cuda.h"
 
 namespace lowbit {
 
@@ -184,7 +185,7 @@ CudaStatus synchronize(CudaStream* stream, Outcome* outcome) {
   if (outcome != nullptr) {
     *outcome = {};
     if (finding != kNoFinding) {
-      *outcome = {static_cast<Status>(finding & 0xff), static_cast<std::int64_t>(finding >> 8)};
+      *outcome = {static_cast<Status>(finding & 0xff), static_cast<std::int64_t>((finding >> 8) & (kLaterIndex - 1))};
     }
   }
   return CudaStatus::kOk;
@@ -199,9 +200,10 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 }
 
 const CudaApi kApi = {
-    kCudaAbi, device_count, device_info, last_error,  open_stream, close_stream, allocate, release, upload,  download,
-    copy,     fill,         synchronize, start_timer, stop_timer,  &kCastCuda,   nullptr,  nullptr, nullptr, nullptr,
-    nullptr,  nullptr,      nullptr,     nullptr,     nullptr,
+    kCudaAbi,   device_count, device_info,  last_error,     open_stream, close_stream, allocate,
+    release,    upload,       download,     copy,           fill,        synchronize,  start_timer,
+    stop_timer, &kCastCuda,   &kAffineCuda, &kCodebookCuda, nullptr,     nullptr,      nullptr,
+    nullptr,    nullptr,      nullptr,      nullptr,
 };
 
 }  // namespace
