@@ -7,8 +7,8 @@
 // A stage holds rows of 64 bytes, four chunks of sixteen; chunk c of row r lies at c ^ (r / 2 % 4), so that the eight
 // rows that ldmatrix reads together meet every bank once.
 
-#include "cuda/stream.cuh"
 #include "cuda/tensor_cores.cuh"
+#include "cuda/workspace.cuh"
 
 namespace lowbit {
 
@@ -171,6 +171,8 @@ inline bool can_be_tiled(const void* rows, std::size_t k) {
 
 namespace {
 
+constexpr unsigned kPadThreads = 256;
+
 // out[row][padded_row(k)] = in[row][k] ^ flip, and zeros.
 __global__ void pad_rows(const std::uint8_t* in, std::size_t rows, std::size_t k, unsigned flip, std::uint8_t* out) {
   const std::size_t chunks = padded_row(k) / kChunk;
@@ -183,6 +185,18 @@ __global__ void pad_rows(const std::uint8_t* in, std::size_t rows, std::size_t k
     }
     reinterpret_cast<uint4*>(out)[i] = *reinterpret_cast<const uint4*>(bytes);
   }
+}
+
+// Rows as tiles read them: as they are, or a copy in `room`.
+inline CudaStatus tileable(const CudaStream& stream, const void* data, std::size_t rows, std::size_t k, Workspace& room,
+                           ByteRows* out) {
+  const auto* const bytes = static_cast<const std::uint8_t*>(data);
+  *out = {bytes, rows, k};
+  if (can_be_tiled(bytes, k) || rows == 0 || k == 0) return CudaStatus::kOk;
+  LOWBIT_TRY(room.reserve(rows * padded_row(k)));
+  *out = {room.as<std::uint8_t>(), rows, padded_row(k)};
+  return launch(stream, pad_rows, dim3(blocks_for(stream, rows * padded_row(k) / kChunk, kPadThreads)), kPadThreads, 0,
+                bytes, rows, k, 0U, room.as<std::uint8_t>());
 }
 
 }  // namespace

@@ -199,18 +199,6 @@ CudaStatus multiply(const CudaStream& stream, const ByteRows& a, const ByteRows&
   return launch_tiles<WideTile, Product>(stream, a, b, k, finish);
 }
 
-// Rows as tiles read them: as they are, or a copy in `room`.
-CudaStatus tileable(const CudaStream& stream, const void* data, std::size_t rows, std::size_t k, Workspace& room,
-                    ByteRows* out) {
-  const auto* const bytes = static_cast<const std::uint8_t*>(data);
-  *out = {bytes, rows, k};
-  if (can_be_tiled(bytes, k) || rows == 0 || k == 0) return CudaStatus::kOk;
-  LOWBIT_TRY(room.reserve(rows * padded_row(k)));
-  *out = {room.as<std::uint8_t>(), rows, padded_row(k)};
-  return launch(stream, pad_rows, dim3(blocks_for(stream, rows * padded_row(k) / kChunk, kThreads)), kThreads, 0, bytes,
-                rows, k, 0U, room.as<std::uint8_t>());
-}
-
 // --- packing
 // ---------------------------------------------------------------------------------------------------------------
 
