@@ -6,6 +6,7 @@
 #include "cuda/stream.cuh"
 #include "ops/cast/cast_cuda.h"
 #include "ops/matmul/float8_cuda.h"
+#include "ops/matmul/gram_cuda.h"
 #include "ops/matmul/integer_cuda.h"
 
 namespace lowbit {
@@ -202,7 +203,7 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 const CudaApi kApi = {
     kCudaAbi,   device_count, device_info,   last_error,   open_stream, close_stream, allocate,
     release,    upload,       download,      copy,         fill,        synchronize,  start_timer,
-    stop_timer, &kCastCuda,   &kIntegerCuda, &kFloat8Cuda, nullptr,     nullptr,
+    stop_timer, &kCastCuda,   &kIntegerCuda, &kFloat8Cuda, &kGramCuda,  nullptr,
 };
 
 }  // namespace

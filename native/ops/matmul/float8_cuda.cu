@@ -9,7 +9,6 @@
 namespace lowbit {
 namespace {
 
-constexpr unsigned kThreads = 256;
 constexpr int kStagesOfSum = 128 / kStageBytes;
 
 struct Float8Bytes {
