@@ -5,6 +5,7 @@
 
 #include "cuda/stream.cuh"
 #include "ops/cast/cast_cuda.h"
+#include "ops/linalg/gptq_cuda.h"
 #include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
 #include "ops/matmul/integer_cuda.h"
@@ -203,7 +204,7 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 const CudaApi kApi = {
     kCudaAbi,   device_count, device_info,   last_error,   open_stream, close_stream, allocate,
     release,    upload,       download,      copy,         fill,        synchronize,  start_timer,
-    stop_timer, &kCastCuda,   &kIntegerCuda, &kFloat8Cuda, &kGramCuda,  nullptr,
+    stop_timer, &kCastCuda,   &kIntegerCuda, &kFloat8Cuda, &kGramCuda,  &kGptqCuda,
 };
 
 }  // namespace
