@@ -21,30 +21,52 @@ struct FloatRows {
   std::size_t columns;
 };
 
-// Four neighbours of a row; those past the last column are zeros.
+// Four neighbouring columns of every `step`-th row; those past the last column are zeros.
 template <FloatType Type>
-__device__ inline float4 load_four(const FloatRows& rows, std::size_t k, std::size_t column) {
-  const auto* const from = static_cast<const Storage<Type>*>(rows.data) + k * rows.stride + column;
-  const auto value = [](Storage<Type> stored) {
+class FourColumns {
+ public:
+  __device__ FourColumns(const FloatRows& rows, std::size_t row, std::size_t column, int step)
+      : at_(static_cast<const Stored*>(rows.data)), step_(rows.stride * static_cast<std::size_t>(step)) {
+    if (column >= rows.columns) return;
+    at_ += row * rows.stride + column;
+    wanted_ = rows.columns - column < 4 ? static_cast<int>(rows.columns - column) : 4;
+    if (wanted_ == 4 && rows.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(at_) % kBytes == 0) wanted_ = kWhole;
+  }
+
+  __device__ float4 next() {
+    const Stored* const from = at_;
+    at_ += step_;
+    if (wanted_ == kWhole) {
+      if constexpr (Type == FloatType::kFloat32) {
+        return *reinterpret_cast<const float4*>(from);
+      } else {
+        const uint2 words = *reinterpret_cast<const uint2*>(from);
+        return make_float4(value(static_cast<std::uint16_t>(words.x)), value(static_cast<std::uint16_t>(words.x >> 16)),
+                           value(static_cast<std::uint16_t>(words.y)),
+                           value(static_cast<std::uint16_t>(words.y >> 16)));
+      }
+    }
+    float four[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) four[i] = i < wanted_ ? value(from[i]) : 0.0F;
+    return make_float4(four[0], four[1], four[2], four[3]);
+  }
+
+ private:
+  using Stored = Storage<Type>;
+  static constexpr std::size_t kBytes = 4 * sizeof(Stored);
+  static constexpr int kWhole = 5;
+
+  __device__ static float value(Stored stored) {
     if constexpr (Type == FloatType::kFloat16) return float_of_float16_fast(stored);
     if constexpr (Type == FloatType::kBfloat16) return float_of_bfloat16(stored);
     if constexpr (Type == FloatType::kFloat32) return stored;
-  };
-  constexpr std::size_t kBytes = 4 * sizeof(Storage<Type>);
-  if (column + 4 <= rows.columns && reinterpret_cast<std::uintptr_t>(from) % kBytes == 0) {
-    if constexpr (Type == FloatType::kFloat32) {
-      return *reinterpret_cast<const float4*>(from);
-    } else {
-      const uint2 words = *reinterpret_cast<const uint2*>(from);
-      return make_float4(value(static_cast<std::uint16_t>(words.x)), value(static_cast<std::uint16_t>(words.x >> 16)),
-                         value(static_cast<std::uint16_t>(words.y)), value(static_cast<std::uint16_t>(words.y >> 16)));
-    }
   }
-  float four[4];
-#pragma unroll
-  for (std::size_t i = 0; i < 4; i++) four[i] = column + i < rows.columns ? value(from[i]) : 0.0F;
-  return make_float4(four[0], four[1], four[2], four[3]);
-}
+
+  const Stored* at_;
+  std::size_t step_;
+  int wanted_ = 0;  // kWhole: four, in one load
+};
 
 template <int Size_>
 struct FloatTile {
@@ -71,17 +93,16 @@ __device__ inline void multiply_floats(const FloatRows& a, const FloatRows& b, s
   auto* const shared = reinterpret_cast<float*>(shared_memory());
   const int slice_row = static_cast<int>(threadIdx.x) / Tile::kQuads;
   const int slice_column = static_cast<int>(threadIdx.x) % Tile::kQuads * 4;
+  const auto column = static_cast<std::size_t>(slice_column);
+  FourColumns<Type> fours_of_a(a, static_cast<std::size_t>(slice_row), first_a + column, Tile::kDepth);
+  FourColumns<Type> fours_of_b(b, static_cast<std::size_t>(slice_row), first_b + column, Tile::kDepth);
   float4 of_a, of_b;
   const auto load = [&](std::size_t from) {
-    const std::size_t row = from + static_cast<std::size_t>(slice_row);
     of_a = of_b = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-    if (row >= k) return;
-    const auto column = static_cast<std::size_t>(slice_column);
-    if (first_a + column < a.columns) {
-      of_a = load_four<Type>(a, row, first_a + column);
-      see(row, first_a + column, of_a);
-    }
-    if (first_b + column < b.columns) of_b = load_four<Type>(b, row, first_b + column);
+    if (from + static_cast<std::size_t>(slice_row) >= k) return;
+    of_a = fours_of_a.next();
+    of_b = fours_of_b.next();
+    see(from + static_cast<std::size_t>(slice_row), first_a + column, of_a);
   };
   const auto store = [&](int slot) {
     float* const slice = shared + slot * 2 * Tile::kSliceFloats + slice_row * Tile::kSize + slice_column;

@@ -574,13 +574,13 @@ CudaStatus GptqOnDevice::run(Outcome* outcome) {
   return write(outcome);
 }
 
-CudaStatus gptq(CudaStream* stream, const GptqArguments& arguments, Outcome* outcome) {
+CudaStatus run_gptq(CudaStream* stream, const GptqArguments& arguments, Outcome* outcome) {
   *outcome = {};
   return GptqOnDevice(*stream, arguments).run(outcome);
 }
 
-CudaStatus factorize(CudaStream* stream, const float* h, std::size_t size, const std::int32_t* order, double damp,
-                     float* factor, float* diagonal, Outcome* outcome) {
+CudaStatus run_factorization(CudaStream* stream, const float* h, std::size_t size, const std::int32_t* order,
+                             double damp, float* factor, float* diagonal, Outcome* outcome) {
   *outcome = {};
   if (size == 0) return CudaStatus::kOk;
   Findings findings(*stream);
@@ -597,6 +597,6 @@ CudaStatus factorize(CudaStream* stream, const float* h, std::size_t size, const
 
 }  // namespace
 
-const GptqCuda kGptqCuda = {factorize, gptq};
+const GptqCuda kGptqCuda = {run_factorization, run_gptq};
 
 }  // namespace lowbit

@@ -103,6 +103,6 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const Float8Cuda kFloat8Cuda = {quantize_tokens, linear};
+const Float8Cuda kFloat8Cuda = {quantize_tokens, linear, float8_linear_by_groups};
 
 }  // namespace lowbit

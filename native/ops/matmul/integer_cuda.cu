@@ -354,6 +354,7 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const IntegerCuda kIntegerCuda = {packed_bytes, pack, pack_rows, matmul, quantize_tokens, linear};
+const IntegerCuda kIntegerCuda = {packed_bytes,         pack, pack_rows, matmul, quantize_tokens, linear,
+                                  int8_linear_by_groups};
 
 }  // namespace lowbit

@@ -39,7 +39,9 @@ Buffer<std::uint8_t> random_codes(Random& random, std::size_t count) {
   return codes;
 }
 
-void expect_layer(const Device& device, Random& random, Shape s, FloatType type, unsigned choice) {
+using Float8Linear = CudaStatus (*)(CudaStream* stream, const Float8LinearCuda& layer);
+
+void expect_layer(const Device& device, Random& random, Float8Linear linear, Shape s, FloatType type, unsigned choice) {
   const bool per_token = (choice & 1) != 0, per_channel = (choice & 2) != 0, has_bias = (choice & 4) != 0;
   const Buffer<std::uint8_t> x = random_codes(random, s.m * s.k), w = random_codes(random, s.n * s.k);
   Buffer<float> x_scales(per_token ? s.m : 1), w_scales(per_channel ? s.n : 1), bias(s.n);
@@ -49,9 +51,9 @@ void expect_layer(const Device& device, Random& random, Shape s, FloatType type,
   const std::size_t bytes = s.m * s.n * size_of(type);
   const DeviceBuffer<std::uint8_t> on_x(device, x), on_w(device, w), y(device, bytes);
   const DeviceBuffer<float> on_x_scales(device, x_scales), on_w_scales(device, w_scales), on_bias(device, bias);
-  const CudaStatus status = device.api->float8->linear(
-      device.stream, {on_x.data(), on_x_scales.data(), per_token, on_w.data(), on_w_scales.data(), per_channel, s.m,
-                      s.n, s.k, has_bias ? on_bias.data() : nullptr, type, y.data()});
+  const CudaStatus status =
+      linear(device.stream, {on_x.data(), on_x_scales.data(), per_token, on_w.data(), on_w_scales.data(), per_channel,
+                             s.m, s.n, s.k, has_bias ? on_bias.data() : nullptr, type, y.data()});
   device.expect_ok(status, "linear");
   const Buffer<std::uint8_t> got = y.host();
   // Tensor cores add a product to a sum with at least thirteen bits of the larger; over some hundred products what
@@ -111,7 +113,22 @@ TEST("cuda float8: products are those of float64 within the bound of their sums,
                                                      {0, 3, 8},
                                                      {5, 0, 8},
                                                      {3, 6, 0}}) {
-    for (int type = 0; type < 3; type++) expect_layer(device, random, s, static_cast<FloatType>(type), choice++);
+    for (int type = 0; type < 3; type++)
+      expect_layer(device, random, device.api->float8->linear, s, static_cast<FloatType>(type), choice++);
+  }
+}
+
+TEST("cuda float8: products of warp groups keep the same bound") {
+  const Device device;
+  if (!device) return;
+  const Float8Linear linear = device.api->float8->linear_by_groups;
+  if (linear(device.stream, {}) == CudaStatus::kUnsupported) return skip("the device has no products of warp groups");
+  Random random(4);
+  unsigned choice = 0;
+  for (const Shape& s : std::initializer_list<Shape>{
+           {1, 5, 16}, {64, 128, 128}, {130, 300, 256}, {200, 257, 1000}, {257, 130, 2064}, {3, 6, 0}}) {
+    for (int type = 0; type < 3; type++)
+      expect_layer(device, random, linear, s, static_cast<FloatType>(type), choice++);
   }
 }
 
