@@ -7,6 +7,10 @@
 #include "ops/affine/affine_cuda.h"
 #include "ops/cast/cast_cuda.h"
 #include "ops/codebook/codebook_cuda.h"
+#include "ops/linalg/gptq_cuda.h"
+#include "ops/matmul/float8_cuda.h"
+#include "ops/matmul/gram_cuda.h"
+#include "ops/matmul/integer_cuda.h"
 
 namespace lowbit {
 
@@ -200,10 +204,10 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 }
 
 const CudaApi kApi = {
-    kCudaAbi,   device_count, device_info,  last_error,     open_stream, close_stream, allocate,
-    release,    upload,       download,     copy,           fill,        synchronize,  start_timer,
-    stop_timer, &kCastCuda,   &kAffineCuda, &kCodebookCuda, nullptr,     nullptr,      nullptr,
-    nullptr,    nullptr,      nullptr,      nullptr,
+    kCudaAbi,      device_count, device_info,  last_error,     open_stream, close_stream, allocate,
+    release,       upload,       download,     copy,           fill,        synchronize,  start_timer,
+    stop_timer,    &kCastCuda,   &kAffineCuda, &kCodebookCuda, nullptr,     nullptr,      nullptr,
+    &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
 };
 
 }  // namespace

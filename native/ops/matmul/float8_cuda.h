@@ -32,8 +32,13 @@ struct Float8Cuda {
                                 std::uint8_t* codes, float* scales);
   // kUnsupported before compute capability 8.9. Fastest where k is a multiple of 16.
   CudaStatus (*linear)(CudaStream* stream, const Float8LinearCuda& layer);
+  // The same by products of whole warp groups, for tests and benchmarks: linear() does not use them. kUnsupported on
+  // all but compute capability 9.x.
+  CudaStatus (*linear_by_groups)(CudaStream* stream, const Float8LinearCuda& layer);
 };
 
 extern const Float8Cuda kFloat8Cuda;
+
+CudaStatus float8_linear_by_groups(CudaStream* stream, const Float8LinearCuda& layer);
 
 }  // namespace lowbit

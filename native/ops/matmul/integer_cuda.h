@@ -63,8 +63,13 @@ struct IntegerCuda {
                                 std::int8_t* codes, float* scales);
   // Fastest where k is a multiple of 16.
   CudaStatus (*linear)(CudaStream* stream, const Int8LinearCuda& layer);
+  // The same by products of whole warp groups, for tests and benchmarks: linear() does not use them. kUnsupported on
+  // all but compute capability 9.x.
+  CudaStatus (*linear_by_groups)(CudaStream* stream, const Int8LinearCuda& layer);
 };
 
 extern const IntegerCuda kIntegerCuda;
+
+CudaStatus int8_linear_by_groups(CudaStream* stream, const Int8LinearCuda& layer);
 
 }  // namespace lowbit
