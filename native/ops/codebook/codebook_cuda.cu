@@ -295,7 +295,8 @@ CudaStatus quantize(CudaStream* stream, const void* x, FloatType type, const Aff
   if (is_nvfp4 && !is_given && !is_empty) {
     // The first scale is the working memory.
     LOWBIT_TRY(cuda_status(cudaMemsetAsync(scales, 0, sizeof *scales, stream->stream)));
-    const AffineLayout whole = {1, layout.element_count(), layout.element_count(), 1, layout.columns};
+    const std::size_t count = layout.element_count();
+    const AffineLayout whole = {1, count, count, 1, count};
     LOWBIT_TRY(find_largest(*stream, x, type, UnitGrid::of(whole, code, x, codes), non_finite, global_scale,
                             reinterpret_cast<unsigned*>(scales)));
   }
