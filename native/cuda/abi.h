@@ -12,14 +12,16 @@ namespace lowbit {
 
 struct AffineCuda;
 struct BlocksCuda;
+struct AffineCuda;
+struct BlocksCuda;
 struct CastCuda;
 struct CodebookCuda;
 struct FakeQuantizeCuda;
-struct LinearCuda;
 struct Float8Cuda;
 struct GptqCuda;
 struct GramCuda;
 struct IntegerCuda;
+struct LinearCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";

@@ -5,8 +5,10 @@
 
 #include "cuda/stream.cuh"
 #include "ops/affine/affine_cuda.h"
+#include "ops/blocks/blocks_cuda.h"
 #include "ops/cast/cast_cuda.h"
 #include "ops/codebook/codebook_cuda.h"
+#include "ops/fake_quantize/fake_quantize_cuda.h"
 #include "ops/linalg/gptq_cuda.h"
 #include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
@@ -204,10 +206,7 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
 }
 
 const CudaApi kApi = {
-    kCudaAbi,      device_count, device_info,  last_error,     open_stream, close_stream, allocate,
-    release,       upload,       download,     copy,           fill,        synchronize,  start_timer,
-    stop_timer,    &kCastCuda,   &kAffineCuda, &kCodebookCuda, nullptr,     nullptr,      nullptr,
-    &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
+    kCudaAbi, device_count, device_info, last_error, open_stream, close_stream, allocate, release, upload, download, copy, fill, synchronize, start_timer, stop_timer, &kCastCuda, &kAffineCuda, &kCodebookCuda, &kBlocksCuda, &kFakeQuantizeCuda, &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda, &kGptqCuda,
 };
 
 }  // namespace

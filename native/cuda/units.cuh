@@ -130,9 +130,6 @@ class ParameterCursor {
 
 // --- floats ---
 
-__device__ inline float bfloat16_low(unsigned pair) { return __uint_as_float(pair << 16); }
-__device__ inline float bfloat16_high(unsigned pair) { return __uint_as_float(pair & 0xffff0000U); }
-
 // NaN is some NaN.
 __device__ inline float2 float16_floats(unsigned pair) {
 #if defined(__CUDA_ARCH__)
@@ -144,45 +141,74 @@ __device__ inline float2 float16_floats(unsigned pair) {
 #endif
 }
 
-// Elements past `count` are 0, and NaN is some NaN. A whole unit is aligned to 16 bytes.
-__device__ inline void load_floats(const void* x, FloatType type, const Unit& unit, bool whole, float* v) {
-  if (!whole) {
+// Aligned units that begin at these elements, all of them in flight before the first is used: hence one branch for all.
+// NaN is some NaN.
+template <int Units>
+__device__ inline void load_units(const void* x, FloatType type, const std::size_t (&first)[Units],
+                                  float (&v)[Units][kUnit]) {
+  if (type == FloatType::kFloat32) {
+    float4 halves[Units][2];
 #pragma unroll
-    for (unsigned i = 0; i < kUnit; i++) {
-      v[i] = 0.0F;
-      if (i >= unit.count) continue;
-      if (type == FloatType::kFloat32) {
-        v[i] = static_cast<const float*>(x)[unit.first + i];
-      } else {
-        const std::uint16_t half = static_cast<const std::uint16_t*>(x)[unit.first + i];
-        v[i] = type == FloatType::kFloat16 ? float16_floats(half).x : float_of_bfloat16(half);
+    for (int k = 0; k < Units; k++) {
+      const float4* in = reinterpret_cast<const float4*>(static_cast<const float*>(x) + first[k]);
+      halves[k][0] = __ldg(in);
+      halves[k][1] = __ldg(in + 1);
+    }
+#pragma unroll
+    for (int k = 0; k < Units; k++) {
+      const float4 a = halves[k][0], b = halves[k][1];
+      v[k][0] = a.x, v[k][1] = a.y, v[k][2] = a.z, v[k][3] = a.w;
+      v[k][4] = b.x, v[k][5] = b.y, v[k][6] = b.z, v[k][7] = b.w;
+    }
+    return;
+  }
+  uint4 raw[Units];
+#pragma unroll
+  for (int k = 0; k < Units; k++) {
+    raw[k] = __ldg(reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(x) + first[k]));
+  }
+  const auto convert = [&](auto pair_of) {
+#pragma unroll
+    for (int k = 0; k < Units; k++) {
+      const unsigned words[4] = {raw[k].x, raw[k].y, raw[k].z, raw[k].w};
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float2 pair = pair_of(words[i]);
+        v[k][2 * i] = pair.x;
+        v[k][2 * i + 1] = pair.y;
       }
     }
-    return;
-  }
-  if (type == FloatType::kFloat32) {
-    const float4* in = reinterpret_cast<const float4*>(static_cast<const float*>(x) + unit.first);
-    const float4 a = __ldg(in), b = __ldg(in + 1);
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-    return;
-  }
-  const uint4 raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(x) + unit.first));
-  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+  };
   if (type == FloatType::kBfloat16) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      v[2 * i] = bfloat16_low(words[i]);
-      v[2 * i + 1] = bfloat16_high(words[i]);
-    }
+    convert(
+        [](unsigned pair) { return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000U)); });
   } else {
+    convert([](unsigned pair) { return float16_floats(pair); });
+  }
+}
+
+// Any unit, element by element; those past its end are 0.
+__device__ inline void load_part(const void* x, FloatType type, const Unit& unit, float (&v)[kUnit]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float2 pair = float16_floats(words[i]);
-      v[2 * i] = pair.x;
-      v[2 * i + 1] = pair.y;
+  for (unsigned i = 0; i < kUnit; i++) {
+    v[i] = 0.0F;
+    if (i >= unit.count) continue;
+    if (type == FloatType::kFloat32) {
+      v[i] = static_cast<const float*>(x)[unit.first + i];
+    } else {
+      const std::uint16_t half = static_cast<const std::uint16_t*>(x)[unit.first + i];
+      v[i] = type == FloatType::kFloat16 ? float16_floats(half).x : float_of_bfloat16(half);
     }
   }
+}
+
+__device__ inline void load_unit(const void* x, FloatType type, const Unit& unit, bool whole, float (&v)[kUnit]) {
+  if (!whole) return load_part(x, type, unit, v);
+  const std::size_t first[1] = {unit.first};
+  float one[1][kUnit];
+  load_units(x, type, first, one);
+#pragma unroll
+  for (unsigned i = 0; i < kUnit; i++) v[i] = one[0][i];
 }
 
 // Two floats as float16 or bfloat16, the first in the low half. NaN is some NaN.
@@ -271,31 +297,42 @@ __device__ inline Codes pack_codes(const unsigned* v, unsigned bits, unsigned of
 constexpr float kRounder = 0x1.8p23F;
 constexpr unsigned kRounderBits = 0x4b400000U;
 
-__device__ inline Codes load_codes(const std::uint8_t* codes, unsigned bits, const Unit& unit, bool whole) {
-  const std::uint8_t* in = codes + unit.byte;
-  if (!whole) {
-    std::uint64_t all = 0;
-    const unsigned bytes = (unit.count * bits + 7) / 8;
-    for (unsigned i = 0; i < bytes; i++) all |= static_cast<std::uint64_t>(in[i]) << (8 * i);
-    return make_uint2(static_cast<unsigned>(all), static_cast<unsigned>(all >> 32));
-  }
+// Aligned units that begin at these bytes, all in flight at once.
+template <int Units>
+__device__ inline void load_codes(const std::uint8_t* codes, unsigned bits, const std::size_t (&byte)[Units],
+                                  Codes (&packed)[Units]) {
+  const auto each = [&](auto load) {
+#pragma unroll
+    for (int k = 0; k < Units; k++) packed[k] = load(codes + byte[k]);
+  };
+  const auto two = [](const std::uint8_t* in) {
+    return static_cast<unsigned>(__ldg(reinterpret_cast<const std::uint16_t*>(in)));
+  };
   switch (bits) {
     case 8:
-      return __ldg(reinterpret_cast<const uint2*>(in));
-    case 6: {
-      const auto* in16 = reinterpret_cast<const std::uint16_t*>(in);
-      return make_uint2(__ldg(in16) | static_cast<unsigned>(__ldg(in16 + 1)) << 16, __ldg(in16 + 2));
-    }
+      return each([](const std::uint8_t* in) { return __ldg(reinterpret_cast<const uint2*>(in)); });
+    case 6:
+      return each([&](const std::uint8_t* in) { return make_uint2(two(in) | two(in + 2) << 16, two(in + 4)); });
     case 4:
-      return make_uint2(__ldg(reinterpret_cast<const unsigned*>(in)), 0);
+      return each([](const std::uint8_t* in) { return make_uint2(__ldg(reinterpret_cast<const unsigned*>(in)), 0); });
     case 3:
-      return make_uint2(
-          __ldg(in) | static_cast<unsigned>(__ldg(in + 1)) << 8 | static_cast<unsigned>(__ldg(in + 2)) << 16, 0);
+      return each([](const std::uint8_t* in) {
+        return make_uint2(
+            __ldg(in) | static_cast<unsigned>(__ldg(in + 1)) << 8 | static_cast<unsigned>(__ldg(in + 2)) << 16, 0);
+      });
     case 2:
-      return make_uint2(__ldg(reinterpret_cast<const std::uint16_t*>(in)), 0);
+      return each([&](const std::uint8_t* in) { return make_uint2(two(in), 0); });
     default:
-      return make_uint2(__ldg(in), 0);
+      return each([](const std::uint8_t* in) { return make_uint2(__ldg(in), 0); });
   }
+}
+
+// Any unit, byte by byte.
+__device__ inline Codes load_part_of_codes(const std::uint8_t* codes, unsigned bits, const Unit& unit) {
+  std::uint64_t all = 0;
+  const unsigned bytes = (unit.count * bits + 7) / 8;
+  for (unsigned i = 0; i < bytes; i++) all |= static_cast<std::uint64_t>(codes[unit.byte + i]) << (8 * i);
+  return make_uint2(static_cast<unsigned>(all), static_cast<unsigned>(all >> 32));
 }
 
 __device__ inline void store_codes(std::uint8_t* codes, unsigned bits, const Unit& unit, bool whole, Codes packed) {

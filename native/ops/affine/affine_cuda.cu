@@ -22,6 +22,10 @@ struct AffineCodec {
   float* scales;
   std::int32_t* offsets;  // zero points, or null
 
+  struct Given {
+    float scale;
+    int zero_point;
+  };
   struct Group {
     Reciprocal scale;
     float low, high;  // dividends that have the outermost codes
@@ -32,29 +36,29 @@ struct AffineCodec {
 
   __device__ void enter() const {}
 
-  __device__ Group group_of(float scale, int zero_point) const {
-    const Reciprocal reciprocal(scale);
+  __device__ Group group_of(const Given& given) const {
+    const Reciprocal reciprocal(given.scale);
     return {reciprocal,
-            static_cast<float>(lowest - zero_point) * reciprocal.divisor,
-            static_cast<float>(highest - zero_point) * reciprocal.divisor,
-            scale,
-            zero_point,
-            is_simple(scale, zero_point)};
+            static_cast<float>(lowest - given.zero_point) * reciprocal.divisor,
+            static_cast<float>(highest - given.zero_point) * reciprocal.divisor,
+            given.scale,
+            given.zero_point,
+            is_simple(given.scale, given.zero_point)};
   }
   __device__ Group choose(const Range& range) const {
     if (symmetric) {
-      return group_of(symmetric_scale(range.high, steps, scale_type), offsets != nullptr ? symmetric_zero_point : 0);
+      return group_of({symmetric_scale(range.high, steps, scale_type), offsets != nullptr ? symmetric_zero_point : 0});
     }
     const float scale = asymmetric_scale(range.low, range.high, lowest, highest, scale_type);
-    return group_of(scale, zero_point_of(range.low, scale, lowest, highest));
+    return group_of({scale, zero_point_of(range.low, scale, lowest, highest)});
   }
   __device__ void write(std::size_t i, const Group& group, CudaFinding* finding) const {
     scales[i] = group.exact_scale;
     if (offsets != nullptr) offsets[i] = group.zero_point;
     if (!is_finite(group.exact_scale)) note_later(finding, Status::kScaleOverflow, i);
   }
-  __device__ Group given(std::size_t i) const {
-    return group_of(__ldg(scales + i), offsets != nullptr ? __ldg(offsets + i) : 0);
+  __device__ Given load(std::size_t i) const {
+    return {__ldg(scales + i), offsets != nullptr ? __ldg(offsets + i) : 0};
   }
 
   __device__ Codes codes(const Group& group, const float* v, bool finite) const {
@@ -78,8 +82,8 @@ struct AffineCodec {
   }
 
   __device__ unsigned code(float x, std::size_t i) const {
-    const int zero_point = offsets != nullptr ? __ldg(offsets + i) : 0;
-    return static_cast<unsigned>(quantize_one(x, __ldg(scales + i), zero_point, lowest, highest)) & ((1U << bits) - 1);
+    const Given given = load(i);
+    return static_cast<unsigned>(quantize_one(x, given.scale, given.zero_point, lowest, highest)) & ((1U << bits) - 1);
   }
 };
 
@@ -108,34 +112,35 @@ struct AffineValues {
   const float* scales;
   const std::int32_t* zero_points;  // or null
 
-  __device__ void enter() const {}
+  using Given = AffineCodec::Given;
 
-  __device__ bool unit(Codes packed, std::size_t parameter, float* v) const {
-    const float scale = __ldg(scales + parameter);
-    const int zero_point = zero_points != nullptr ? __ldg(zero_points + parameter) : 0;
+  __device__ void enter() const {}
+  __device__ Given load(std::size_t i) const {
+    return {__ldg(scales + i), zero_points != nullptr ? __ldg(zero_points + i) : 0};
+  }
+
+  __device__ bool unit(Codes packed, const Given& given, float* v) const {
     // Codes with a sign become those without that are so much greater, and that much joins the zero point.
     const unsigned sign = is_signed ? 1U << (bits - 1) : 0U, mask = (1U << bits) - 1;
-    const int zero = zero_point + static_cast<int>(sign);
-    if (zero_point < -kMostZeroPoint || zero_point > kMostZeroPoint) {
+    if (given.zero_point < -kMostZeroPoint || given.zero_point > kMostZeroPoint) {
       const std::uint64_t all = static_cast<std::uint64_t>(packed.y) << 32 | packed.x;
 #pragma unroll
-      for (unsigned i = 0; i < kUnit; i++) v[i] = one(static_cast<unsigned>(all >> (i * bits)) & mask, parameter);
+      for (unsigned i = 0; i < kUnit; i++) v[i] = one(static_cast<unsigned>(all >> (i * bits)) & mask, given);
       return true;
     }
     // In floats from 2^23 to 2^24 the last bit is worth one.
-    const float shift = 0x1p23F + static_cast<float>(zero);
+    const float shift = 0x1p23F + static_cast<float>(given.zero_point + static_cast<int>(sign));
+    const unsigned high = bits == 8 ? packed.y : packed.x >> (4 * bits);
 #pragma unroll
     for (unsigned i = 0; i < kUnit; i++) {
-      const unsigned word = bits == 8 && i >= 4 ? packed.y : packed.x, at = bits == 8 ? i % 4 : i;
-      const unsigned code = ((word >> (at * bits)) & mask) ^ sign;
-      v[i] = (__uint_as_float(code | 0x4b000000U) - shift) * scale;
+      const unsigned code = (((i < 4 ? packed.x : high) >> (i % 4 * bits)) & mask) ^ sign;
+      v[i] = (__uint_as_float(code | 0x4b000000U) - shift) * given.scale;
     }
     return true;
   }
-  __device__ float one(unsigned code, std::size_t parameter) const {
+  __device__ float one(unsigned code, const Given& given) const {
     const int sign = is_signed ? 1 << (bits - 1) : 0;
-    return dequantize_one((static_cast<int>(code) ^ sign) - sign, __ldg(scales + parameter),
-                          zero_points != nullptr ? __ldg(zero_points + parameter) : 0);
+    return dequantize_one((static_cast<int>(code) ^ sign) - sign, given.scale, given.zero_point);
   }
 };
 
@@ -152,8 +157,13 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   const unsigned mask = (1U << bits) - 1;
   for (std::size_t u = grid_thread(); u < grid.units; u += grid_threads()) {
     const Unit unit = unit_at(grid, bits, u);
-    const Codes packed = load_codes(codes, bits, unit, grid.dense);
-    const std::uint64_t all = static_cast<std::uint64_t>(packed.y) << 32 | packed.x;
+    Codes packed[1];
+    if (grid.dense) {
+      load_codes(codes, bits, {unit.byte}, packed);
+    } else {
+      packed[0] = load_part_of_codes(codes, bits, unit);
+    }
+    const std::uint64_t all = static_cast<std::uint64_t>(packed[0].y) << 32 | packed[0].x;
     unsigned words[2] = {0, 0};
 #pragma unroll
     for (unsigned i = 0; i < kUnit; i++) {

@@ -61,20 +61,17 @@ __global__ void __launch_bounds__(kThreads)
     if (!alike || first_parameter != parameter) flush();
     parameter = alike ? first_parameter : kNoParameter;
     float v[kBatch][kUnit];
+    std::size_t first[kBatch];
 #pragma unroll
     for (unsigned k = 0; k < kBatch; k++) {
       const std::size_t unit = base + k * kWarp + lane;
-      if (unit < end) {
-        load_floats(x, type, unit_at(grid, 8, unit), true, v[k]);
-      } else {
-#pragma unroll
-        for (unsigned i = 0; i < kUnit; i++) v[k][i] = 0.0F;
-      }
+      first[k] = (unit < end ? unit : end - 1) * kUnit;  // twice the same does no harm
     }
+    load_units(x, type, first, v);
 #pragma unroll
     for (unsigned k = 0; k < kBatch; k++) {
       const std::size_t unit = base + k * kWarp + lane;
-      const Range found = ranges.of(v[k], unit * kUnit);
+      const Range found = ranges.of(v[k], first[k]);
       if (alike) {
         range.unite(found);
       } else if (unit < end) {
@@ -91,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
   for (std::size_t u = grid_thread(); u < grid.units; u += grid_threads()) {
     const Unit unit = unit_at(grid, 8, u);
     float v[kUnit];
-    load_floats(x, type, unit, grid.dense, v);
+    load_unit(x, type, unit, grid.dense, v);
     ranges.of(v, unit.first);
     ParameterCursor cursor(grid.layout, grid.groups_per_block, unit.first);
     Range range;
@@ -129,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) column_ranges(const void* x, FloatTy
   for (std::size_t row = begin; row < end; row++) {
     float v[kUnit];
     const Unit unit = {row * columns + column, 0, count};
-    load_floats(x, type, unit, grid.dense, v);
+    load_unit(x, type, unit, grid.dense, v);
     ranges.of(v, unit.first);
 #pragma unroll
     for (unsigned i = 0; i < kUnit; i++) {

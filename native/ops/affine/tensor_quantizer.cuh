@@ -5,11 +5,13 @@
 //
 //   unsigned bits; bool symmetric            as there
 //   float* scales; std::int32_t* offsets     of all parameter sets; working memory for ranges, the latter if asymmetric
-//   struct Group                             what the codes of a group need to know
+//   struct Given                             parameters
+//   struct Group                             what codes need to know of them
 //   void enter()                             a block begins; all threads take part
 //   Group choose(range)                      parameters from a range, and
 //   void write(i, group, finding)            to memory
-//   Group given(i)                           parameters from memory
+//   Given load(i)                            parameters from memory, and
+//   Group group_of(given)                    what follows from them
 //   Codes codes(group, v, finite)            of a unit; `finite` is whether all v are, which it may change
 //   unsigned code(x, i)                      of one element
 
@@ -42,27 +44,22 @@ __device__ Range range_of_units(float (&v)[Units][kUnit], const std::size_t (&fi
 
 // Groups of `lanes` · Units units each, a power of two of lanes of a warp to a group.
 template <typename Codec, int Units>
-__global__ void __launch_bounds__(kQuantizeThreads)
+__global__ void __launch_bounds__(kQuantizeThreads, 3)
     quantize_groups(const void* x, FloatType type, std::size_t groups, unsigned lanes, NonFinite non_finite,
                     Codec codec, std::uint8_t* codes, CudaFinding* finding) {
   codec.enter();
   const unsigned lane = threadIdx.x % kWarp, part = lane & (lanes - 1), per_warp = kWarp / lanes;
   const std::size_t stride = grid_threads() / kWarp * per_warp;
   for (std::size_t base = grid_thread() / kWarp * per_warp; base < groups; base += stride) {
-    const std::size_t group = base + lane / lanes;
-    const bool active = group < groups;
+    const bool active = base + lane / lanes < groups;
+    const std::size_t group = active ? base + lane / lanes : groups - 1;  // twice the same does no harm
     float v[Units][kUnit];
     std::size_t first[Units];
 #pragma unroll
     for (int k = 0; k < Units; k++) {
       first[k] = ((group * Units + static_cast<unsigned>(k)) * lanes + part) * kUnit;
-      if (active) {
-        load_floats(x, type, {first[k], 0, kUnit}, true, v[k]);
-      } else {
-#pragma unroll
-        for (unsigned i = 0; i < kUnit; i++) v[k][i] = 0.0F;
-      }
     }
+    load_units(x, type, first, v);
     bool finite;
     Range range = range_of_units(v, first, codec.symmetric, non_finite, finding, finite);
     range.unite_lanes(lanes, codec.symmetric);
@@ -91,14 +88,9 @@ __global__ void __launch_bounds__(kMostRowThreads)
 #pragma unroll
     for (unsigned k = 0; k < kRowUnits; k++) {
       const unsigned part = k * blockDim.x + threadIdx.x;
-      first[k] = (group * group_units + part) * kUnit;
-      if (part < group_units) {
-        load_floats(x, type, {first[k], 0, kUnit}, true, v[k]);
-      } else {
-#pragma unroll
-        for (unsigned i = 0; i < kUnit; i++) v[k][i] = 0.0F;
-      }
+      first[k] = (group * group_units + (part < group_units ? part : group_units - 1)) * kUnit;
     }
+    load_units(x, type, first, v);
     bool finite;
     Range range = range_of_units(v, first, codec.symmetric, non_finite, finding, finite);
     range.unite_lanes(kWarp, codec.symmetric);
@@ -135,32 +127,57 @@ __global__ void __launch_bounds__(kQuantizeThreads)
 
 template <typename Codec>
 __global__ void __launch_bounds__(kQuantizeThreads)
-    quantize_given(const void* x, FloatType type, UnitGrid grid, NonFinite non_finite, Codec codec, std::uint8_t* codes,
+    quantize_uniform(const void* x, FloatType type, UnitGrid grid, NonFinite non_finite, Codec codec,
+                     std::uint8_t* codes, CudaFinding* finding) {
+  codec.enter();
+  constexpr int kBatch = 2;
+  const std::size_t stride = grid_threads();
+  for (std::size_t base = grid_thread(); base < grid.units; base += stride * kBatch) {
+    typename Codec::Given given[kBatch];
+    float v[kBatch][kUnit];
+    std::size_t first[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; k++) {
+      const std::size_t next = base + static_cast<unsigned>(k) * stride, unit = next < grid.units ? next : base;
+      given[k] = codec.load(grid.unit_parameter(unit));
+      first[k] = unit * kUnit;
+    }
+    load_units(x, type, first, v);
+#pragma unroll
+    for (int k = 0; k < kBatch; k++) {
+      if (k > 0 && first[k] == first[0]) continue;
+      Range range;
+      range.widen(v[k], true);
+      if (!range.finite() && non_finite == NonFinite::kThrow) note_non_finite(finding, v[k], first[k]);
+      store_codes(codes, codec.bits, {0, first[k] / kUnit * codec.bits, kUnit}, true,
+                  codec.codes(codec.group_of(given[k]), v[k], range.finite()));
+    }
+  }
+}
+
+// Where units are cut by the ends of rows, or have several parameter sets.
+template <typename Codec>
+__global__ void __launch_bounds__(kQuantizeThreads)
+    quantize_mixed(const void* x, FloatType type, UnitGrid grid, NonFinite non_finite, Codec codec, std::uint8_t* codes,
                    CudaFinding* finding) {
   codec.enter();
   for (std::size_t u = grid_thread(); u < grid.units; u += grid_threads()) {
     const Unit unit = unit_at(grid, codec.bits, u);
     float v[kUnit];
-    load_floats(x, type, unit, grid.dense, v);
+    load_unit(x, type, unit, grid.dense, v);
     Range range;
     range.widen(v, true);
     if (!range.finite() && non_finite == NonFinite::kThrow) note_non_finite(finding, v, unit.first);
-    Codes packed;
-    if (grid.uniform) {
-      packed = codec.codes(codec.given(grid.unit_parameter(u)), v, range.finite());
-    } else {
-      unsigned each[kUnit];
-      ParameterCursor cursor(grid.layout, grid.groups_per_block, unit.first);
+    unsigned each[kUnit];
+    ParameterCursor cursor(grid.layout, grid.groups_per_block, unit.first);
 #pragma unroll
-      for (unsigned i = 0; i < kUnit; i++) {
-        each[i] = 0;
-        if (i >= unit.count) continue;
-        if (i > 0) cursor.step();
-        each[i] = codec.code(v[i], cursor.parameter());
-      }
-      packed = pack_codes(each, codec.bits, 0, 0);
+    for (unsigned i = 0; i < kUnit; i++) {
+      each[i] = 0;
+      if (i >= unit.count) continue;
+      if (i > 0) cursor.step();
+      each[i] = codec.code(v[i], cursor.parameter());
     }
-    store_codes(codes, codec.bits, unit, grid.dense, packed);
+    store_codes(codes, codec.bits, unit, grid.dense, pack_codes(each, codec.bits, 0, 0));
   }
 }
 
@@ -201,8 +218,10 @@ CudaStatus quantize_tensor(const CudaStream& stream, const void* x, FloatType ty
     LOWBIT_TRY(launch(stream, choose_parameters<Codec>, dim3(blocks_for(stream, count, kQuantizeThreads)),
                       kQuantizeThreads, 0, count, codec, stream.finding));
   }
-  return launch(stream, quantize_given<Codec>, dim3(blocks_for(stream, grid.units, kQuantizeThreads)), kQuantizeThreads,
-                0, x, type, grid, non_finite, codec, codes, stream.finding);
+  const std::size_t batches = grid.uniform ? ceil_div(grid.units, 2) : grid.units;
+  return launch(stream, grid.uniform ? quantize_uniform<Codec> : quantize_mixed<Codec>,
+                dim3(blocks_for(stream, batches, kQuantizeThreads)), kQuantizeThreads, 0, x, type, grid, non_finite,
+                codec, codes, stream.finding);
 }
 
 // --- back ---
@@ -210,56 +229,63 @@ CudaStatus quantize_tensor(const CudaStream& stream, const void* x, FloatType ty
 // What codes stand for is up to `Values`:
 //
 //   unsigned bits
+//   struct Given                             parameters
 //   void enter()                             as above
-//   bool unit(codes, parameter, v)           the elements of a unit; false if some are NaN, whose bits count
-//   float one(code, parameter)
+//   Given load(i)
+//   bool unit(codes, given, v)               the elements of a unit; false if some are NaN, whose bits count
+//   float one(code, given)
 
 template <typename Values>
 __global__ void __launch_bounds__(kQuantizeThreads)
-    dequantize_units(const std::uint8_t* codes, UnitGrid grid, Values values, void* out, FloatType out_type) {
+    dequantize_uniform(const std::uint8_t* codes, UnitGrid grid, Values values, void* out, FloatType out_type) {
   values.enter();
   constexpr int kBatch = 2;
   const std::size_t lane = threadIdx.x % kWarp, stride = grid_threads();
   for (std::size_t base = grid_thread() - lane; base < grid.units; base += stride * kBatch) {
+    typename Values::Given given[kBatch];
     Codes packed[kBatch];
-    Unit units[kBatch];
+    std::size_t byte[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; k++) {
-      const std::size_t u = base + static_cast<unsigned>(k) * stride + lane;
-      if (u >= grid.units) continue;
-      units[k] = unit_at(grid, values.bits, u);
-      packed[k] = load_codes(codes, values.bits, units[k], grid.dense);
+      const std::size_t next = base + static_cast<unsigned>(k) * stride + lane;
+      const std::size_t unit = next < grid.units ? next : grid.units - 1;
+      given[k] = values.load(grid.unit_parameter(unit));
+      byte[k] = unit * values.bits;
     }
+    load_codes(codes, values.bits, byte, packed);
 #pragma unroll
     for (int k = 0; k < kBatch; k++) {
-      const std::size_t u = base + static_cast<unsigned>(k) * stride + lane;
-      const bool active = u < grid.units;
+      const std::size_t unit = base + static_cast<unsigned>(k) * stride + lane;
       float v[kUnit];
-      bool whole = grid.dense;
-      if (!active) {
-#pragma unroll
-        for (unsigned i = 0; i < kUnit; i++) v[i] = 0.0F;
-      } else if (grid.uniform) {
-        if (!values.unit(packed[k], grid.unit_parameter(u), v)) whole = false;
-      } else {
-        whole = false;
-        ParameterCursor cursor(grid.layout, grid.groups_per_block, units[k].first);
-        const std::uint64_t all = static_cast<std::uint64_t>(packed[k].y) << 32 | packed[k].x;
-#pragma unroll
-        for (unsigned i = 0; i < kUnit; i++) {
-          v[i] = 0.0F;
-          if (i >= units[k].count) continue;
-          if (i > 0) cursor.step();
-          v[i] = values.one(static_cast<unsigned>(all >> (i * values.bits)) & ((1U << values.bits) - 1),
-                            cursor.parameter());
-        }
-      }
-      if (grid.dense && out_type == FloatType::kFloat32) {
-        store_float32_units(static_cast<float*>(out), u * kUnit, active, v);
-      } else if (active) {
-        store_floats(out, out_type, units[k], whole, v);
+      const bool whole = values.unit(packed[k], given[k], v);
+      if (out_type == FloatType::kFloat32) {
+        store_float32_units(static_cast<float*>(out), unit * kUnit, unit < grid.units, v);
+      } else if (unit < grid.units) {
+        store_floats(out, out_type, {unit * kUnit, 0, kUnit}, whole, v);
       }
     }
+  }
+}
+
+template <typename Values>
+__global__ void __launch_bounds__(kQuantizeThreads)
+    dequantize_mixed(const std::uint8_t* codes, UnitGrid grid, Values values, void* out, FloatType out_type) {
+  values.enter();
+  for (std::size_t u = grid_thread(); u < grid.units; u += grid_threads()) {
+    const Unit unit = unit_at(grid, values.bits, u);
+    const Codes packed = load_part_of_codes(codes, values.bits, unit);
+    const std::uint64_t all = static_cast<std::uint64_t>(packed.y) << 32 | packed.x;
+    ParameterCursor cursor(grid.layout, grid.groups_per_block, unit.first);
+    float v[kUnit];
+#pragma unroll
+    for (unsigned i = 0; i < kUnit; i++) {
+      v[i] = 0.0F;
+      if (i >= unit.count) continue;
+      if (i > 0) cursor.step();
+      v[i] = values.one(static_cast<unsigned>(all >> (i * values.bits)) & ((1U << values.bits) - 1),
+                        values.load(cursor.parameter()));
+    }
+    store_floats(out, out_type, unit, false, v);
   }
 }
 
@@ -267,7 +293,8 @@ template <typename Values>
 CudaStatus dequantize_tensor(const CudaStream& stream, const std::uint8_t* codes, CodeType code,
                              const AffineLayout& layout, const Values& values, void* out, FloatType out_type) {
   const UnitGrid grid = UnitGrid::of(layout, code, out, codes);
-  return launch(stream, dequantize_units<Values>, dim3(blocks_for(stream, ceil_div(grid.units, 2), kQuantizeThreads)),
+  return launch(stream, grid.uniform ? dequantize_uniform<Values> : dequantize_mixed<Values>,
+                dim3(blocks_for(stream, grid.uniform ? ceil_div(grid.units, 2) : grid.units, kQuantizeThreads)),
                 kQuantizeThreads, 0, codes, grid, values, out, out_type);
 }
 

@@ -131,6 +131,7 @@ struct CodebookCodec {
   static constexpr bool symmetric = true;
   static constexpr std::int32_t* offsets = nullptr;
 
+  using Given = float;  // the scale
   struct Group {
     Reciprocal scale;  // NF4, FP4: only the inverse counts
     float most;        // the dividend that has the largest value
@@ -173,7 +174,7 @@ struct CodebookCodec {
     scales[i] = group.exact_scale;
     if (!is_finite(group.exact_scale)) note_later(finding, Status::kScaleOverflow, i);
   }
-  __device__ Group given(std::size_t i) const { return group_of(__ldg(scales + i)); }
+  __device__ float load(std::size_t i) const { return __ldg(scales + i); }
 
   __device__ unsigned looked_up(float quotient) const {
     const bool is_fp4 = book == Codebook::kFp4;
@@ -295,7 +296,8 @@ CudaStatus quantize(CudaStream* stream, const void* x, FloatType type, const Aff
   if (is_nvfp4 && !is_given && !is_empty) {
     // The first scale is the working memory.
     LOWBIT_TRY(cuda_status(cudaMemsetAsync(scales, 0, sizeof *scales, stream->stream)));
-    const AffineLayout whole = {1, layout.element_count(), layout.element_count(), 1, layout.columns};
+    const std::size_t count = layout.element_count();
+    const AffineLayout whole = {1, count, count, 1, count};
     LOWBIT_TRY(find_largest(*stream, x, type, UnitGrid::of(whole, code, x, codes), non_finite, global_scale,
                             reinterpret_cast<unsigned*>(scales)));
   }
@@ -344,8 +346,10 @@ struct CodebookValues {
     return value != value ? value : value * scale;
   }
 
-  __device__ bool unit(Codes packed, std::size_t parameter, float* v) const {
-    const float scale = __ldg(scales + parameter);
+  using Given = float;  // the scale
+  __device__ float load(std::size_t i) const { return __ldg(scales + i); }
+
+  __device__ bool unit(Codes packed, float scale, float* v) const {
     if (bits <= 6) {
       const std::uint64_t all = static_cast<std::uint64_t>(packed.y) << 32 | packed.x;
       const unsigned mask = (1U << bits) - 1, lane = threadIdx.x % kWarp;
@@ -385,8 +389,7 @@ struct CodebookValues {
     return true;
   }
 
-  __device__ float one(unsigned code, std::size_t parameter) const {
-    const float scale = __ldg(scales + parameter);
+  __device__ float one(unsigned code, float scale) const {
     if (bits <= 6) return table_values()[code * kWarp + threadIdx.x % kWarp] * scale;
     if (book != Codebook::kFixed8) return scaled_float8(book, code, scale);
     return static_cast<float>(static_cast<std::int8_t>(code)) * 0x1p-6F * scale;

@@ -19,7 +19,6 @@ struct FakeQuantizeCuda {
   CudaStatus (*straight_through)(CudaStream* stream, const float* dy, const std::uint8_t* mask, std::size_t count,
                                  float* dx);
 
-  // kUnsupported until its sums are: see fake_quantize_cuda.cu.
   CudaStatus (*gradients)(CudaStream* stream, const float* dy, const float* x, const Channels& channels,
                           const IntegerQuantizer& quantizer, double factor, const QuantizerGradients& out);
 };
