@@ -11,6 +11,10 @@
 namespace lowbit {
 
 struct CastCuda;
+struct Float8Cuda;
+struct GptqCuda;
+struct GramCuda;
+struct IntegerCuda;
 struct LinearCuda;
 
 constexpr std::uint32_t kCudaAbi = 1;
@@ -68,6 +72,10 @@ struct CudaApi {
   // Operations queue work and return. Arguments have been checked by the caller.
   const CastCuda* cast;
   const LinearCuda* linear;
+  const IntegerCuda* integer;  // products of bytes
+  const Float8Cuda* float8;    // products of E4M3FN
+  const GramCuda* gram;
+  const GptqCuda* gptq;
 };
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);

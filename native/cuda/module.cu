@@ -5,6 +5,10 @@
 
 #include "cuda/stream.cuh"
 #include "ops/cast/cast_cuda.h"
+#include "ops/linalg/gptq_cuda.h"
+#include "ops/matmul/float8_cuda.h"
+#include "ops/matmul/gram_cuda.h"
+#include "ops/matmul/integer_cuda.h"
 #include "ops/matmul/linear_cuda.h"
 
 namespace lowbit {
@@ -220,8 +224,9 @@ CudaStatus scratch(CudaStream& stream, std::size_t bytes, unsigned char** memory
 namespace {
 
 const CudaApi kApi = {
-    kCudaAbi, device_count, device_info, last_error,  open_stream, close_stream, allocate,   release,      upload,
-    download, copy,         fill,        synchronize, start_timer, stop_timer,   &kCastCuda, &kLinearCuda,
+    kCudaAbi,   device_count, device_info,  last_error,    open_stream,  close_stream, allocate,
+    release,    upload,       download,     copy,          fill,         synchronize,  start_timer,
+    stop_timer, &kCastCuda,   &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
 };
 
 }  // namespace

@@ -20,9 +20,10 @@ namespace lowbit {
 #if defined(LOWBIT_CUDA_EMULATED)
 namespace emulator {
 
-// c += A · B, of `Elements` consecutive elements to a register; value(register, i) is one of them.
-template <int Elements, typename Sum, typename Accumulator, typename Value>
-void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], const Value& value) {
+// c += A · B, of `Elements` consecutive elements to a register; value_of_a(register, i) is one of them.
+template <int Elements, typename Sum, typename Accumulator, typename ValueOfA, typename ValueOfB>
+void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], const ValueOfA& value_of_a,
+                    const ValueOfB& value_of_b) {
   struct Fragments {
     unsigned a[4], b[2];
   };
@@ -41,13 +42,19 @@ void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned 
       std::memcpy(&of_b, exchange(4 * column + other), sizeof of_b);
       for (unsigned half = 0; half < 2; half++) {
         for (int e = 0; e < Elements; e++) {
-          sum += static_cast<Sum>(value(of_a.a[2 * half + upper], e)) * static_cast<Sum>(value(of_b.b[half], e));
+          sum +=
+              static_cast<Sum>(value_of_a(of_a.a[2 * half + upper], e)) * static_cast<Sum>(value_of_b(of_b.b[half], e));
         }
       }
     }
     c[i] = static_cast<Accumulator>(static_cast<Sum>(c[i]) + sum);
   }
   wait_for_warp(kAllLanes);
+}
+
+template <int Elements, typename Sum, typename Accumulator, typename Value>
+void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], const Value& value) {
+  matrix_product<Elements, Sum>(c, a, b, value, value);
 }
 
 }  // namespace emulator
@@ -111,6 +118,45 @@ __device__ inline void multiply_int8(int (&c)[4], const unsigned (&a)[4], const 
                    : "r"(a[2 * half + upper]), "r"(b[half]));
     }
   }
+#endif
+}
+
+// The same where the bytes of A are unsigned.
+__device__ inline void multiply_uint8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::matrix_product<4, std::int64_t>(
+      c, a, b, [](unsigned word, int i) { return static_cast<std::uint8_t>(word >> (8 * i)); },
+      [](unsigned word, int i) { return static_cast<std::int8_t>(word >> (8 * i)); });
+#elif __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+#pragma unroll
+  for (int upper = 0; upper < 2; upper++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                   : "+r"(c[2 * upper]), "+r"(c[2 * upper + 1])
+                   : "r"(a[2 * half + upper]), "r"(b[half]));
+    }
+  }
+#endif
+}
+
+// c + the products of four signed bytes; of unsigned ones in `a`.
+__device__ inline int dot_int8(unsigned a, unsigned b, int c) {
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+}
+__device__ inline int dot_uint8(unsigned a, unsigned b, int c) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  return __dp4a(static_cast<int>(a ^ 0x80808080U), static_cast<int>(b), c) +
+         128 * __dp4a(0x01010101, static_cast<int>(b), 0);
+#else
+  int sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
 #endif
 }
 
