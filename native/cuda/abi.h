@@ -10,7 +10,13 @@
 
 namespace lowbit {
 
+struct AffineCuda;
+struct BlocksCuda;
+struct AffineCuda;
+struct BlocksCuda;
 struct CastCuda;
+struct CodebookCuda;
+struct FakeQuantizeCuda;
 struct Float8Cuda;
 struct GptqCuda;
 struct GramCuda;
@@ -71,6 +77,10 @@ struct CudaApi {
 
   // Operations queue work and return. Arguments have been checked by the caller.
   const CastCuda* cast;
+  const AffineCuda* affine;
+  const CodebookCuda* codebook;
+  const BlocksCuda* blocks;
+  const FakeQuantizeCuda* fake_quantize;
   const LinearCuda* linear;
   const IntegerCuda* integer;  // products of bytes
   const Float8Cuda* float8;    // products of E4M3FN

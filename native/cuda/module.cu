@@ -4,7 +4,11 @@
 #include <new>
 
 #include "cuda/stream.cuh"
+#include "ops/affine/affine_cuda.h"
+#include "ops/blocks/blocks_cuda.h"
 #include "ops/cast/cast_cuda.h"
+#include "ops/codebook/codebook_cuda.h"
+#include "ops/fake_quantize/fake_quantize_cuda.h"
 #include "ops/linalg/gptq_cuda.h"
 #include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
@@ -189,7 +193,7 @@ CudaStatus synchronize(CudaStream* stream, Outcome* outcome) {
   if (outcome != nullptr) {
     *outcome = {};
     if (finding != kNoFinding) {
-      *outcome = {static_cast<Status>(finding & 0xff), static_cast<std::int64_t>(finding >> 8)};
+      *outcome = {static_cast<Status>(finding & 0xff), static_cast<std::int64_t>((finding >> 8) & (kLaterIndex - 1))};
     }
   }
   return CudaStatus::kOk;
@@ -224,9 +228,10 @@ CudaStatus scratch(CudaStream& stream, std::size_t bytes, unsigned char** memory
 namespace {
 
 const CudaApi kApi = {
-    kCudaAbi,   device_count, device_info,  last_error,    open_stream,  close_stream, allocate,
-    release,    upload,       download,     copy,          fill,         synchronize,  start_timer,
-    stop_timer, &kCastCuda,   &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
+    kCudaAbi,      device_count, device_info,  last_error,     open_stream,  close_stream,       allocate,
+    release,       upload,       download,     copy,           fill,         synchronize,        start_timer,
+    stop_timer,    &kCastCuda,   &kAffineCuda, &kCodebookCuda, &kBlocksCuda, &kFakeQuantizeCuda, &kLinearCuda,
+    &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
 };
 
 }  // namespace

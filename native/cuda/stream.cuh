@@ -44,6 +44,12 @@ __device__ inline void note(CudaFinding* finding, Status status, std::size_t ind
   atomicMin(&finding->index_and_status, (static_cast<unsigned long long>(index) << 8) | static_cast<unsigned>(status));
 }
 
+// For what an operation reports only if nothing else is wrong.
+constexpr std::size_t kLaterIndex = std::size_t{1} << 55;
+__device__ inline void note_later(CudaFinding* finding, Status status, std::size_t index) {
+  note(finding, status, kLaterIndex | index);
+}
+
 // Starts a kernel. A grid of nothing starts nothing.
 template <typename... Parameters, typename... Arguments>
 CudaStatus launch(const CudaStream& stream, void (*kernel)(Parameters...), dim3 grid, unsigned threads,

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "cuda/abi.h"
+#include "ops/blocks/blocks.h"
+
+namespace lowbit {
+
+// The operations of blocks.h on memory of a device, with the same bits.
+struct BlocksCuda {
+  // kUnsupported: types whose scales are searched for, and weights (`importance`) for a type that takes them.
+  CudaStatus (*quantize)(CudaStream* stream, const float* in, BlockType type, std::size_t rows, std::size_t columns,
+                         const float* importance, std::uint8_t* out);
+
+  CudaStatus (*dequantize)(CudaStream* stream, const std::uint8_t* in, BlockType type, std::size_t blocks, float* out);
+};
+
+extern const BlocksCuda kBlocksCuda;
+
+}  // namespace lowbit
