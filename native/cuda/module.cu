@@ -13,6 +13,7 @@
 #include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
 #include "ops/matmul/integer_cuda.h"
+#include "ops/matmul/linear_cuda.h"
 
 namespace lowbit {
 
@@ -117,9 +118,23 @@ CudaStatus set_up(CudaStream& stream) {
   return CudaStatus::kOk;
 }
 
+CudaStatus allocate(CudaStream* stream, std::size_t bytes, void** memory) {
+  *memory = nullptr;
+  if (bytes == 0) return CudaStatus::kOk;
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  return cuda_status(stream->has_pools ? cudaMallocAsync(memory, bytes, stream->stream) : cudaMalloc(memory, bytes));
+}
+
+CudaStatus release(CudaStream* stream, void* memory) {
+  if (memory == nullptr) return CudaStatus::kOk;
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  return cuda_status(stream->has_pools ? cudaFreeAsync(memory, stream->stream) : cudaFree(memory));
+}
+
 void close_stream(CudaStream* stream) {
   if (stream == nullptr) return;
   cudaSetDevice(stream->device);
+  if (stream->scratch != nullptr) release(stream, stream->scratch);
   if (stream->finding != nullptr) cudaFree(stream->finding);
   if (stream->end != nullptr) cudaEventDestroy(stream->end);
   if (stream->begin != nullptr) cudaEventDestroy(stream->begin);
@@ -140,19 +155,6 @@ CudaStatus open_stream(std::int32_t device, CudaStream** out) {
   }
   *out = stream;
   return CudaStatus::kOk;
-}
-
-CudaStatus allocate(CudaStream* stream, std::size_t bytes, void** memory) {
-  *memory = nullptr;
-  if (bytes == 0) return CudaStatus::kOk;
-  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
-  return cuda_status(stream->has_pools ? cudaMallocAsync(memory, bytes, stream->stream) : cudaMalloc(memory, bytes));
-}
-
-CudaStatus release(CudaStream* stream, void* memory) {
-  if (memory == nullptr) return CudaStatus::kOk;
-  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
-  return cuda_status(stream->has_pools ? cudaFreeAsync(memory, stream->stream) : cudaFree(memory));
 }
 
 CudaStatus transfer(CudaStream* stream, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
@@ -205,8 +207,31 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
   return cuda_status(cudaEventElapsedTime(milliseconds, stream->begin, stream->end));
 }
 
+}  // namespace
+
+CudaStatus scratch(CudaStream& stream, std::size_t bytes, unsigned char** memory) {
+  if (bytes > stream.scratch_bytes) {
+    unsigned char* const old = stream.scratch;
+    stream.scratch = nullptr;
+    stream.scratch_bytes = 0;
+    LOWBIT_TRY(release(&stream, old));
+    void* grown = nullptr;
+    LOWBIT_TRY(allocate(&stream, bytes, &grown));
+    stream.scratch = static_cast<unsigned char*>(grown);
+    LOWBIT_TRY(fill(&stream, grown, 0, kScratchZeros));
+    stream.scratch_bytes = bytes;
+  }
+  *memory = stream.scratch;
+  return CudaStatus::kOk;
+}
+
+namespace {
+
 const CudaApi kApi = {
-    kCudaAbi, device_count, device_info, last_error, open_stream, close_stream, allocate, release, upload, download, copy, fill, synchronize, start_timer, stop_timer, &kCastCuda, &kAffineCuda, &kCodebookCuda, &kBlocksCuda, &kFakeQuantizeCuda, &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda, &kGptqCuda,
+    kCudaAbi,      device_count, device_info,  last_error,     open_stream,  close_stream,       allocate,
+    release,       upload,       download,     copy,           fill,         synchronize,        start_timer,
+    stop_timer,    &kCastCuda,   &kAffineCuda, &kCodebookCuda, &kBlocksCuda, &kFakeQuantizeCuda, &kLinearCuda,
+    &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
 };
 
 }  // namespace

@@ -21,6 +21,8 @@ struct CudaStream {
   cudaStream_t stream;
   cudaEvent_t begin, end;
   CudaFinding* finding;  // on the device
+  unsigned char* scratch;
+  std::size_t scratch_bytes;
 };
 
 // Returns from the function it stands in with a status that is not kOk.
@@ -31,6 +33,12 @@ struct CudaStream {
 
 // The status that stands for a CUDA error, which it remembers for last_error().
 CudaStatus cuda_status(cudaError_t error);
+
+// Memory of the device for what operations keep between their kernels, at least 256-byte aligned. It is the stream's,
+// so that the next operation has the same; it grows when more is asked for. Its first kScratchZeros bytes, which are
+// part of `bytes`, are zeros, and every operation leaves them so.
+constexpr std::size_t kScratchZeros = std::size_t{64} << 10;
+CudaStatus scratch(CudaStream& stream, std::size_t bytes, unsigned char** memory);
 
 __device__ inline void note(CudaFinding* finding, Status status, std::size_t index) {
   atomicMin(&finding->index_and_status, (static_cast<unsigned long long>(index) << 8) | static_cast<unsigned>(status));
