@@ -338,17 +338,13 @@ describe.skipIf(!hasEmulatedModule)('on a device', () => {
     const error = expect.objectContaining({ code: 'NON_FINITE', index: 200, value: Number.NaN });
     const t = DeviceTensor.upload(x);
     const half = castTensor(t, { to: 'float16' });
-    await expectFailures(
-      error,
-      [
-        () => quantizeTensor(x, { dtype: 'int8', device: 'cuda' }),
-        () => quantizeTensor(t, { dtype: 'uint4' }),
-        () => quantizeTensor(half, { dtype: 'nf4' }),
-        () => quantizeTensorAsync(half, { dtype: 'int8' }),
-        () => quantizeTensorAsync(x, { dtype: 'int8', device: 'cuda' }),
-        () => quantizeBlocks(t, { type: 'q8_0', rowLength: 300 - (300 % 32) }).download,
-      ].slice(0, 5),
-    );
+    await expectFailures(error, [
+      () => quantizeTensor(x, { dtype: 'int8', device: 'cuda' }),
+      () => quantizeTensor(t, { dtype: 'uint4' }),
+      () => quantizeTensor(half, { dtype: 'nf4' }),
+      () => quantizeTensorAsync(half, { dtype: 'int8' }),
+      () => quantizeTensorAsync(x, { dtype: 'int8', device: 'cuda' }),
+    ]);
     const huge = normal(64, 1, 1e30);
     const overflow = expect.objectContaining({ code: 'SCALE_OVERFLOW', index: 0 });
     await expectFailures(overflow, [

@@ -174,6 +174,7 @@ describe.skipIf(!hasEmulatedModule)('DeviceTensor', () => {
     controller.abort(reason);
     await expect(aborted).rejects.toBe(reason);
     await busy;
-    expect(freeBytes(capabilities)).toBe(before);
+    // (What tests before this one left to the garbage collector may have gone as well.)
+    expect(freeBytes(capabilities)).toBeGreaterThanOrEqual(before);
   });
 });
