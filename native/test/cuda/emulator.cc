@@ -203,8 +203,8 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
 
 namespace {
 
-// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES: what the tests
-// pretend.
+// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES, LOWBIT_EMULATED_LOST
+// (1: kernels fail): what the tests pretend.
 long setting(const char* name, long usual) {
   const char* text = std::getenv(name);
   return text == nullptr ? usual : std::strtol(text, nullptr, 10);
@@ -341,7 +341,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new int(0);
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return remember(setting("LOWBIT_EMULATED_LOST", 0) != 0 ? cudaErrorLaunchFailure : cudaSuccess);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
