@@ -12,8 +12,6 @@ namespace lowbit {
 
 struct AffineCuda;
 struct BlocksCuda;
-struct AffineCuda;
-struct BlocksCuda;
 struct CastCuda;
 struct CodebookCuda;
 struct FakeQuantizeCuda;
@@ -74,6 +72,8 @@ struct CudaApi {
   // Milliseconds of the device between two calls, for benchmarks: start() … stop(), which waits.
   CudaStatus (*start_timer)(CudaStream* stream);
   CudaStatus (*stop_timer)(CudaStream* stream, float* milliseconds);
+  // Reads memory, 16-byte aligned, and nothing else: what benchmarks compare with.
+  CudaStatus (*read)(CudaStream* stream, const void* device, std::size_t bytes);
 
   // Operations queue work and return. Arguments have been checked by the caller.
   const CastCuda* cast;

@@ -93,30 +93,45 @@ struct Zero {
   __device__ void set(unsigned) {}
 };
 
-// The pairs of one row in a step. `table`: of kTable4, at the lane's copy.
+// (word & mask) | bits. Of constants, the compiler would make two instructions, each with one of them.
+__device__ inline unsigned masked_or(unsigned word, unsigned mask, unsigned bits) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  return (word & mask) | bits;
+#else
+  unsigned result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
+  return result;
+#endif
+}
+
+// The pairs of one row in a step. `table`: of kTable4, in shared memory; `lane` · 4 is the place of the lane's copy.
 template <CudaWeightFormat Format, FloatType Half>
-__device__ inline void decode(const unsigned* words, const Zero<Format, Half>& zero, const unsigned* table,
-                              unsigned (&pairs)[4]) {
-  (void)zero, (void)table;
+__device__ inline void decode(const unsigned* words, const Zero<Format, Half>& zero, const unsigned char* table,
+                              unsigned lane, unsigned (&pairs)[4]) {
+  (void)zero, (void)table, (void)lane;
   constexpr bool kFloat16 = Half == FloatType::kFloat16;
   constexpr unsigned kOne = 0x3f803f80U;  // of bfloat16
+  constexpr unsigned kMagic = kFloat16 ? 0x64006400U : 0x43004300U;
   if constexpr (Format == CudaWeightFormat::kBits4) {
     if constexpr (kFloat16) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const unsigned word = words[0] >> (8 * i);
-        pairs[2 * i] = subtract_float16_pairs((word & 0x000f000fU) | 0x64006400U, zero.low);
-        pairs[2 * i + 1] = fused_pairs<Half>((word & 0x00f000f0U) | 0x64006400U, 0x2c002c00U, zero.high);  // 1/16
+        pairs[2 * i] = subtract_float16_pairs(masked_or(word, 0x000f000fU, kMagic), zero.low);
+        pairs[2 * i + 1] = fused_pairs<Half>(masked_or(word, 0x00f000f0U, kMagic), 0x2c002c00U, zero.high);  // 1/16
       }
     } else {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        pairs[i] = fused_pairs<Half>((words[0] >> (4 * i) & 0x000f000fU) | 0x43004300U, kOne, zero.low);
+        pairs[i] = fused_pairs<Half>(masked_or(words[0] >> (4 * i), 0x000f000fU, kMagic), kOne, zero.low);
       }
     }
   } else if constexpr (Format == CudaWeightFormat::kTable4) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) pairs[i] = table[(words[0] >> (8 * i) & 0xffU) * kWarp];
+    for (int i = 0; i < 4; i++) {
+      const unsigned at = i == 0 ? words[0] << 7 : words[0] >> (8 * i - 7);  // bytes times kWarp · 4
+      pairs[i] = *reinterpret_cast<const unsigned*>(table + masked_or(at, 0xffU << 7, lane * 4));
+    }
   } else if constexpr (Format == CudaWeightFormat::kFloat16) {
 #pragma unroll
     for (int i = 0; i < 4; i++) pairs[i] = words[i];
@@ -128,7 +143,7 @@ __device__ inline void decode(const unsigned* words, const Zero<Format, Half>& z
         pairs[i] = subtract_float16_pairs(__byte_perm(word, 0x64646464U, i % 2 == 0 ? 0x4140 : 0x4342), zero.low);
       } else if constexpr (Format == CudaWeightFormat::kBits8) {
         const unsigned spread = __byte_perm(word, 0, i % 2 == 0 ? 0x4140 : 0x4342);
-        const unsigned low = fused_pairs<Half>((spread & 0x007f007fU) | 0x43004300U, kOne, zero.low);
+        const unsigned low = fused_pairs<Half>(masked_or(spread, 0x007f007fU, kMagic), kOne, zero.low);
         const unsigned high = ((spread ^ zero.flip) & 0x00800080U) << 7;  // 2 or 0
         pairs[i] = fused_pairs<Half>(high, zero.high, low);
       } else {

@@ -142,12 +142,11 @@ template <int Count>
 struct Scales {
   unsigned words[2 * Count];
 
-  __device__ void load(const unsigned char* scales, bool half, std::uint64_t first) {
+  __device__ void load(const unsigned char* scales, bool half) {
     if (half) {
-      const auto* from = reinterpret_cast<const unsigned*>(scales) + first / 2;
-      load_words<Count>(from);
+      load_words<Count>(reinterpret_cast<const unsigned*>(scales));
     } else {
-      load_words<2 * Count>(reinterpret_cast<const unsigned*>(scales) + first);
+      load_words<2 * Count>(reinterpret_cast<const unsigned*>(scales));
     }
   }
   __device__ void get(bool half, int group, float (&pair)[2]) const {
@@ -191,12 +190,12 @@ template <int Count>
 struct ZeroBytes {
   unsigned words[(2 * Count + 3) / 4];
 
-  __device__ void load(const unsigned char* zeros, std::uint64_t first) {
+  __device__ void load(const unsigned char* zeros) {
     if constexpr (Count == 1) {
-      words[0] = __ldg(reinterpret_cast<const std::uint16_t*>(zeros + first));
+      words[0] = __ldg(reinterpret_cast<const std::uint16_t*>(zeros));
     } else {
 #pragma unroll
-      for (int i = 0; i < Count / 2; i++) words[i] = __ldg(reinterpret_cast<const unsigned*>(zeros + first) + i);
+      for (int i = 0; i < Count / 2; i++) words[i] = __ldg(reinterpret_cast<const unsigned*>(zeros) + i);
     }
   }
   __device__ unsigned get(int group, int upper) const {
@@ -204,6 +203,15 @@ struct ZeroBytes {
     return words[byte / 4] >> (8 * (byte % 4)) & 0xffU;
   }
 };
+
+// Keeps an address in registers: the compiler would rather compute it again in every turn of a loop.
+template <typename T>
+__device__ inline T* kept(T* address) {
+#if !defined(LOWBIT_CUDA_EMULATED)
+  asm volatile("" : "+l"(address));
+#endif
+  return address;
+}
 
 // Whether this block is the last of `splits` to come here, which must all have written their partial sums before; what
 // they wrote is then visible to it. Every thread must call it.

@@ -15,55 +15,69 @@ constexpr int blocks_at_once(CudaWeightFormat format, int token_tiles) {
   return token_tiles == 1 && format != CudaWeightFormat::kFloat16 ? 3 : 2;
 }
 
-// Blocks of columns that a warp reads ahead: four loads or more under way for each lane.
-constexpr int ahead_of(CudaWeightFormat format, int row_tiles) {
+// Blocks of columns that a lane has in registers or under way: four loads or more beside those of the block that is
+// being multiplied.
+constexpr int buffers_of(CudaWeightFormat format, int row_tiles) {
   const int units = units_of(format) * row_tiles;
-  return units >= 4 ? 1 : 4 / units;
+  return 1 + (units >= 4 ? 1 : 4 / units);
 }
 
-template <CudaWeightFormat Format, FloatType Half, bool HasZeros, int ScalesOfBlock, int RowTiles>
-struct Block {
-  static constexpr int kUnits = units_of(Format);
-  uint4 units[RowTiles][kUnits];
-  Scales<ScalesOfBlock> scales[RowTiles];
-  ZeroBytes<ScalesOfBlock> zeros[RowTiles];
+// Where a lane finds what it needs of a tile.
+struct LanePlaces {
+  const uint4* codes;
+  const unsigned char *scales, *zeros;
+};
 
-  __device__ void load(const CudaProduct& p, unsigned first_tile, unsigned block, unsigned lane) {
+template <CudaWeightFormat Format, bool HasZeros, int ScalesOfBlock>
+struct Block {
+  static constexpr unsigned kUnits = units_of(Format);
+  uint4 units[kUnits];
+  Scales<ScalesOfBlock> scales;
+  ZeroBytes<ScalesOfBlock> zeros;
+
+  __device__ void load(const CudaProduct& p, const LanePlaces& places, unsigned block) {
+    const uint4* const from = places.codes + std::size_t{block} * (kUnits * kWarp);
 #pragma unroll
-    for (int r = 0; r < RowTiles; r++) {
-      const unsigned tile = smaller(first_tile + static_cast<unsigned>(r), p.tiles - 1);
-      const uint4* from = p.codes + (std::size_t{tile} * p.blocks + block) * (kUnits * kWarp) + lane;
-#pragma unroll
-      for (int u = 0; u < kUnits; u++) units[r][u] = load_once(from + u * kWarp);
-      const std::uint64_t set = tile * p.scale_blocks + (ScalesOfBlock == 1 ? block >> p.scale_shift : block);
-      const std::uint64_t first = set * (kRowsOfTile * ScalesOfBlock) + (lane / 4) * (2 * ScalesOfBlock);
-      scales[r].load(p.scales, p.half_scales, first);
-      if constexpr (HasZeros) zeros[r].load(p.zeros, first);
-    }
+    for (unsigned u = 0; u < kUnits; u++) units[u] = load_once(from + u * kWarp);
+    const std::size_t set = ScalesOfBlock == 1 ? block >> p.scale_shift : block;
+    constexpr unsigned kSet = kRowsOfTile * ScalesOfBlock;
+    scales.load(places.scales + set * (p.half_scales ? kSet * 2 : kSet * 4), p.half_scales);
+    if constexpr (HasZeros) zeros.load(places.zeros + set * kSet);
   }
 };
 
 template <CudaWeightFormat Format, FloatType Half, bool HasZeros, int ScalesOfBlock, int TokenTiles>
 __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenTiles)) multiply_stream(CudaProduct p) {
   constexpr int kRowTiles = row_tiles_of(Format, TokenTiles);
-  constexpr int kAhead = ahead_of(Format, kRowTiles), kWords = words_of(Format);
+  constexpr int kBuffers = buffers_of(Format, kRowTiles), kWords = words_of(Format);
   constexpr int kStepsOfScale = kStepsOfBlock / ScalesOfBlock;
-  using Ahead = Block<Format, Half, HasZeros, ScalesOfBlock, kRowTiles>;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const unsigned first_tile = blockIdx.x * kRowTiles;
   const unsigned end = smaller(p.blocks, (blockIdx.y + 1) * p.blocks_of_split);
   unsigned block = blockIdx.y * p.blocks_of_split + warp;
 
-  Ahead ahead[kAhead];
+  LanePlaces places[kRowTiles];
 #pragma unroll
-  for (int i = 0; i < kAhead; i++) {
-    if (block + i * kProductWarps < end) ahead[i].load(p, first_tile, block + i * kProductWarps, lane);
+  for (unsigned r = 0; r < kRowTiles; r++) {
+    const unsigned tile = smaller(first_tile + r, p.tiles - 1);
+    places[r].codes = kept(p.codes + std::size_t{tile} * p.blocks * (units_of(Format) * kWarp) + lane);
+    const std::size_t first = tile * p.scale_blocks * (kRowsOfTile * ScalesOfBlock) + g * (2 * ScalesOfBlock);
+    places[r].scales = kept(p.scales + first * (p.half_scales ? 2 : 4));
+    places[r].zeros = HasZeros ? kept(p.zeros + first) : nullptr;
   }
-  auto* const table = reinterpret_cast<unsigned*>(shared_memory());
+  Block<Format, HasZeros, ScalesOfBlock> buffers[kBuffers][kRowTiles];
+#pragma unroll
+  for (unsigned i = 0; i < kBuffers; i++) {
+#pragma unroll
+    for (unsigned r = 0; r < kRowTiles; r++) {
+      if (block + i * kProductWarps < end) buffers[i][r].load(p, places[r], block + i * kProductWarps);
+    }
+  }
+  unsigned char* const table = shared_memory();
   auto* const sums =
       reinterpret_cast<float*>(shared_memory() + (Format == CudaWeightFormat::kTable4 ? kTableBytes : 0));
   if constexpr (Format == CudaWeightFormat::kTable4) {
-    fill_table(p, table);
+    fill_table(p, reinterpret_cast<unsigned*>(table));
     __syncthreads();
   }
 
@@ -71,7 +85,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
   const uint4* x[TokenTiles];
 #pragma unroll
   for (int j = 0; j < TokenTiles; j++) {
-    x[j] = reinterpret_cast<const uint4*>(p.x + smaller(8 * j + g, p.m - 1) * p.x_stride) + t;
+    x[j] = kept(reinterpret_cast<const uint4*>(p.x + smaller(8 * j + g, p.m - 1) * p.x_stride) + t);
   }
   Zero<Format, Half> zero[kRowTiles][2];
 #pragma unroll
@@ -80,11 +94,9 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
   float sum[kRowTiles][TokenTiles][4] = {};
   while (block < end) {
 #pragma unroll
-    for (int i = 0; i < kAhead; i++, block += kProductWarps) {
-      if (block >= end) continue;
-      const Ahead now = ahead[i];
-      const unsigned next = block + kAhead * kProductWarps;
-      if (next < end) ahead[i].load(p, first_tile, next, lane);
+    for (int i = 0; i < kBuffers; i++, block += kProductWarps) {
+      if (block >= end) break;
+      auto& now = buffers[i];
       uint4 activations[TokenTiles][kStepsOfBlock];
 #pragma unroll
       for (int j = 0; j < TokenTiles; j++) {
@@ -105,19 +117,19 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
               for (int c = 0; c < 4; c++) part[r][j][c] = 0.0F;
             }
             if constexpr (HasZeros) {
-              zero[r][0].set(now.zeros[r].get(s / kStepsOfScale, 0));
-              zero[r][1].set(now.zeros[r].get(s / kStepsOfScale, 1));
+              zero[r][0].set(now[r].zeros.get(s / kStepsOfScale, 0));
+              zero[r][1].set(now[r].zeros.get(s / kStepsOfScale, 1));
             }
           }
           unsigned words[2 * kWords], upper[4], lower[4];
 #pragma unroll
           for (int w = 0; w < 2 * kWords; w++) {
             const int word = s * 2 * kWords + w;
-            const uint4& unit = now.units[r][word / 4];
+            const uint4& unit = now[r].units[word / 4];
             words[w] = word % 4 == 0 ? unit.x : word % 4 == 1 ? unit.y : word % 4 == 2 ? unit.z : unit.w;
           }
-          decode<Format, Half>(words, zero[r][0], table + lane, upper);
-          decode<Format, Half>(words + kWords, zero[r][1], table + lane, lower);
+          decode<Format, Half>(words, zero[r][0], table, lane, upper);
+          decode<Format, Half>(words + kWords, zero[r][1], table, lane, lower);
           const unsigned a[2][4] = {{upper[0], lower[0], upper[1], lower[1]}, {upper[2], lower[2], upper[3], lower[3]}};
 #pragma unroll
           for (int j = 0; j < TokenTiles; j++) {
@@ -128,7 +140,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
           }
           if ((s + 1) % kStepsOfScale == 0) {
             float scale[2];
-            now.scales[r].get(p.half_scales, s / kStepsOfScale, scale);
+            now[r].scales.get(p.half_scales, s / kStepsOfScale, scale);
 #pragma unroll
             for (int j = 0; j < TokenTiles; j++) {
 #pragma unroll
@@ -136,6 +148,11 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
             }
           }
         }
+      }
+      const unsigned next = block + kBuffers * kProductWarps;
+      if (next < end) {
+#pragma unroll
+        for (unsigned r = 0; r < kRowTiles; r++) now[r].load(p, places[r], next);
       }
     }
   }

@@ -63,8 +63,8 @@ struct Parameters {
       const std::uint64_t set = tile * p.scale_blocks + (scales_of_block == 1 ? block >> p.scale_shift : block);
       const unsigned of_half = scales_of_block == 1 ? 0 : half * scales_of_block;
       const std::uint64_t first = set * (kRowsOfTile * scales_of_block) + g * (2 * scales_of_block) + of_half;
-      scales[r].load(p.scales, p.half_scales, first);
-      if (p.zeros != nullptr) zeros[r].load(p.zeros, first);
+      scales[r].load(p.scales + first * (p.half_scales ? 2 : 4), p.half_scales);
+      if (p.zeros != nullptr) zeros[r].load(p.zeros + first);
     }
   }
 };
@@ -84,9 +84,9 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
   const unsigned end_block = smaller(p.blocks, first_block + p.blocks_of_split);
   const unsigned count = (end_block - first_block) * kStagesOfBlock;
 
-  auto* const table = reinterpret_cast<unsigned*>(shared_memory());
+  unsigned char* const table = shared_memory();
   unsigned char* const ring = shared_memory() + (Format == CudaWeightFormat::kTable4 ? kTableBytes : 0);
-  if constexpr (Format == CudaWeightFormat::kTable4) fill_table(p, table);
+  if constexpr (Format == CudaWeightFormat::kTable4) fill_table(p, reinterpret_cast<unsigned*>(table));
 
   const auto copy_stage = [&](unsigned index) {
     unsigned char* const stage = ring + index % stages * kStageBytes;
@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
           }
         }
         unsigned upper[4], lower[4];
-        decode<Format, Half>(words + step * 2 * kWords, zero[r][0], table + lane, upper);
-        decode<Format, Half>(words + step * 2 * kWords + kWords, zero[r][1], table + lane, lower);
+        decode<Format, Half>(words + step * 2 * kWords, zero[r][0], table, lane, upper);
+        decode<Format, Half>(words + step * 2 * kWords + kWords, zero[r][1], table, lane, lower);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
           a[r][2 * step + k][0] = upper[2 * k], a[r][2 * step + k][1] = lower[2 * k];
