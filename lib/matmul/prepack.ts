@@ -110,7 +110,8 @@ function prepare(value: unknown, optionsValue: unknown, later: boolean): Prepare
 }
 
 function prepareFloats(value: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
-  const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
+  const chosen = isDeviceTensor(value) ? (optionsValue ?? {}) : optionsValue;
+  const given = validate.options<Record<string, unknown>>('options', chosen, known);
   const index = placeOf(given['device'], [placeOfTensor('weights', value)]);
   const { data, type, count, fallback } = weightsFrom(value, given['dtype']);
   const shape = validate.shape('shape', given['shape'] ?? fallback);
