@@ -55,7 +55,7 @@ describe.skipIf(!hasEmulatedModule)('DeviceTensor', () => {
     const back = t.download();
     expect(back).toEqual(array);
     expect(back).not.toBe(array);
-    const out = array.slice().fill(0) as never;
+    const out = (array as Uint8Array).slice().fill(0) as never;
     expect(t.download(out)).toBe(out);
     expect(out).toEqual(array);
     const later = await DeviceTensor.uploadAsync(array as never, { dtype: dtype as never, shape });

@@ -4,12 +4,11 @@
  * lowbit_cuda_emulated`.
  */
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 
 /** Where it is built: `npm test` names it. */
 export const emulatedModule =
-  process.env['LOWBIT_CUDA_EMULATED'] ??
-  fileURLToPath(new URL('../../build-cuda/lowbit_cuda_emulated.so', import.meta.url));
+  process.env['LOWBIT_CUDA_EMULATED'] ?? join(__dirname, '..', '..', 'build-cuda', 'lowbit_cuda_emulated.so');
 
 export const hasEmulatedModule = existsSync(emulatedModule);
 
