@@ -11,7 +11,7 @@ namespace {
 
 // Tiles of rows of a block: two share what is read of x, where registers suffice.
 constexpr int row_tiles_of(CudaWeightFormat format, int token_tiles) { return words_of(format) == 1 ? token_tiles : 1; }
-constexpr int blocks_at_once(CudaWeightFormat format, int token_tiles) {
+[[maybe_unused]] constexpr int blocks_at_once(CudaWeightFormat format, int token_tiles) {
   return token_tiles == 1 && format != CudaWeightFormat::kFloat16 ? 3 : 2;
 }
 
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
   // Tokens past the last repeat it.
   const uint4* x[TokenTiles];
 #pragma unroll
-  for (int j = 0; j < TokenTiles; j++) {
+  for (unsigned j = 0; j < TokenTiles; j++) {
     x[j] = kept(reinterpret_cast<const uint4*>(p.x + smaller(8 * j + g, p.m - 1) * p.x_stride) + t);
   }
   Zero<Format, Half> zero[kRowTiles][2];

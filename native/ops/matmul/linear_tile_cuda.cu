@@ -88,23 +88,42 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
   unsigned char* const ring = shared_memory() + (Format == CudaWeightFormat::kTable4 ? kTableBytes : 0);
   if constexpr (Format == CudaWeightFormat::kTable4) fill_table(p, reinterpret_cast<unsigned*>(table));
 
-  const auto copy_stage = [&](unsigned index) {
-    unsigned char* const stage = ring + index % stages * kStageBytes;
-    const unsigned block = first_block + index / kStagesOfBlock, half = index % kStagesOfBlock;
-    const std::uint16_t* const x = p.x + block * kColumnsOfBlock + half * kStageColumns;
-    for (unsigned i = threadIdx.x; i < kShape.tokens() * (kRowOfX / kUnitBytes); i += kProductThreads) {
-      const unsigned token = i / (kRowOfX / kUnitBytes), slot = i % (kRowOfX / kUnitBytes);
-      const bool wanted = first_token + token < p.m;
-      copy_async(stage + slot_of(token, slot), x + (wanted ? first_token + token : 0) * p.x_stride + slot * 8, wanted);
+  // A thread copies the same slot of every 32nd token, and units of weights, at addresses that go on from stage to
+  // stage.
+  constexpr unsigned kSlots = kRowOfX / kUnitBytes, kTokensAtOnce = kProductThreads / kSlots;
+  constexpr unsigned kUnitsOfTile = kUnits * kWarp, kUnitsOfStage = kShape.row_tiles() * kUnitsOfTile;
+  static_assert(kShape.tokens() % kTokensAtOnce == 0 && kTokensAtOnce % 2 == 0 &&
+                    (kProductThreads % kUnitsOfTile == 0 || kUnitsOfTile % kProductThreads == 0),
+                "every thread copies alike");
+  const unsigned own_token = first_token + threadIdx.x / kSlots;
+  const std::size_t first_stage = std::size_t{first_block} * kStagesOfBlock;
+  const std::uint16_t* const x_from = kept(p.x + (own_token < p.m ? own_token : 0) * p.x_stride +
+                                           first_stage * kStageColumns + threadIdx.x % kSlots * 8);
+  const std::size_t tokens_further = kTokensAtOnce * p.x_stride;
+  const unsigned x_to = slot_of(threadIdx.x / kSlots, threadIdx.x % kSlots);
+  const std::size_t tile_units = std::size_t{p.blocks} * (kStagesOfBlock * kUnitsOfTile);
+  const uint4* const codes_from = kept(p.codes + (first_tile + threadIdx.x / kUnitsOfTile) * tile_units +
+                                       first_stage * kUnitsOfTile + threadIdx.x % kUnitsOfTile);
+  const auto copy_stage = [&](unsigned char* stage, unsigned index) {
+    const std::uint16_t* x = x_from + index * kStageColumns;
+#pragma unroll 1  // addresses side by side would cost registers
+    for (unsigned i = 0; i < kShape.tokens() / kTokensAtOnce; i++, x += tokens_further) {
+      // What is not wanted is not read, wherever it would be.
+      const bool wanted = own_token + i * kTokensAtOnce < p.m;
+      copy_async(stage + x_to + i * (kTokensAtOnce * kRowOfX), x, wanted);
     }
-    unsigned char* const weights = stage + kShape.x_bytes();
-    for (unsigned i = threadIdx.x; i < kShape.row_tiles() * kUnits * kWarp; i += kProductThreads) {
-      const unsigned tile = first_tile + i / (kUnits * kWarp), unit = i % (kUnits * kWarp);
-      const bool wanted = tile < p.tiles;
-      const std::size_t from =
-          ((wanted ? tile : 0) * std::size_t{p.blocks} + block) * (kUnits * kStagesOfBlock * kWarp) +
-          half * (kUnits * kWarp) + unit;
-      copy_async(weights + i * kUnitBytes, p.codes + from, wanted);
+    unsigned char* const weights = stage + kShape.x_bytes() + threadIdx.x * kUnitBytes;
+    const uint4* const codes = codes_from + index * kUnitsOfTile;
+#pragma unroll
+    for (unsigned i = 0; i < (kUnitsOfStage + kProductThreads - 1) / kProductThreads; i++) {
+      const unsigned unit = i * kProductThreads + threadIdx.x, tile = unit / kUnitsOfTile;
+      if (kUnitsOfStage % kProductThreads != 0 && unit >= kUnitsOfStage) break;
+      // From this thread's first unit on.
+      const std::size_t further = kUnitsOfTile <= kProductThreads ? i * (kProductThreads / kUnitsOfTile) * tile_units
+                                                                  : i * kProductThreads / kUnitsOfTile * tile_units +
+                                                                        i * kProductThreads % kUnitsOfTile;
+      const bool wanted = first_tile + tile < p.tiles;
+      copy_async(weights + i * (kProductThreads * kUnitBytes), codes + further, wanted);
     }
   };
 
@@ -116,20 +135,22 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
   Parameters<Fine> next;
   if (count != 0) next.load(p, scales_of_block, own_tile, first_block, 0, g);
   for (unsigned i = 0; i + 1 < stages; i++) {
-    if (i < count) copy_stage(i);
+    if (i < count) copy_stage(ring + i * kStageBytes, i);
     commit_copies();
   }
+  unsigned char* stage = ring;
+  unsigned char* const last = ring + (stages - 1) * kStageBytes;
+  unsigned char* free_stage = last;  // whose contents have been multiplied
   for (unsigned index = 0; index < count; index++) {
     wait_for_stage(stages);
     __syncthreads();
-    if (index + stages - 1 < count) copy_stage(index + stages - 1);
+    if (index + stages - 1 < count) copy_stage(free_stage, index + stages - 1);
     commit_copies();
     const Parameters<Fine> now = next;
     if (index + 1 < count) {
       next.load(p, scales_of_block, own_tile, first_block + (index + 1) / kStagesOfBlock, (index + 1) % kStagesOfBlock,
                 g);
     }
-    const unsigned char* const stage = ring + index % stages * kStageBytes;
     const auto* const weights = reinterpret_cast<const uint4*>(stage + kShape.x_bytes());
 
     unsigned a[2][4][4];  // of the two tiles, four times sixteen columns
@@ -191,6 +212,8 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
         }
       }
     }
+    free_stage = stage;
+    stage = stage == last ? ring : stage + kStageBytes;
   }
 
   // Splits leave their sums as they lie in registers, one after the other for each lane.

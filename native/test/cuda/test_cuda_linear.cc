@@ -2,6 +2,7 @@
 // sizes, all ways to divide a product among blocks.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "core/float_bits.h"
 #include "core/packed_codes.h"
@@ -11,6 +12,8 @@
 
 namespace lowbit::test {
 namespace {
+
+using Sizes = std::initializer_list<std::size_t>;
 
 // A weight on the host: what is packed, and its values.
 struct Weight {
@@ -295,9 +298,9 @@ TEST("cuda linear: ragged sizes") {
   if (!device) return;
   Random random(2);
   int turn = 0;
-  for (const std::size_t m : {1, 2, 7, 8, 9, 16, 17, 64, 65, 130}) {
-    for (const std::size_t n : {1, 15, 16, 17, 130}) {
-      for (const std::size_t k : {1, 31, 33, 128, 257}) {
+  for (const std::size_t m : Sizes{1, 2, 7, 8, 9, 16, 17, 64, 65, 130}) {
+    for (const std::size_t n : Sizes{1, 15, 16, 17, 130}) {
+      for (const std::size_t k : Sizes{1, 31, 33, 128, 257}) {
         turn++;
         if (m > 17 && turn % 5 != 0) continue;
         const Kind& kind = kKinds[static_cast<std::size_t>(turn) % (sizeof kKinds / sizeof kKinds[0])];
@@ -341,7 +344,7 @@ TEST("cuda linear: bias, activations, gates and types of the result") {
   if (!device) return;
   Random random(6);
   const std::size_t n = 37, k = 160;
-  for (const std::size_t m : {3, 19}) {
+  for (const std::size_t m : Sizes{3, 19}) {
     const Weight w = random_weight(kKinds[2], n, k, 32, FloatType::kFloat16, random);
     const Weight gate = random_weight(kKinds[7], n, k, 0, FloatType::kFloat32, random);
     const Packed packed(device, w), packed_gate(device, gate);
@@ -453,7 +456,7 @@ TEST("cuda linear: the same bits every time, and close to them in other company"
   a.y = y.data();
   const Sums expected = reference(w, x, most);
   Buffer<float> first(0);
-  for (const std::size_t m : {1, 1, 8, 12, 40, 40}) {
+  for (const std::size_t m : Sizes{1, 1, 8, 12, 40, 40}) {
     a.m = m;
     device.expect_ok(device.api->linear->linear(device.stream, &a), "linear");
     device.synchronize();
@@ -505,7 +508,7 @@ TEST("cuda linear: what is not finite is found") {
     }
   }
   // Of weights.
-  for (const std::size_t which : {13, 14, 20, 21}) {
+  for (const std::size_t which : Sizes{13, 14, 20, 21}) {
     Weight bad = random_weight(kKinds[which], n, k, 0, FloatType::kFloat32, random);
     if (bad.source.kind == CudaWeightKind::kFloats) {
       set_element(bad.data.data(), bad.source.float_type, 200, -INFINITY);
@@ -536,7 +539,7 @@ TEST("cuda linear: nothing to multiply, and what is not supported") {
   const Packed packed(device, none);
   const std::vector<float> bias = {1.0F, 2.0F, 3.0F, 4.0F, 5.0F};
   const DeviceBuffer<float> bias_device(device, bias);
-  for (const std::size_t m : {2, 20}) {
+  for (const std::size_t m : Sizes{2, 20}) {
     const DeviceBuffer<float> y(device, m * 5);
     CudaLinearArguments a{};
     a.x_type = FloatType::kFloat16;
