@@ -9,6 +9,8 @@
 //
 // Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
 
+#include <type_traits>
+
 #include "cuda/device.cuh"
 #include "cuda/tensor_cores.cuh"
 
@@ -43,7 +45,7 @@ template <typename Sum, int Count>
 __device__ inline void hold(Sum (&c)[Count]) {
 #pragma unroll
   for (int i = 0; i < Count; i++) {
-    if constexpr (sizeof(Sum) == sizeof(int) && Sum(0.5F) == Sum(0)) {
+    if constexpr (std::is_same_v<Sum, int>) {
       asm volatile("" : "+r"(c[i])::"memory");
     } else {
       asm volatile("" : "+f"(c[i])::"memory");
