@@ -147,7 +147,7 @@ CudaStatus multiply(CudaStream* stream, const Layer& l) {
 #else
   constexpr bool kHas = true;
 #endif
-  if (!kHas || stream->major != 9 || l.k > kMostInt8Columns) return CudaStatus::kUnsupported;
+  if (!kHas || stream->major != 9 || (!IsFloat8 && l.k > kMostInt8Columns)) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
   using Tile = GroupTile<IsFloat8 ? 128 : 256>;
   Workspace copy_of_x(*stream), copy_of_w(*stream);

@@ -122,6 +122,49 @@ TEST("cuda integer: sums wrap as int32 does") {
   }
 }
 
+TEST("cuda integer: memory may begin anywhere") {
+  const Device device;
+  if (!device) return;
+  Random random(2);
+  const Shape s{20, 7, 32};
+  // Everything starts one element past where it would be aligned.
+  Buffer<std::uint8_t> a(1 + s.m * s.k), b(1 + s.n * s.k);
+  Buffer<float> scales(1 + s.m);
+  fill_bits(random, a);
+  fill_bits(random, b);
+  for (std::size_t i = 0; i < scales.size(); i++) scales[i] = 1.0F + static_cast<float>(i);
+  const DeviceBuffer<std::uint8_t> on_a(device, a), on_b(device, b);
+  const DeviceBuffer<std::uint8_t> packed(device, device.api->integer->packed_bytes(s.k, s.n));
+  const DeviceBuffer<std::int32_t> c(device, 1 + s.m * s.n);
+  const DeviceBuffer<float> on_scales(device, scales);
+  const DeviceBuffer<std::uint16_t> y(device, 1 + s.m * s.n);
+  device.expect_ok(device.api->integer->pack_rows(device.stream, on_b.data() + 1, true, s.k, s.n, packed.data()),
+                   "pack_rows");
+  device.expect_ok(
+      device.api->integer->matmul(
+          device.stream, {on_a.data() + 1, true, s.m, s.n, s.k, packed.data(), true, nullptr, false, nullptr, false,
+                          IntegerResult::kInt32, nullptr, false, nullptr, 0, c.data() + 1}),
+      "matmul");
+  device.expect_ok(device.api->integer->linear(
+                       device.stream, {reinterpret_cast<const std::int8_t*>(on_a.data() + 1), on_scales.data() + 1,
+                                       true, reinterpret_cast<const std::int8_t*>(on_b.data() + 1), on_scales.data(),
+                                       false, s.m, s.n, s.k, nullptr, FloatType::kBfloat16, y.data() + 1}),
+                   "linear");
+  const Buffer<std::int32_t> sums = c.host();
+  const Buffer<std::uint16_t> results = y.host();
+  for (std::size_t m = 0; m < s.m; m++) {
+    for (std::size_t n = 0; n < s.n; n++) {
+      std::int32_t sum = 0;
+      for (std::size_t k = 0; k < s.k; k++) {
+        sum += static_cast<std::int8_t>(a[1 + m * s.k + k]) * static_cast<std::int8_t>(b[1 + n * s.k + k]);
+      }
+      const std::size_t at = 1 + m * s.n + n;
+      CHECK(sums[at] == sum, "row %zu, column %zu: %d, not %d", m, n, sums[at], sum);
+      CHECK(results[at] == bfloat16_of(static_cast<float>(sum) * scales[1 + m]), "row %zu, column %zu", m, n);
+    }
+  }
+}
+
 Buffer<std::uint16_t> halves_of(const Buffer<float>& x, FloatType type) {
   Buffer<std::uint16_t> halves(x.size());
   for (std::size_t i = 0; i < x.size(); i++) {
