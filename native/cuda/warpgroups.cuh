@@ -14,6 +14,15 @@
 #include "cuda/device.cuh"
 #include "cuda/tensor_cores.cuh"
 
+namespace lowbit {
+
+// Whether layers use them, from this many rows on. Off until a device has shown that they are right: the tests named
+// "warp groups" try them wherever they can run.
+constexpr bool kUsesWarpGroups = false;
+constexpr std::size_t kRowsForWarpGroups = 65;
+
+}  // namespace lowbit
+
 #if !defined(LOWBIT_CUDA_EMULATED) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LOWBIT_HAS_WARPGROUPS 1
 

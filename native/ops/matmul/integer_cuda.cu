@@ -3,6 +3,7 @@
 
 #include "cuda/byte_tiles.cuh"
 #include "cuda/tokens.cuh"
+#include "cuda/warpgroups.cuh"
 #include "cuda/workspace.cuh"
 #include "ops/matmul/integer_cuda.h"
 
@@ -323,6 +324,7 @@ CudaStatus matmul(CudaStream* stream, const IntegerMatmulCuda& p) {
 CudaStatus multiply_layer(CudaStream* stream, const Int8LinearCuda& l) {
   if (l.k > kMostInt8Columns) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
+  if (kUsesWarpGroups && stream->major == 9 && l.m >= kRowsForWarpGroups) return int8_linear_by_groups(stream, l);
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));

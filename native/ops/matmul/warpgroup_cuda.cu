@@ -14,7 +14,6 @@ namespace {
 constexpr int kGroupThreads = 128, kGroups = 2, kThreads = kGroupThreads * kGroups;
 constexpr int kTileRows = 64 * kGroups;
 constexpr int kLongStageBytes = 128, kLongStages = 4;
-constexpr int kChunksOfLongRow = kLongStageBytes / kChunk;
 
 // The rows and columns of a tile, for tile_of_block().
 template <int Columns>
@@ -25,6 +24,8 @@ struct GroupTile {
 };
 
 #if LOWBIT_HAS_WARPGROUPS
+
+constexpr int kChunksOfLongRow = kLongStageBytes / kChunk;
 
 struct Int8Group {
   using Sum = int;
