@@ -183,7 +183,7 @@ __global__ void pad_rows(const std::uint8_t* in, std::size_t rows, std::size_t k
     const std::size_t row = i / chunks, begin = i % chunks * kChunk;
     alignas(16) std::uint8_t bytes[kChunk];
 #pragma unroll
-    for (int b = 0; b < kChunk; b++) {
+    for (std::size_t b = 0; b < kChunk; b++) {
       bytes[b] = begin + b < k ? static_cast<std::uint8_t>(in[row * k + begin + b] ^ flip) : std::uint8_t{0};
     }
     reinterpret_cast<uint4*>(out)[i] = *reinterpret_cast<const uint4*>(bytes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <initializer_list>
 
 #include "core/float_bits.h"
 #include "core/small_floats.h"
@@ -163,10 +164,10 @@ TEST("cuda float8: activations are quantized per token with the bits of the defi
   const Device device;
   if (!device) return;
   Random random(3);
-  for (const std::size_t k : {0, 1, 7, 64, 1003, 2056}) {
+  for (const std::size_t k : std::initializer_list<std::size_t>{0, 1, 7, 64, 1003, 2056}) {
     for (int t = 0; t < 3; t++) {
       const auto type = static_cast<FloatType>(t);
-      const std::size_t m = 5, columns = static_cast<std::size_t>(k), count = m * columns;
+      const std::size_t m = 5, columns = k, count = m * columns;
       Buffer<float> x(count), expected_scales(m);
       Buffer<std::uint16_t> halves(count);
       Buffer<std::uint8_t> expected(count);

@@ -2,6 +2,7 @@
 // codes.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "ops/linalg/cholesky.h"
 #include "ops/linalg/gptq.h"
@@ -43,8 +44,7 @@ TEST("cuda gptq: the factorization has the bits of the processor's, and its fact
   const Device device;
   if (!device) return;
   Random random(1);
-  for (const std::size_t size : {0, 1, 2, 63, 64, 65, 150, 260}) {
-    const auto n = static_cast<std::size_t>(size);
+  for (const std::size_t n : std::initializer_list<std::size_t>{0, 1, 2, 63, 64, 65, 150, 260}) {
     const Buffer<float> h = gram_of(random, 2 * n + 3, n, n == 150);
     const bool permuted = n % 7 != 0 && n > 7;
     const std::vector<std::int32_t> order = shuffled(n);
