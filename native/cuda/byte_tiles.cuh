@@ -18,11 +18,13 @@ struct ByteRows {
   std::size_t rows, stride;
 };
 
-constexpr int kStageBytes = 64, kStages = 4, kChunk = 16;
+constexpr int kStageBytes = 64, kChunk = 16;
 constexpr int kChunksOfRow = kStageBytes / kChunk;
 
-template <int WarpRows_, int WarpColumns_, int WarpsDown_, int WarpsAcross_>
+// Small tiles have more stages: as few of them run, more of each must be on its way to keep the memory busy.
+template <int WarpRows_, int WarpColumns_, int WarpsDown_, int WarpsAcross_, int Stages_ = 4>
 struct ByteTile {
+  static constexpr int kStages = Stages_;
   static constexpr int kWarpRows = WarpRows_, kWarpColumns = WarpColumns_;
   static constexpr int kWarpsDown = WarpsDown_, kWarpsAcross = WarpsAcross_;
   static constexpr int kRows = kWarpRows * kWarpsDown, kColumns = kWarpColumns * kWarpsAcross;
@@ -116,6 +118,7 @@ __device__ inline void multiply_stage(const unsigned char* stage, Sum (&sums)[Ti
 template <typename Tile, typename Use>
 __device__ inline void for_stages(const ByteRows& a, const ByteRows& b, std::size_t row, std::size_t column,
                                   std::size_t k, const Use& use) {
+  constexpr int kStages = Tile::kStages;
   unsigned char* const shared = shared_memory();
   StageCopies<Tile::kRows, Tile::kThreads> copies_of_a(a, row, k);
   StageCopies<Tile::kColumns, Tile::kThreads> copies_of_b(b, column, k);
@@ -180,7 +183,7 @@ __global__ void pad_rows(const std::uint8_t* in, std::size_t rows, std::size_t k
     const std::size_t row = i / chunks, begin = i % chunks * kChunk;
     alignas(16) std::uint8_t bytes[kChunk];
 #pragma unroll
-    for (int b = 0; b < kChunk; b++) {
+    for (std::size_t b = 0; b < kChunk; b++) {
       bytes[b] = begin + b < k ? static_cast<std::uint8_t>(in[row * k + begin + b] ^ flip) : std::uint8_t{0};
     }
     reinterpret_cast<uint4*>(out)[i] = *reinterpret_cast<const uint4*>(bytes);

@@ -9,8 +9,19 @@
 //
 // Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
 
+#include <type_traits>
+
 #include "cuda/device.cuh"
 #include "cuda/tensor_cores.cuh"
+
+namespace lowbit {
+
+// Whether layers use them, from this many rows on. Off until a device has shown that they are right: the tests named
+// "warp groups" try them wherever they can run.
+constexpr bool kUsesWarpGroups = false;
+constexpr std::size_t kRowsForWarpGroups = 65;
+
+}  // namespace lowbit
 
 #if !defined(LOWBIT_CUDA_EMULATED) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LOWBIT_HAS_WARPGROUPS 1
@@ -43,7 +54,7 @@ template <typename Sum, int Count>
 __device__ inline void hold(Sum (&c)[Count]) {
 #pragma unroll
   for (int i = 0; i < Count; i++) {
-    if constexpr (sizeof(Sum) == sizeof(int) && Sum(0.5F) == Sum(0)) {
+    if constexpr (std::is_same_v<Sum, int>) {
       asm volatile("" : "+r"(c[i])::"memory");
     } else {
       asm volatile("" : "+f"(c[i])::"memory");

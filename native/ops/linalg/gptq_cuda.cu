@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) sweep_panel(Sweep s, std::size_t beg
         // All lanes quantize; the owner's is meant.
         const float steps = steps_of(w[r][e], scale[r][e], lowest - zero[r][e], highest - zero[r][e]);
         const float own_error = original[r][e] - steps * scale[r][e];
-        const float error = __shfl_sync(kAllLanes, own_error, static_cast<int>(owner));
+        const float error = __shfl_sync(kAllLanes, own_error, owner);
         if (lane == owner) {
           errors[r][e] = own_error;
           codes[r] |= static_cast<unsigned>(static_cast<std::uint8_t>(steps + zero[r][e] - lowest)) << (8 * e);

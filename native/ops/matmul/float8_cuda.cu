@@ -3,6 +3,7 @@
 
 #include "cuda/byte_tiles.cuh"
 #include "cuda/tokens.cuh"
+#include "cuda/warpgroups.cuh"
 #include "cuda/workspace.cuh"
 #include "ops/matmul/float8_cuda.h"
 
@@ -17,10 +18,11 @@ struct Float8Bytes {
   }
 };
 
-// Two sets of sums leave room for half of the tile that int8 has.
+// (Compute capability 9.0 has instructions for these products only where whole warp groups make them; here it converts
+// to float16.) Two sets of sums leave room for half of the tile that int8 has.
 using WideTile = ByteTile<64, 32, 2, 4>;
-using SmallTile = ByteTile<32, 32, 2, 2>;
-using FlatTile = ByteTile<16, 16, 1, 4>;
+using SmallTile = ByteTile<32, 32, 2, 2, 6>;
+using FlatTile = ByteTile<16, 16, 1, 4, 8>;
 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads)
@@ -65,9 +67,10 @@ CudaStatus launch_tiles(const CudaStream& stream, const ByteRows& a, const ByteR
                 Tile::kSharedBytes, a, b, k, result);
 }
 
-CudaStatus linear(CudaStream* stream, const Float8LinearCuda& l) {
+CudaStatus multiply_layer(CudaStream* stream, const Float8LinearCuda& l) {
   if (stream->major * 10 + stream->minor < 89) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
+  if (kUsesWarpGroups && stream->major == 9 && l.m >= kRowsForWarpGroups) return float8_linear_by_groups(stream, l);
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));
@@ -103,6 +106,6 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const Float8Cuda kFloat8Cuda = {quantize_tokens, linear, float8_linear_by_groups};
+const Float8Cuda kFloat8Cuda = {quantize_tokens, multiply_layer, float8_linear_by_groups};
 
 }  // namespace lowbit

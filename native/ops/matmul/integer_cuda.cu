@@ -3,6 +3,7 @@
 
 #include "cuda/byte_tiles.cuh"
 #include "cuda/tokens.cuh"
+#include "cuda/warpgroups.cuh"
 #include "cuda/workspace.cuh"
 #include "ops/matmul/integer_cuda.h"
 
@@ -98,8 +99,8 @@ struct UnsignedBytes {
 };
 
 using WideTile = ByteTile<64, 64, 2, 2>;
-using SmallTile = ByteTile<32, 32, 2, 2>;
-using FlatTile = ByteTile<16, 16, 1, 4>;
+using SmallTile = ByteTile<32, 32, 2, 2, 6>;
+using FlatTile = ByteTile<16, 16, 1, 4, 8>;
 
 template <typename Tile, typename Product, typename Finish>
 __global__ void __launch_bounds__(Tile::kThreads) multiply_bytes(ByteRows a, ByteRows b, std::size_t k, Finish finish) {
@@ -320,9 +321,10 @@ CudaStatus matmul(CudaStream* stream, const IntegerMatmulCuda& p) {
                     : multiply<UnsignedBytes>(*stream, a, b, p.k, finish);
 }
 
-CudaStatus linear(CudaStream* stream, const Int8LinearCuda& l) {
+CudaStatus multiply_layer(CudaStream* stream, const Int8LinearCuda& l) {
   if (l.k > kMostInt8Columns) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
+  if (kUsesWarpGroups && stream->major == 9 && l.m >= kRowsForWarpGroups) return int8_linear_by_groups(stream, l);
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));
@@ -354,7 +356,7 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const IntegerCuda kIntegerCuda = {packed_bytes,         pack, pack_rows, matmul, quantize_tokens, linear,
+const IntegerCuda kIntegerCuda = {packed_bytes,         pack, pack_rows, matmul, quantize_tokens, multiply_layer,
                                   int8_linear_by_groups};
 
 }  // namespace lowbit

@@ -14,7 +14,6 @@ namespace {
 constexpr int kGroupThreads = 128, kGroups = 2, kThreads = kGroupThreads * kGroups;
 constexpr int kTileRows = 64 * kGroups;
 constexpr int kLongStageBytes = 128, kLongStages = 4;
-constexpr int kChunksOfLongRow = kLongStageBytes / kChunk;
 
 // The rows and columns of a tile, for tile_of_block().
 template <int Columns>
@@ -25,6 +24,8 @@ struct GroupTile {
 };
 
 #if LOWBIT_HAS_WARPGROUPS
+
+constexpr int kChunksOfLongRow = kLongStageBytes / kChunk;
 
 struct Int8Group {
   using Sum = int;
@@ -147,7 +148,7 @@ CudaStatus multiply(CudaStream* stream, const Layer& l) {
 #else
   constexpr bool kHas = true;
 #endif
-  if (!kHas || stream->major != 9 || l.k > kMostInt8Columns) return CudaStatus::kUnsupported;
+  if (!kHas || stream->major != 9 || (!IsFloat8 && l.k > kMostInt8Columns)) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
   using Tile = GroupTile<IsFloat8 ? 128 : 256>;
   Workspace copy_of_x(*stream), copy_of_w(*stream);

@@ -2,6 +2,7 @@
 // codes.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "ops/linalg/cholesky.h"
 #include "ops/linalg/gptq.h"
@@ -43,8 +44,7 @@ TEST("cuda gptq: the factorization has the bits of the processor's, and its fact
   const Device device;
   if (!device) return;
   Random random(1);
-  for (const std::size_t size : {0, 1, 2, 63, 64, 65, 150, 260, 460}) {
-    const auto n = static_cast<std::size_t>(size);
+  for (const std::size_t n : std::initializer_list<std::size_t>{0, 1, 2, 63, 64, 65, 150, 260}) {
     const Buffer<float> h = gram_of(random, 2 * n + 3, n, n == 150);
     const bool permuted = n % 7 != 0 && n > 7;
     const std::vector<std::int32_t> order = shuffled(n);
@@ -230,7 +230,7 @@ TEST("cuda gptq: scales, zero points, codes, loss and damping have the bits of t
   try_one(1, 1, 1, 128);
   try_one(0, 5, 2, 128);
   try_one(3, 0, 1, 128);
-  for (int round = 0; round < 16; round++) {
+  for (int round = 0; round < 8; round++) {
     try_one(5, 33, 16, 128);
     try_one(17, 70, 70, 32);
   }
@@ -238,7 +238,7 @@ TEST("cuda gptq: scales, zero points, codes, loss and damping have the bits of t
     try_one(35, 150, 32, 64);   // panels narrower than the device's
     try_one(18, 300, 48, 256);  // and wider; groups across blocks
   }
-  try_one(260, 388, 194, 128);  // large tiles
+  try_one(129, 513, 171, 128);  // large tiles, of the factorization too
 }
 
 TEST("cuda gptq: damping grows until the matrix is positive definite; what is not finite is named") {

@@ -1,6 +1,7 @@
 // The Gram matrix on a device against gram() and float64.
 
 #include <cmath>
+#include <initializer_list>
 
 #include "core/float_bits.h"
 #include "ops/matmul/gram_cuda.h"
@@ -82,8 +83,7 @@ TEST("cuda gram: sums have the bits of the processor's, over several batches, an
 TEST("cuda gram: the first input that is not finite is named") {
   const Device device;
   if (!device) return;
-  for (const std::size_t k : {70, 400}) {
-    const auto columns = static_cast<std::size_t>(k);
+  for (const std::size_t columns : std::initializer_list<std::size_t>{70, 400}) {
     Buffer<float> x(20 * columns);
     for (std::size_t i = 0; i < x.size(); i++) x[i] = 1.0F;
     x[12 * columns + 1] = NAN;

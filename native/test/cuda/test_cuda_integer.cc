@@ -2,6 +2,7 @@
 // linear().
 
 #include <cmath>
+#include <initializer_list>
 
 #include "core/float_bits.h"
 #include "ops/matmul/integer_cuda.h"
@@ -97,7 +98,7 @@ TEST("cuda integer: sums wrap as int32 does") {
   const Device device;
   if (!device) return;
   constexpr std::size_t kColumns = 33100;  // times 255 · 255
-  for (const std::size_t rows : {1, 9}) {
+  for (const std::size_t rows : std::initializer_list<std::size_t>{1, 9}) {
     Buffer<std::uint8_t> a(rows * kColumns), b(kColumns);
     std::memset(a.data(), 0xff, a.size());
     std::memset(b.data(), 0xff, b.size());
@@ -122,6 +123,49 @@ TEST("cuda integer: sums wrap as int32 does") {
   }
 }
 
+TEST("cuda integer: memory may begin anywhere") {
+  const Device device;
+  if (!device) return;
+  Random random(2);
+  const Shape s{20, 7, 32};
+  // Everything starts one element past where it would be aligned.
+  Buffer<std::uint8_t> a(1 + s.m * s.k), b(1 + s.n * s.k);
+  Buffer<float> scales(1 + s.m);
+  fill_bits(random, a);
+  fill_bits(random, b);
+  for (std::size_t i = 0; i < scales.size(); i++) scales[i] = 1.0F + static_cast<float>(i);
+  const DeviceBuffer<std::uint8_t> on_a(device, a), on_b(device, b);
+  const DeviceBuffer<std::uint8_t> packed(device, device.api->integer->packed_bytes(s.k, s.n));
+  const DeviceBuffer<std::int32_t> c(device, 1 + s.m * s.n);
+  const DeviceBuffer<float> on_scales(device, scales);
+  const DeviceBuffer<std::uint16_t> y(device, 1 + s.m * s.n);
+  device.expect_ok(device.api->integer->pack_rows(device.stream, on_b.data() + 1, true, s.k, s.n, packed.data()),
+                   "pack_rows");
+  device.expect_ok(
+      device.api->integer->matmul(
+          device.stream, {on_a.data() + 1, true, s.m, s.n, s.k, packed.data(), true, nullptr, false, nullptr, false,
+                          IntegerResult::kInt32, nullptr, false, nullptr, 0, c.data() + 1}),
+      "matmul");
+  device.expect_ok(device.api->integer->linear(
+                       device.stream, {reinterpret_cast<const std::int8_t*>(on_a.data() + 1), on_scales.data() + 1,
+                                       true, reinterpret_cast<const std::int8_t*>(on_b.data() + 1), on_scales.data(),
+                                       false, s.m, s.n, s.k, nullptr, FloatType::kBfloat16, y.data() + 1}),
+                   "linear");
+  const Buffer<std::int32_t> sums = c.host();
+  const Buffer<std::uint16_t> results = y.host();
+  for (std::size_t m = 0; m < s.m; m++) {
+    for (std::size_t n = 0; n < s.n; n++) {
+      std::int32_t sum = 0;
+      for (std::size_t k = 0; k < s.k; k++) {
+        sum += static_cast<std::int8_t>(a[1 + m * s.k + k]) * static_cast<std::int8_t>(b[1 + n * s.k + k]);
+      }
+      const std::size_t at = 1 + m * s.n + n;
+      CHECK(sums[at] == sum, "row %zu, column %zu: %d, not %d", m, n, sums[at], sum);
+      CHECK(results[at] == bfloat16_of(static_cast<float>(sum) * scales[1 + m]), "row %zu, column %zu", m, n);
+    }
+  }
+}
+
 Buffer<std::uint16_t> halves_of(const Buffer<float>& x, FloatType type) {
   Buffer<std::uint16_t> halves(x.size());
   for (std::size_t i = 0; i < x.size(); i++) {
@@ -137,13 +181,13 @@ TEST("cuda integer: activations of every float type are quantized per token with
   const Device device;
   if (!device) return;
   Random random(3);
-  for (const std::size_t k : {0, 1, 7, 64, 200, 2056, 4100}) {
+  for (const std::size_t k : std::initializer_list<std::size_t>{0, 1, 7, 64, 200, 2056, 4100}) {
     for (int t = 0; t < 3; t++) {
       const auto type = static_cast<FloatType>(t);
-      const std::size_t m = 5, count = m * static_cast<std::size_t>(k);
+      const std::size_t m = 5, count = m * k;
       Buffer<float> x(count);
       for (std::size_t i = 0; i < count; i++) {
-        const std::size_t row = i / static_cast<std::size_t>(k);
+        const std::size_t row = i / k;
         x[i] = row == 1 ? 0.0F : row == 2 ? random.normal() * 0x1p-118F : random.normal() * 3.0F;
       }
       const Buffer<std::uint16_t> halves = halves_of(x, type);
@@ -152,21 +196,20 @@ TEST("cuda integer: activations of every float type are quantized per token with
       Buffer<float> expected_scales(m);
       std::int32_t sum = 0;
       for (std::size_t row = 0; row < m; row++) {
-        const std::size_t at = row * static_cast<std::size_t>(k);
-        scalar::kMatmul.quantize_row({x.data() + at, static_cast<std::size_t>(k), static_cast<std::size_t>(k), 1, false,
-                                      true, expected.data() + at, nullptr, &expected_scales[row], &sum});
+        const std::size_t at = row * k;
+        scalar::kMatmul.quantize_row(
+            {x.data() + at, k, k, 1, false, true, expected.data() + at, nullptr, &expected_scales[row], &sum});
       }
       const DeviceBuffer<float> floats(device, x);
       const DeviceBuffer<std::uint16_t> on_halves(device, halves);
       const DeviceBuffer<std::int8_t> codes(device, count);
       const DeviceBuffer<float> scales(device, m);
       const void* in = t == 0 ? static_cast<const void*>(floats.data()) : on_halves.data();
-      device.expect_ok(device.api->integer->quantize_tokens(device.stream, in, type, m, static_cast<std::size_t>(k),
-                                                            codes.data(), scales.data()),
+      device.expect_ok(device.api->integer->quantize_tokens(device.stream, in, type, m, k, codes.data(), scales.data()),
                        "quantize_tokens");
       CHECK(device.synchronize().status == Status::kOk, "outcome");
-      CHECK(first_difference(codes.host(), expected) == count, "codes, type %d, k %d", t, static_cast<int>(k));
-      CHECK(first_difference(scales.host(), expected_scales) == m, "scales, type %d, k %d", t, static_cast<int>(k));
+      CHECK(first_difference(codes.host(), expected) == count, "codes, type %d, k %zu", t, k);
+      CHECK(first_difference(scales.host(), expected_scales) == m, "scales, type %d, k %zu", t, k);
     }
   }
 }
@@ -174,15 +217,15 @@ TEST("cuda integer: activations of every float type are quantized per token with
 TEST("cuda integer: the first activation that is not finite is named") {
   const Device device;
   if (!device) return;
-  for (const std::size_t k : {70, 72}) {
-    Buffer<float> x(4 * static_cast<std::size_t>(k));
+  for (const std::size_t k : std::initializer_list<std::size_t>{70, 72}) {
+    Buffer<float> x(4 * k);
     for (std::size_t i = 0; i < x.size(); i++) x[i] = 1.0F;
-    x[2 * static_cast<std::size_t>(k) + 3] = NAN;
-    x[static_cast<std::size_t>(k) + 69] = -INFINITY;
+    x[2 * k + 3] = NAN;
+    x[k + 69] = -INFINITY;
     const DeviceBuffer<float> in(device, x), scales(device, 4);
     const DeviceBuffer<std::int8_t> codes(device, x.size());
-    device.expect_ok(device.api->integer->quantize_tokens(device.stream, in.data(), FloatType::kFloat32, 4,
-                                                          static_cast<std::size_t>(k), codes.data(), scales.data()),
+    device.expect_ok(device.api->integer->quantize_tokens(device.stream, in.data(), FloatType::kFloat32, 4, k,
+                                                          codes.data(), scales.data()),
                      "quantize_tokens");
     const Outcome outcome = device.synchronize();
     CHECK(outcome.status == Status::kNonFinite && outcome.index == static_cast<std::int64_t>(k) + 69,
