@@ -203,7 +203,7 @@ TEST("cuda affine: memory that starts anywhere") {
   Random random(6);
   const AffineLayout layout = per_group(3, 64, 32);
   const AffineScheme scheme = scheme_of({4, false}, false, false, FloatType::kFloat32);
-  for (const std::size_t shift : {0, 1, 3}) {
+  for (const std::size_t shift : Sizes{0, 1, 3}) {
     Buffer<float> x(layout.element_count() + shift), scales(6), expected_scales(6);
     Buffer<std::int32_t> zero_points(6), expected_zero_points(6);
     Buffer<std::uint8_t> codes(96 + shift), expected_codes(96 + shift);
@@ -228,8 +228,8 @@ TEST("cuda affine: codes unpacked to bytes") {
   if (!device) return;
   Random random(7);
   for (const CodeType code : kCodes) {
-    for (const std::size_t columns : {0, 1, 5, 8, 13, 64, 100}) {
-      for (const std::size_t rows : {1, 3}) {
+    for (const std::size_t columns : Sizes{0, 1, 5, 8, 13, 64, 100}) {
+      for (const std::size_t rows : Sizes{1, 3}) {
         Buffer<std::uint8_t> codes(rows * code.packed_bytes(columns)), expected(rows * columns);
         for (std::size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<std::uint8_t>(random.bits());
         const DeviceBuffer<std::uint8_t> device_codes(device, codes), out(device, expected.size());

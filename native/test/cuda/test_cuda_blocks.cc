@@ -42,7 +42,7 @@ TEST("cuda blocks: any bytes of every type back to floats") {
   for (std::size_t t = 0; t < kBlockTypes; t++) {
     const auto type = static_cast<BlockType>(t);
     const BlockFormat& format = format_of(type);
-    for (const std::size_t blocks : {0, 1, 3, 37}) {
+    for (const std::size_t blocks : Sizes{0, 1, 3, 37}) {
       for (const bool any : {true, false}) {
         Buffer<std::uint8_t> bytes(blocks * format.bytes);
         for (std::size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<std::uint8_t>(random.bits());
@@ -84,7 +84,7 @@ TEST("cuda blocks: floats to every type that needs no search, of every kind of d
     if (is_searched(type)) continue;
     const std::size_t length = format_of(type).length;
     for (const Data data : kAllData) {
-      for (const std::size_t blocks : {0, 1, 3, 35}) {
+      for (const std::size_t blocks : Sizes{0, 1, 3, 35}) {
         if (blocks > 3 && (length > 64 || data == Data::kZeros)) continue;  // more than a chunk
         Buffer<float> x(2 * blocks * length);
         for (std::size_t i = 0; i < x.size(); i++) {

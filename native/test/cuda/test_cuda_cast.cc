@@ -94,13 +94,13 @@ TEST("cuda cast: ragged lengths between all types write as many bytes as they ne
   const Device device;
   if (!device) return;
   Random random(2);
-  for (const std::size_t count : {0, 1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 33, 1023, 4099}) {
+  for (const std::size_t count : Sizes{0, 1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 33, 1023, 4099}) {
     for (int f = 0; f < AnyFloatType::kCount; f++) {
       const AnyFloatType from = type_of(f);
-      Buffer<std::uint8_t> in(from.packed_bytes(static_cast<std::size_t>(count)));
+      Buffer<std::uint8_t> in(from.packed_bytes(count));
       for (std::size_t i = 0; i < in.size(); i++) in[i] = static_cast<std::uint8_t>(random.bits());
       for (int t = 0; t < AnyFloatType::kCount; t++) {
-        expect_same(device, in, from, type_of(t), true, static_cast<std::size_t>(count), "ragged");
+        expect_same(device, in, from, type_of(t), true, count, "ragged");
       }
     }
   }

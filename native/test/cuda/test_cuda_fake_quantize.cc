@@ -144,7 +144,7 @@ TEST("cuda fake quantize: gradients pass where the mask says") {
   const Device device;
   if (!device) return;
   Random random(4);
-  for (const std::size_t count : {0, 1, 3, 4, 7, 1000, 5001}) {
+  for (const std::size_t count : Sizes{0, 1, 3, 4, 7, 1000, 5001}) {
     const Buffer<float> dy = samples(count, Data::kNonFinite, random);
     Buffer<std::uint8_t> mask(count);
     for (std::size_t i = 0; i < count; i++) mask[i] = static_cast<std::uint8_t>(random.below(3));
