@@ -31,7 +31,7 @@ void expected_cast(const std::uint8_t* in, AnyFloatType from, std::uint8_t* out,
     s.float16_to_float32(reinterpret_cast<const std::uint16_t*>(in), floats.data(), count, false);
   } else if (from == FloatType::kBfloat16) {
     s.bfloat16_to_float32(reinterpret_cast<const std::uint16_t*>(in), floats.data(), count, false);
-  } else {
+  } else if (count != 0) {
     std::memcpy(floats.data(), in, count * 4);
   }
   if (to.is_small()) {
@@ -40,7 +40,7 @@ void expected_cast(const std::uint8_t* in, AnyFloatType from, std::uint8_t* out,
     s.float32_to_float16(floats.data(), reinterpret_cast<std::uint16_t*>(out), count, false);
   } else if (to == FloatType::kBfloat16) {
     s.float32_to_bfloat16(floats.data(), reinterpret_cast<std::uint16_t*>(out), count, false);
-  } else {
+  } else if (count != 0) {
     std::memcpy(out, floats.data(), count * 4);
   }
 }
