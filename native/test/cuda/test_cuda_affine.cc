@@ -197,6 +197,25 @@ TEST("cuda affine: quotients next to ties are those of division") {
   }
 }
 
+TEST("cuda affine: more than a grid holds at once") {
+  const Device device;
+  if (!device) return;
+  Random random(8);
+  // Channels that warps go through in several steps; groups of sixteen; rows of a block; elements on their own.
+  for (const AffineLayout& layout :
+       {per_channel(1, 7, 149800), per_group(1, 1048608, 16), per_row(300, 96), per_row(66000, 1)}) {
+    Case c;
+    c.layout = layout;
+    c.type = FloatType::kBfloat16;
+    c.scheme = scheme_of({4, false}, false, false, FloatType::kFloat32);
+    Buffer<std::uint8_t> x(layout.element_count() * 2);
+    for (std::size_t i = 0; i < x.size() / 2; i++) {
+      set_element(x.data(), c.type, i, random.between(-1.0F, 1.0F) * static_cast<float>(1 + i / 149800));
+    }
+    expect_same(device, c, x, nullptr, nullptr);
+  }
+}
+
 TEST("cuda affine: memory that starts anywhere") {
   const Device device;
   if (!device) return;

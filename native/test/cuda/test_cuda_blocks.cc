@@ -133,6 +133,20 @@ TEST("cuda blocks: halves between codes, and scales at the ends of float16") {
   }
 }
 
+TEST("cuda blocks: more than a grid holds at once") {
+  const Device device;
+  if (!device) return;
+  Random random(4);
+  for (const BlockType type : {BlockType::kQ8_0, BlockType::kTQ2_0}) {
+    Buffer<float> x(type == BlockType::kQ8_0 ? 270016 : 525056);
+    for (std::size_t i = 0; i < x.size(); i++) x[i] = random.between(-2.0F, 2.0F);
+    expect_same_blocks(device, type, x, 1, x.size(), "many");
+  }
+  Buffer<std::uint8_t> bytes(525056 / 32 * 18);
+  for (std::size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<std::uint8_t>(random.bits());
+  expect_same_values(device, BlockType::kQ4_0, bytes, 525056 / 32);
+}
+
 TEST("cuda blocks: searches and importances are refused") {
   const Device device;
   if (!device) return;
