@@ -210,7 +210,12 @@ CudaStatus with_block_type(BlockType type, const Body& body) {
   return CudaStatus::kUnsupported;
 }
 
+bool is_aligned(const void* floats, const void* blocks) {
+  return reinterpret_cast<std::uintptr_t>(floats) % 16 == 0 && reinterpret_cast<std::uintptr_t>(blocks) % 4 == 0;
+}
+
 CudaStatus dequantize(CudaStream* stream, const std::uint8_t* in, BlockType type, std::size_t blocks, float* out) {
+  if (!is_aligned(out, in)) return CudaStatus::kUnsupported;
   const std::size_t fours = blocks * (format_of(type).length / 4U);
   const unsigned grid = many_blocks_for(*stream, ceil_div(fours, 2), kThreads);
   return with_block_type(type, [&](auto constant) {
@@ -515,7 +520,7 @@ __global__ void __launch_bounds__(kThreads)
 CudaStatus quantize(CudaStream* stream, const float* in, BlockType type, std::size_t rows, std::size_t columns,
                     const float* importance, std::uint8_t* out) {
   const BlockFormat& format = format_of(type);
-  if (importance != nullptr && format.takes_importance) return CudaStatus::kUnsupported;
+  if ((importance != nullptr && format.takes_importance) || !is_aligned(in, out)) return CudaStatus::kUnsupported;
   const std::size_t blocks = rows * (columns / format.length);
   const Report report = {stream->finding, type != BlockType::kQ8_K && type != BlockType::kMXFP4};
   const auto fours = [&](auto constant) {

@@ -147,7 +147,7 @@ TEST("cuda blocks: more than a grid holds at once") {
   expect_same_values(device, BlockType::kQ4_0, bytes, 525056 / 32);
 }
 
-TEST("cuda blocks: searches and importances are refused") {
+TEST("cuda blocks: searches, importances and odd places are refused") {
   const Device device;
   if (!device) return;
   const DeviceBuffer<float> x(device, 256), importance(device, 256);
@@ -160,6 +160,12 @@ TEST("cuda blocks: searches and importances are refused") {
     CHECK((status == CudaStatus::kUnsupported) == refuses, "%s: status %d", kNames[t], static_cast<int>(status));
   }
   device.synchronize();
+  CHECK(device.api->blocks->quantize(device.stream, x.data() + 1, BlockType::kQ8_0, 1, 32, nullptr, out.data()) ==
+            CudaStatus::kUnsupported,
+        "floats at an odd place");
+  CHECK(device.api->blocks->dequantize(device.stream, out.data() + 2, BlockType::kQ8_0, 1, x.data()) ==
+            CudaStatus::kUnsupported,
+        "blocks at an odd place");
 }
 
 }  // namespace
