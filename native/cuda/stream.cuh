@@ -73,4 +73,12 @@ inline unsigned blocks_for(const CudaStream& stream, std::size_t count, unsigned
   return static_cast<unsigned>(needed < most ? needed : most);
 }
 
+// The same for kernels that start cheaply: so many that little of the device is idle while the last ones run, however
+// few it holds at a time.
+inline unsigned many_blocks_for(const CudaStream& stream, std::size_t count, unsigned threads) {
+  const std::size_t needed = (count + threads - 1) / threads,
+                    most = static_cast<std::size_t>(stream.multiprocessors) * 64;
+  return static_cast<unsigned>(needed < most ? needed : most);
+}
+
 }  // namespace lowbit

@@ -184,8 +184,8 @@ CudaStatus unpack(CudaStream* stream, const std::uint8_t* codes, CodeType code, 
   const AffineLayout layout = {rows, columns, columns, 1, columns};
   if (layout.element_count() == 0) return CudaStatus::kOk;
   const UnitGrid grid = UnitGrid::of(layout, code, out, codes);
-  return launch(*stream, unpack_units, dim3(blocks_for(*stream, grid.units, kQuantizeThreads)), kQuantizeThreads, 0,
-                codes, static_cast<unsigned>(code.bits), code.is_signed ? 1U << (code.bits - 1) : 0U, grid, out);
+  return launch(*stream, unpack_units, dim3(many_blocks_for(*stream, grid.units, kQuantizeThreads)), kQuantizeThreads,
+                0, codes, static_cast<unsigned>(code.bits), code.is_signed ? 1U << (code.bits - 1) : 0U, grid, out);
 }
 
 }  // namespace

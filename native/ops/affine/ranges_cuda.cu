@@ -153,10 +153,13 @@ CudaStatus start(const CudaStream& stream, const void* x, FloatType type, const 
                   x, type, grid, layout.blocks, ceil_div(layout.blocks, down), ranges);
   }
   if (!grid.uniform) {
-    return launch(stream, mixed_ranges, dim3(blocks_for(stream, grid.units, kThreads)), kThreads, 0, x, type, grid,
+    return launch(stream, mixed_ranges, dim3(many_blocks_for(stream, grid.units, kThreads)), kThreads, 0, x, type, grid,
                   ranges, wanted);
   }
-  const unsigned blocks = blocks_for(stream, ceil_div(grid.units, kBatch), kThreads);
+  // Few warps with long ways, which write little: four times what the device holds.
+  const std::size_t most = static_cast<std::size_t>(stream.multiprocessors) * 12;
+  const std::size_t needed = ceil_div(grid.units, kBatch * kThreads);
+  const unsigned blocks = static_cast<unsigned>(needed < most ? needed : most);
   const std::size_t batches = ceil_div(grid.units, kWarp * kBatch), warps = std::size_t{blocks} * (kThreads / kWarp);
   return launch(stream, uniform_ranges, dim3(blocks), kThreads, 0, x, type, grid,
                 ceil_div(batches, warps) * kWarp * kBatch, ranges, wanted);

@@ -195,7 +195,7 @@ CudaStatus quantize_tensor(const CudaStream& stream, const void* x, FloatType ty
                      (grid.layout.blocks_alike == 1 || grid.layout.blocks == 1);
     if (own && (units & (units - 1)) == 0 && units >= 2 && units <= 4 * kWarp) {
       const unsigned lanes = static_cast<unsigned>(units >= 16 ? units / 4 : units / 2);
-      const unsigned blocks = blocks_for(stream, groups * lanes, kQuantizeThreads);
+      const unsigned blocks = many_blocks_for(stream, groups * lanes, kQuantizeThreads);
       return launch(stream, units >= 16 ? quantize_groups<Codec, 4> : quantize_groups<Codec, 2>, dim3(blocks),
                     kQuantizeThreads, 0, x, type, groups, lanes, non_finite, codec, codes, stream.finding);
     }
@@ -203,7 +203,7 @@ CudaStatus quantize_tensor(const CudaStream& stream, const void* x, FloatType ty
     if (own && units <= kRowUnits * kMostRowThreads &&
         (groups >= static_cast<std::size_t>(stream.multiprocessors) || units * groups <= std::size_t{1} << 16)) {
       const unsigned threads = static_cast<unsigned>(ceil_div(ceil_div(units, kRowUnits), kWarp)) * kWarp;
-      const unsigned blocks = blocks_for(stream, groups, 1);
+      const unsigned blocks = many_blocks_for(stream, groups, 1);
       return launch(stream, quantize_rows<Codec>, dim3(blocks), threads, 0, x, type, groups,
                     static_cast<unsigned>(units), non_finite, codec, codes, stream.finding);
     }
@@ -215,13 +215,13 @@ CudaStatus quantize_tensor(const CudaStream& stream, const void* x, FloatType ty
     LOWBIT_TRY(find_ranges(stream, x, type, grid, non_finite,
                            codec.symmetric ? nullptr : reinterpret_cast<unsigned*>(codec.offsets),
                            reinterpret_cast<unsigned*>(codec.scales)));
-    LOWBIT_TRY(launch(stream, choose_parameters<Codec>, dim3(blocks_for(stream, count, kQuantizeThreads)),
+    LOWBIT_TRY(launch(stream, choose_parameters<Codec>, dim3(many_blocks_for(stream, count, kQuantizeThreads)),
                       kQuantizeThreads, 0, count, codec, stream.finding));
   }
   const std::size_t batches = grid.uniform ? ceil_div(grid.units, 2) : grid.units;
   return launch(stream, grid.uniform ? quantize_uniform<Codec> : quantize_mixed<Codec>,
-                dim3(blocks_for(stream, batches, kQuantizeThreads)), kQuantizeThreads, 0, x, type, grid, non_finite,
-                codec, codes, stream.finding);
+                dim3(many_blocks_for(stream, batches, kQuantizeThreads)), kQuantizeThreads, 0, x, type, grid,
+                non_finite, codec, codes, stream.finding);
 }
 
 // --- back ---
@@ -294,7 +294,7 @@ CudaStatus dequantize_tensor(const CudaStream& stream, const std::uint8_t* codes
                              const AffineLayout& layout, const Values& values, void* out, FloatType out_type) {
   const UnitGrid grid = UnitGrid::of(layout, code, out, codes);
   return launch(stream, grid.uniform ? dequantize_uniform<Values> : dequantize_mixed<Values>,
-                dim3(blocks_for(stream, grid.uniform ? ceil_div(grid.units, 2) : grid.units, kQuantizeThreads)),
+                dim3(many_blocks_for(stream, grid.uniform ? ceil_div(grid.units, 2) : grid.units, kQuantizeThreads)),
                 kQuantizeThreads, 0, codes, grid, values, out, out_type);
 }
 

@@ -174,12 +174,10 @@ __global__ void __launch_bounds__(kThreads) dequantize_fours(const std::uint8_t*
     return decode_four<Type>(in + f / kFours * kFormat.bytes, static_cast<unsigned>(f % kFours) * 4);
   };
   for (std::size_t f = grid_thread(); f < fours; f += 2 * stride) {
-    const float4 first = decode(f);
-    if (f + stride < fours) {
-      const float4 second = decode(f + stride);
-      out[f + stride] = second;
-    }
+    const std::size_t g = f + stride < fours ? f + stride : f;  // twice the same does no harm
+    const float4 first = decode(f), second = decode(g);
     out[f] = first;
+    out[g] = second;
   }
 }
 
@@ -212,9 +210,14 @@ CudaStatus with_block_type(BlockType type, const Body& body) {
   return CudaStatus::kUnsupported;
 }
 
+bool is_aligned(const void* floats, const void* blocks) {
+  return reinterpret_cast<std::uintptr_t>(floats) % 16 == 0 && reinterpret_cast<std::uintptr_t>(blocks) % 4 == 0;
+}
+
 CudaStatus dequantize(CudaStream* stream, const std::uint8_t* in, BlockType type, std::size_t blocks, float* out) {
+  if (!is_aligned(out, in)) return CudaStatus::kUnsupported;
   const std::size_t fours = blocks * (format_of(type).length / 4U);
-  const unsigned grid = blocks_for(*stream, ceil_div(fours, 2), kThreads);
+  const unsigned grid = many_blocks_for(*stream, ceil_div(fours, 2), kThreads);
   return with_block_type(type, [&](auto constant) {
     return launch(*stream, dequantize_fours<decltype(constant)::value>, dim3(grid), kThreads, 0, in, fours,
                   reinterpret_cast<float4*>(out));
@@ -271,13 +274,16 @@ struct Report {
   CudaFinding* finding;
   bool bounded;
 
-  __device__ void check(float x, std::size_t element, std::size_t length) const {
-    if (fabsf(x) < kMost) return;
+  // The element, or 0 if no block can hold it.
+  __device__ float checked(float x, std::size_t element, std::size_t length) const {
+    if (fabsf(x) < kMost) return x;
     if (!is_finite(x)) {
       note(finding, Status::kNonFinite, element);
-    } else if (bounded) {
-      note_later(finding, Status::kScaleOverflow, element / length);
+      return 0.0F;
     }
+    if (!bounded) return x;
+    note_later(finding, Status::kScaleOverflow, element / length);
+    return 0.0F;
   }
   __device__ void check_half(std::uint16_t half, std::size_t block) const {
     if ((half & 0x7c00U) == 0x7c00U) note_later(finding, Status::kScaleOverflow, block);
@@ -399,7 +405,7 @@ __global__ void __launch_bounds__(kThreads)
       const float4 four = __ldg(in + element / 4);
       x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
 #pragma unroll
-      for (unsigned j = 0; j < 4; j++) report.check(x[j], element + j, kFormat.length);
+      for (unsigned j = 0; j < 4; j++) x[j] = report.checked(x[j], element + j, kFormat.length);
     }
     encode_four<Type>(x, i, bytes + within * kFormat.bytes, report, block);
     __syncthreads();
@@ -421,9 +427,9 @@ __device__ inline void encode_q8_k(const float* in, std::uint8_t* y, const Repor
   const unsigned lane = threadIdx.x % kWarp;
   const auto* fours = reinterpret_cast<const float4*>(in) + 2 * lane;
   const float4 a = __ldg(fours), b = __ldg(fours + 1);
-  const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+  float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-  for (unsigned j = 0; j < 8; j++) report.check(x[j], element + 8 * lane + j, kSuperblock);
+  for (unsigned j = 0; j < 8; j++) x[j] = report.checked(x[j], element + 8 * lane + j, kSuperblock);
   const float inverse = -127.0F / WholeWarp::extreme(x);
   const bool any = is_finite(inverse);  // else all bytes are zero
   unsigned words[2] = {0, 0};
@@ -473,8 +479,7 @@ __device__ inline void encode_ternary(const float* in, std::uint8_t* y, const Re
       x[r][n] = 0.0F;
       if (n >= runs[r].digits) continue;
       const unsigned at = runs[r].element + n * runs[r].step;
-      x[r][n] = __ldg(in + at);
-      report.check(x[r][n], element + at, kSuperblock);
+      x[r][n] = report.checked(__ldg(in + at), element + at, kSuperblock);
       largest = fmaxf(largest, fabsf(x[r][n]));
     }
   }
@@ -515,17 +520,17 @@ __global__ void __launch_bounds__(kThreads)
 CudaStatus quantize(CudaStream* stream, const float* in, BlockType type, std::size_t rows, std::size_t columns,
                     const float* importance, std::uint8_t* out) {
   const BlockFormat& format = format_of(type);
-  if (importance != nullptr && format.takes_importance) return CudaStatus::kUnsupported;
+  if ((importance != nullptr && format.takes_importance) || !is_aligned(in, out)) return CudaStatus::kUnsupported;
   const std::size_t blocks = rows * (columns / format.length);
   const Report report = {stream->finding, type != BlockType::kQ8_K && type != BlockType::kMXFP4};
   const auto fours = [&](auto constant) {
     const std::size_t chunks = ceil_div(blocks, kChunk / format.length);
-    return launch(*stream, quantize_fours<decltype(constant)::value>, dim3(blocks_for(*stream, chunks, 1)), kThreads, 0,
-                  reinterpret_cast<const float4*>(in), blocks, out, report);
+    return launch(*stream, quantize_fours<decltype(constant)::value>, dim3(many_blocks_for(*stream, chunks, 1)),
+                  kThreads, 0, reinterpret_cast<const float4*>(in), blocks, out, report);
   };
   const auto superblocks = [&](auto constant) {
     return launch(*stream, quantize_superblocks<decltype(constant)::value>,
-                  dim3(blocks_for(*stream, blocks * kWarp, kThreads)), kThreads, 0, in, blocks, out, report);
+                  dim3(many_blocks_for(*stream, blocks * kWarp, kThreads)), kThreads, 0, in, blocks, out, report);
   };
   return with_block_type(type, [&](auto constant) {
     constexpr BlockType kType = decltype(constant)::value;

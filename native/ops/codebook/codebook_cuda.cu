@@ -19,40 +19,26 @@ struct Cell {
   unsigned codes;  // below or at the threshold in the low half, above it in the high one
 };
 
-struct Thresholds {
-  static constexpr unsigned kMost = 15;
-  float values[kMost];
-  unsigned count;
+struct CellTable {
+  Cell cells[kCells];
   float first;  // the middle of the first cell
 
-  static Thresholds of(Codebook book) {
-    Thresholds t{};
-    if (book == Codebook::kNf4) {
-      t.count = 15;
-      t.first = -1.0F;
-      for (unsigned i = 0; i < 15; i++) t.values[i] = kNf4Thresholds[i];
-    } else if (book == Codebook::kFp4) {
-      t.count = 7;
-      for (unsigned i = 0; i < 7; i++) t.values[i] = kFp4Thresholds[i];
+  static CellTable of(Codebook book) {
+    CellTable table{};
+    const bool is_fp4 = book == Codebook::kFp4;
+    const float* const thresholds = is_fp4 ? kFp4Thresholds : kNf4Thresholds;
+    const unsigned count = is_fp4 ? 7 : 15;
+    table.first = is_fp4 ? 0.0F : -1.0F;
+    const auto code = [=](unsigned rank) { return is_fp4 ? fp4_code_of_rank(rank) : rank; };
+    for (unsigned c = 0; c < kCells; c++) {
+      const float low = table.first + (static_cast<float>(c) - 0.5F) / kCellsPerOne, high = low + 1.0F / kCellsPerOne;
+      unsigned below = 0;
+      while (below < count && thresholds[below] < low - kCellMargin) below++;
+      const bool any = below < count && thresholds[below] <= high + kCellMargin;
+      table.cells[c] = {any ? thresholds[below] : float_of(kInfinity32),
+                        code(below) | (any ? code(below + 1) << 16 : 0U)};
     }
-    return t;
-  }
-
-  __device__ Cell cell(unsigned index, bool is_fp4) const {
-    const float low = first + (static_cast<float>(index) - 0.5F) / kCellsPerOne, high = low + 1.0F / kCellsPerOne;
-    unsigned below = 0;
-    float threshold = __uint_as_float(kInfinity32);
-#pragma unroll
-    for (unsigned i = 0; i < kMost; i++) {
-      if (i >= count) continue;
-      if (values[i] < low - kCellMargin) {
-        below++;
-      } else if (values[i] <= high + kCellMargin) {
-        threshold = values[i];
-      }
-    }
-    const unsigned above = below + 1;
-    return {threshold, is_fp4 ? fp4_code_of_rank(below) | fp4_code_of_rank(above) << 16 : below | above << 16};
+    return table;
   }
 };
 
@@ -126,7 +112,7 @@ struct CodebookCodec {
   int largest_exponent;
   float* scales;
   const float* global_scale;
-  Thresholds thresholds;
+  CellTable table;
 
   static constexpr bool symmetric = true;
   static constexpr std::int32_t* offsets = nullptr;
@@ -144,7 +130,7 @@ struct CodebookCodec {
   __device__ void enter() const {
     if (!is_looked_up()) return;
     for (unsigned i = threadIdx.x; i < kCells * kWarp; i += blockDim.x) {
-      cells()[i] = thresholds.cell(i / kWarp, book == Codebook::kFp4);
+      cells()[i] = table.cells[i / kWarp];
     }
     __syncthreads();
   }
@@ -179,8 +165,8 @@ struct CodebookCodec {
   __device__ unsigned looked_up(float quotient) const {
     const bool is_fp4 = book == Codebook::kFp4;
     const float position = is_fp4 ? fabsf(quotient) : quotient;
-    const float inside = fminf(fmaxf(position, thresholds.first), 0.95F);  // past the last threshold
-    const float rounded = __fmaf_rn(inside, kCellsPerOne, kRounder - thresholds.first * kCellsPerOne);
+    const float inside = fminf(fmaxf(position, table.first), 0.95F);  // past the last threshold
+    const float rounded = __fmaf_rn(inside, kCellsPerOne, kRounder - table.first * kCellsPerOne);
     const Cell cell = cells()[(__float_as_uint(rounded) - kRounderBits) * kWarp + threadIdx.x % kWarp];
     const unsigned code = position > cell.threshold ? cell.codes >> 16 : cell.codes & 0xffffU;
     return is_fp4 && quotient < 0.0F ? code | 8U : code;
@@ -307,7 +293,7 @@ CudaStatus quantize(CudaStream* stream, const void* x, FloatType type, const Aff
   }
   const CodebookCodec codec = {scheme.book, scheme.rule,    scheme.scale_type,
                                format.bits, format.largest, format.largest_exponent,
-                               scales,      global_scale,   Thresholds::of(scheme.book)};
+                               scales,      global_scale,   CellTable::of(scheme.book)};
   return quantize_tensor(*stream, x, type, layout, code, range, non_finite, codec, codes);
 }
 

@@ -52,7 +52,10 @@ __device__ inline void store_mask(std::uint8_t* mask, const Four& four, const bo
   if (four.whole) {
     unsigned word = 0;
 #pragma unroll
-    for (unsigned i = 0; i < 4; i++) word |= (inside[i] ? 1U : 0U) << (8 * i);
+    for (unsigned i = 0; i < 4; i++) {
+      const unsigned passes = inside[i] ? 1 : 0;
+      word |= passes << (8 * i);
+    }
     *reinterpret_cast<unsigned*>(mask + four.first) = word;
     return;
   }
@@ -122,8 +125,8 @@ template <typename Body>
 CudaStatus start(const CudaStream& stream, const float* x, const Channels& channels, const Body& body, float* out,
                  std::uint8_t* mask) {
   const ChannelGrid grid = ChannelGrid::of(channels, is_aligned(x, out, mask));
-  return launch(stream, each_element<Body>, dim3(blocks_for(stream, ceil_div(grid.elements, 4), kThreads)), kThreads, 0,
-                x, grid, body, out, mask);
+  return launch(stream, each_element<Body>, dim3(many_blocks_for(stream, ceil_div(grid.elements, 4), kThreads)),
+                kThreads, 0, x, grid, body, out, mask);
 }
 
 // --- integers ---
@@ -289,9 +292,9 @@ CudaStatus blocks(CudaStream* stream, const float* x, std::size_t rows, std::siz
   const std::size_t blocks_per_row = ceil_div(columns, length), all = rows * blocks_per_row;
   const bool aligned = columns % 4 == 0 && is_aligned(x, out, mask);
   const unsigned lanes = static_cast<unsigned>(length / 4);
-  return launch(*stream, each_block, dim3(blocks_for(*stream, all * lanes, kThreads)), kThreads, 0, x, all, columns,
-                static_cast<unsigned>(blocks_per_row), lanes, aligned, ToElement::of(type), element_format(type), scale,
-                static_cast<const float*>(absmax.as<float>()), out, mask);
+  return launch(*stream, each_block, dim3(many_blocks_for(*stream, all * lanes, kThreads)), kThreads, 0, x, all,
+                columns, static_cast<unsigned>(blocks_per_row), lanes, aligned, ToElement::of(type),
+                element_format(type), scale, static_cast<const float*>(absmax.as<float>()), out, mask);
 }
 
 // --- gradients ---
@@ -324,8 +327,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 CudaStatus pass_gradients(CudaStream* stream, const float* dy, const std::uint8_t* mask, std::size_t count, float* dx) {
-  return launch(*stream, pass_through, dim3(blocks_for(*stream, ceil_div(count, 4), kThreads)), kThreads, 0, dy, mask,
-                count, is_aligned(dy, dx, mask), dx);
+  return launch(*stream, pass_through, dim3(many_blocks_for(*stream, ceil_div(count, 4), kThreads)), kThreads, 0, dy,
+                mask, count, is_aligned(dy, dx, mask), dx);
 }
 
 // What one element adds to the sums.
@@ -451,11 +454,11 @@ CudaStatus gradients(CudaStream* stream, const float* dy, const float* x, const 
   if (tiles.wide()) {
     pieces = ceil_div(seen.inner, kTileElements);
     rounds = stretches == 0 ? 0 : seen.blocks;
-    LOWBIT_TRY(launch(*stream, stretch_gradients, dim3(blocks_for(*stream, stretches * kWarp, kThreads)), kThreads, 0,
-                      dy, x, stretches, pieces, seen.inner, seen.count, quantizer, out.x, sums));
+    LOWBIT_TRY(launch(*stream, stretch_gradients, dim3(many_blocks_for(*stream, stretches * kWarp, kThreads)), kThreads,
+                      0, dy, x, stretches, pieces, seen.inner, seen.count, quantizer, out.x, sums));
   } else {
     rounds = tiles.chunk_count();
-    LOWBIT_TRY(launch(*stream, strip_gradients, dim3(blocks_for(*stream, tiles.tile_count(), 1)),
+    LOWBIT_TRY(launch(*stream, strip_gradients, dim3(many_blocks_for(*stream, tiles.tile_count(), 1)),
                       static_cast<unsigned>(ChannelTiles::kStrip), 0, dy, x, tiles, tiles.tile_count(), quantizer,
                       out.x, sums));
   }

@@ -2,10 +2,15 @@
 
 // What tests of the CUDA module need: its functions, a stream, and buffers of a device.
 
+#include <initializer_list>
+
 #include "core/cuda.h"
 #include "test/check.h"
 
 namespace lowbit::test {
+
+// To loop over.
+using Sizes = std::initializer_list<std::size_t>;
 
 // The module and a stream of its first device; the running test is skipped where there is none.
 struct Device {

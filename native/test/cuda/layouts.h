@@ -33,7 +33,7 @@ inline std::vector<AffineLayout> layouts() {
       per_channel(6, 40, 1),   per_channel(5, 13, 1),   per_channel(1, 3, 2056), per_channel(2, 3, 1030),
       per_channel(2, 3, 1032), per_block(8, 64, 2, 32), per_block(5, 40, 2, 16), per_block(6, 33, 4, 7),
   };
-  for (const std::size_t group : {1, 3, 8, 16, 24, 32, 64, 100, 128, 256, 512, 1024}) {
+  for (const std::size_t group : Sizes{1, 3, 8, 16, 24, 32, 64, 100, 128, 256, 512, 1024}) {
     all.push_back(per_group(3, 2 * group, group));
     all.push_back(per_group(2, 3 * group + group / 2 + 1, group));
   }

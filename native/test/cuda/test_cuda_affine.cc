@@ -197,13 +197,32 @@ TEST("cuda affine: quotients next to ties are those of division") {
   }
 }
 
+TEST("cuda affine: more than a grid holds at once") {
+  const Device device;
+  if (!device) return;
+  Random random(8);
+  // Channels that warps go through in several steps; groups of sixteen; rows of a block; elements on their own.
+  for (const AffineLayout& layout :
+       {per_channel(1, 7, 149800), per_group(1, 1048608, 16), per_row(300, 96), per_row(66000, 1)}) {
+    Case c;
+    c.layout = layout;
+    c.type = FloatType::kBfloat16;
+    c.scheme = scheme_of({4, false}, false, false, FloatType::kFloat32);
+    Buffer<std::uint8_t> x(layout.element_count() * 2);
+    for (std::size_t i = 0; i < x.size() / 2; i++) {
+      set_element(x.data(), c.type, i, random.between(-1.0F, 1.0F) * static_cast<float>(1 + i / 149800));
+    }
+    expect_same(device, c, x, nullptr, nullptr);
+  }
+}
+
 TEST("cuda affine: memory that starts anywhere") {
   const Device device;
   if (!device) return;
   Random random(6);
   const AffineLayout layout = per_group(3, 64, 32);
   const AffineScheme scheme = scheme_of({4, false}, false, false, FloatType::kFloat32);
-  for (const std::size_t shift : {0, 1, 3}) {
+  for (const std::size_t shift : Sizes{0, 1, 3}) {
     Buffer<float> x(layout.element_count() + shift), scales(6), expected_scales(6);
     Buffer<std::int32_t> zero_points(6), expected_zero_points(6);
     Buffer<std::uint8_t> codes(96 + shift), expected_codes(96 + shift);
@@ -228,8 +247,8 @@ TEST("cuda affine: codes unpacked to bytes") {
   if (!device) return;
   Random random(7);
   for (const CodeType code : kCodes) {
-    for (const std::size_t columns : {0, 1, 5, 8, 13, 64, 100}) {
-      for (const std::size_t rows : {1, 3}) {
+    for (const std::size_t columns : Sizes{0, 1, 5, 8, 13, 64, 100}) {
+      for (const std::size_t rows : Sizes{1, 3}) {
         Buffer<std::uint8_t> codes(rows * code.packed_bytes(columns)), expected(rows * columns);
         for (std::size_t i = 0; i < codes.size(); i++) codes[i] = static_cast<std::uint8_t>(random.bits());
         const DeviceBuffer<std::uint8_t> device_codes(device, codes), out(device, expected.size());

@@ -42,7 +42,7 @@ TEST("cuda blocks: any bytes of every type back to floats") {
   for (std::size_t t = 0; t < kBlockTypes; t++) {
     const auto type = static_cast<BlockType>(t);
     const BlockFormat& format = format_of(type);
-    for (const std::size_t blocks : {0, 1, 3, 37}) {
+    for (const std::size_t blocks : Sizes{0, 1, 3, 37}) {
       for (const bool any : {true, false}) {
         Buffer<std::uint8_t> bytes(blocks * format.bytes);
         for (std::size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<std::uint8_t>(random.bits());
@@ -84,7 +84,7 @@ TEST("cuda blocks: floats to every type that needs no search, of every kind of d
     if (is_searched(type)) continue;
     const std::size_t length = format_of(type).length;
     for (const Data data : kAllData) {
-      for (const std::size_t blocks : {0, 1, 3, 35}) {
+      for (const std::size_t blocks : Sizes{0, 1, 3, 35}) {
         if (blocks > 3 && (length > 64 || data == Data::kZeros)) continue;  // more than a chunk
         Buffer<float> x(2 * blocks * length);
         for (std::size_t i = 0; i < x.size(); i++) {
@@ -133,7 +133,21 @@ TEST("cuda blocks: halves between codes, and scales at the ends of float16") {
   }
 }
 
-TEST("cuda blocks: searches and importances are refused") {
+TEST("cuda blocks: more than a grid holds at once") {
+  const Device device;
+  if (!device) return;
+  Random random(4);
+  for (const BlockType type : {BlockType::kQ8_0, BlockType::kTQ2_0}) {
+    Buffer<float> x(type == BlockType::kQ8_0 ? 270016 : 525056);
+    for (std::size_t i = 0; i < x.size(); i++) x[i] = random.between(-2.0F, 2.0F);
+    expect_same_blocks(device, type, x, 1, x.size(), "many");
+  }
+  Buffer<std::uint8_t> bytes(525056 / 32 * 18);
+  for (std::size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<std::uint8_t>(random.bits());
+  expect_same_values(device, BlockType::kQ4_0, bytes, 525056 / 32);
+}
+
+TEST("cuda blocks: searches, importances and odd places are refused") {
   const Device device;
   if (!device) return;
   const DeviceBuffer<float> x(device, 256), importance(device, 256);
@@ -146,6 +160,12 @@ TEST("cuda blocks: searches and importances are refused") {
     CHECK((status == CudaStatus::kUnsupported) == refuses, "%s: status %d", kNames[t], static_cast<int>(status));
   }
   device.synchronize();
+  CHECK(device.api->blocks->quantize(device.stream, x.data() + 1, BlockType::kQ8_0, 1, 32, nullptr, out.data()) ==
+            CudaStatus::kUnsupported,
+        "floats at an odd place");
+  CHECK(device.api->blocks->dequantize(device.stream, out.data() + 2, BlockType::kQ8_0, 1, x.data()) ==
+            CudaStatus::kUnsupported,
+        "blocks at an odd place");
 }
 
 }  // namespace

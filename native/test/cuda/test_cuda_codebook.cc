@@ -263,7 +263,7 @@ TEST("cuda codebook: nested scales, whether any order of the sum will do or not"
   const Device device;
   if (!device) return;
   Random random(7);
-  for (const std::size_t count : {0, 1, 5, 255, 256, 257, 1000}) {
+  for (const std::size_t count : Sizes{0, 1, 5, 255, 256, 257, 1000}) {
     for (int round = 0; round < 4; round++) {
       Buffer<float> scales(count), absmax((count + kNestedBlock - 1) / kNestedBlock), offset(1);
       Buffer<std::uint8_t> codes(count);

@@ -107,9 +107,11 @@ TEST("cuda fake quantize: blocks of MX and of NVFP4, ragged, with a global scale
   struct Shape {
     std::size_t rows, columns;
   };
-  for (const Shape shape : {Shape{0, 32}, {1, 1}, {3, 32}, {2, 100}, {5, 37}, {2, 1056}, {3, 16}, {1, 50}}) {
+  for (const Shape shape :
+       {Shape{0, 32}, {1, 1}, {3, 32}, {2, 100}, {5, 37}, {2, 1056}, {3, 16}, {1, 50}, {8, 32900}}) {
     for (const Data data : kAllData) {
       for (int t = 0; t < kElementTypes + 2; t++) {
+        if (shape.rows == 8 && (data != Data::kMixed || t < kElementTypes)) continue;  // more than a grid holds at once
         const bool is_mx = t < kElementTypes;
         const auto type = is_mx ? static_cast<ElementType>(t) : ElementType::kFloat4E2m1fn;
         const BlockScale scale{is_mx, t == kElementTypes ? 0.0F : 700.0F};
@@ -144,7 +146,7 @@ TEST("cuda fake quantize: gradients pass where the mask says") {
   const Device device;
   if (!device) return;
   Random random(4);
-  for (const std::size_t count : {0, 1, 3, 4, 7, 1000, 5001}) {
+  for (const std::size_t count : Sizes{0, 1, 3, 4, 7, 1000, 5001}) {
     const Buffer<float> dy = samples(count, Data::kNonFinite, random);
     Buffer<std::uint8_t> mask(count);
     for (std::size_t i = 0; i < count; i++) mask[i] = static_cast<std::uint8_t>(random.below(3));
