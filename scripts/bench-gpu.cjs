@@ -33,8 +33,12 @@ if (nvcc === undefined) {
 // Nobody is in a hurry here: the script's limits are for machines that are lent for minutes.
 const env = { ...process.env, LOWBIT_GPU_PATIENCE: process.env.LOWBIT_GPU_PATIENCE ?? '10' };
 const { status } = spawnSync('bash', [path.join('scripts', 'gpu.sh'), results], { cwd: root, env, stdio: 'inherit' });
-const tables = path.join(results, 'bench.md');
-const text = fs.existsSync(tables) ? fs.readFileSync(tables, 'utf8').trim() : '';
+const text = ['bench.md', 'bench-gptq.md']
+  .map((name) => path.join(results, name))
+  .filter((tables) => fs.existsSync(tables))
+  .map((tables) => fs.readFileSync(tables, 'utf8').trim())
+  .join('\n\n')
+  .trim();
 if (text === '') {
   console.error(`The benchmark printed nothing: see ${results}.`);
   process.exit(1);

@@ -61,7 +61,7 @@ compile() {
   command -v ninja >/dev/null && ninja=(-G Ninja)
   cmake -S . -B "$build" "${ninja[@]}" -DCMAKE_BUILD_TYPE=Release -DLOWBIT_BUILD_ADDON=OFF -DLOWBIT_BUILD_TESTS=ON \
     -DLOWBIT_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$architectures" &&
-    cmake --build "$build" --parallel "$(nproc)" --target lowbit_cuda lowbit_cuda_test lowbit_cuda_bench
+    cmake --build "$build" --parallel "$(nproc)" --target lowbit_cuda lowbit_cuda_test lowbit_cuda_bench lowbit_cuda_gptq_bench
 }
 if [ -n "${LOWBIT_GPU_PREBUILT:-}" ]; then
   skip build "$build is used as it is"
@@ -78,7 +78,8 @@ export LOWBIT_CUDA_MODULE="$PWD/$build/lowbit_cuda.so"
 
 step tests 90 tests.txt "$build/lowbit_cuda_test"
 tail -1 "$out/tests.txt"
-step bench 120 bench.md "$build/lowbit_cuda_bench"
+step bench 95 bench.md "$build/lowbit_cuda_bench"
+step "bench of GPTQ" 30 bench-gptq.md "$build/lowbit_cuda_gptq_bench"
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -z "$sanitizer" ]; then

@@ -120,8 +120,7 @@ CodebookSource read_codebook_source(const Arguments& a, std::size_t i) {
 }
 
 std::size_t parameter_count(const Arguments& a, const CodebookSource& source) {
-  return source.row_stride == 0 ? 1
-                                : checked_product(a, ceil_div(source.rows, source.rows_alike), source.row_stride);
+  return source.row_stride == 0 ? 1 : checked_product(a, ceil_div(source.rows, source.rows_alike), source.row_stride);
 }
 
 }  // namespace lowbit::node

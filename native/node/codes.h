@@ -5,8 +5,8 @@
 #include "ops/affine/affine.h"
 #include "ops/blocks/blocks.h"
 #include "ops/codebook/codebook.h"
-#include "ops/matmul/packed_weight.h"
 #include "ops/matmul/pack_rows.h"
+#include "ops/matmul/packed_weight.h"
 
 // What records say about quantized tensors: the same for the processor and for devices.
 
@@ -23,8 +23,8 @@ struct Codes {
 // blocks, blockSize, groupSize, blocksAlike, columns, bits, signed
 constexpr std::size_t kCodesNumbers = 7;
 
-// What dequantization takes as zero points: far past any dtype's range, and small enough that code − zero point is exact
-// in float32.
+// What dequantization takes as zero points: far past any dtype's range, and small enough that code − zero point is
+// exact in float32.
 constexpr int kZeroPointLimit = 1 << 20;
 
 struct AffineQuantization {

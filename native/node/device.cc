@@ -271,7 +271,8 @@ Napi::Value check_parameters(const Napi::CallbackInfo& info) {
   check_scales(a, (prefix + "scales").c_str(), scales.as<const float>(), scales.size / sizeof(float),
                a.flag(2, "positive"));
   check_zero_points(a, (prefix + "zeroPoints").c_str(), zero_points.as<const std::int32_t>(),
-                    zero_points.size / sizeof(std::int32_t), static_cast<int>(a.integer(3, "lowest", INT32_MIN, INT32_MAX)),
+                    zero_points.size / sizeof(std::int32_t),
+                    static_cast<int>(a.integer(3, "lowest", INT32_MIN, INT32_MAX)),
                     static_cast<int>(a.integer(4, "highest", INT32_MIN, INT32_MAX)));
   return info.Env().Undefined();
 }

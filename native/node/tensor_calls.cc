@@ -46,7 +46,8 @@ Work prepare_quantize(const Napi::CallbackInfo& info) {
   const Bytes out = a.array(4, "out", napi_uint8_array);
   a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
-  a.check(q.given() || q.scheme.symmetric || zero_points.data != nullptr, "Expected zeroPoints for an asymmetric scheme.");
+  a.check(q.given() || q.scheme.symmetric || zero_points.data != nullptr,
+          "Expected zeroPoints for an asymmetric scheme.");
   a.check(out.size == codes.bytes(), "Expected data to be as long as the packed codes.");
   a.check(!out.overlaps(input) && !out.overlaps(scales) && !out.overlaps(zero_points) && !scales.overlaps(input) &&
               !zero_points.overlaps(input) && !scales.overlaps(zero_points),

@@ -162,29 +162,25 @@ describe.skipIf(!hasEmulatedModule)('threads', () => {
   it('workers have devices; those that are terminated in the middle of calls do no harm, and lose no memory', async () => {
     const script = `const lowbit = require(${DIST});
       const { Worker } = require('node:worker_threads');
-      const free = () => lowbit.capabilities().cuda.devices[0].freeBytes;
+      const used = () => 4 * 2 ** 30 - lowbit.capabilities().cuda.devices[0].freeBytes;
       const body = \`const lowbit = require(${DIST}); const { parentPort } = require('node:worker_threads');
-        const x = new Float32Array(1 << 16).fill(0.25);
+        const x = new Float32Array(1 << 18).fill(0.25);
         const t = lowbit.DeviceTensor.upload(x);
-        const w = lowbit.prepack(x, { shape: [256, 256], device: 'cuda' });
-        const endless = () => lowbit.linearAsync(x.subarray(0, 256), w).then(endless);
+        const w = lowbit.prepack(x, { shape: [512, 512], device: 'cuda' });
+        const endless = () => lowbit.linearAsync(x.subarray(0, 512), w).then(endless);
         endless(); endless();
         lowbit.castTensorAsync(t, { to: 'float16' });
         parentPort.postMessage('started');
         if (\${'$'}{sync}) for (;;) lowbit.castTensor(t, { to: 'float16' }).dispose();\`;
       (async () => {
-        const start = lowbit.DeviceTensor.upload(new Float32Array(4));
-        start.dispose();
-        const least = [];
         for (let round = 0; round < 9; round++) {
           const worker = new Worker(body.replace('\${sync}', String(round % 3 === 0)), { eval: true });
           await new Promise((resolve, reject) => { worker.on('message', resolve); worker.on('error', reject); });
           await new Promise((resolve) => setTimeout(resolve, 5 * round));
           await worker.terminate();
-          least.push(free());
         }
-        // Streams stay, with what they need in between; tensors and weights go with their thread.
-        console.log(least.at(-1) === least.at(-4), lowbit.castTensor(new Float32Array([1]), { from: 'float32', to: 'float16', device: 'cuda' })[0]);
+        // A few streams stay, with what they need in between; tensors of a megabyte and weights go with their thread.
+        console.log(used() < 1 << 20, lowbit.castTensor(new Float32Array([1]), { from: 'float32', to: 'float16', device: 'cuda' })[0]);
       })();`;
     expect(await run(script, env)).toEqual(success('true 15360\n'));
   });
