@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import bindings from 'bindings';
 import nodeGypBuild from 'node-gyp-build';
-import { AddonError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
+import { AddonError, DeviceError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
 
 /** A float array as the addon takes it: float16 and bfloat16 as bit patterns. */
 export type RawFloats = Float32Array | Uint16Array;
@@ -289,6 +289,100 @@ type GramArguments = [x: Float32Array, k: number, adds: boolean, out: Float32Arr
 type PackedBytesArguments = [handle: RawWeight, offset: number, out: Uint8Array];
 type LoadPackedArguments = [handle: RawWeight, path: string, verify: boolean, problem: Uint8Array];
 
+/** Memory of a device: see native/node/device.h. Nothing but the addon can make one. */
+export interface RawMemory {
+  readonly deviceMemory: never;
+}
+
+/** What is uploaded and downloaded. */
+export type RawArray = Float32Array | Uint16Array | Uint8Array | Int8Array | Int32Array;
+
+/** A device, as the addon describes it. */
+export interface RawDevice {
+  index: number;
+  name: string;
+  computeCapability: string;
+  memoryBytes: number;
+  freeBytes: number;
+  multiprocessors: number;
+}
+
+/**
+ * Operations on a device. Where calls of the processor take arrays, these take memory; records are the same, but for those that
+ * native/node/device_matmul_calls.cc lists.
+ */
+export interface RawDeviceCalls {
+  upload: [memory: RawMemory, array: RawArray];
+  download: [memory: RawMemory, offset: number, array: RawArray];
+  copyMemory: [from: RawMemory, to: RawMemory];
+  deviceCast: [input: RawMemory, from: number, out: RawMemory, to: number, count: number, saturate: boolean];
+  deviceQuantizeAffine: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    codes: RawMemory,
+  ];
+  deviceDequantizeAffine: [
+    record: Float64Array,
+    codes: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    out: RawMemory,
+  ];
+  deviceQuantizeCodebook: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    globalScale: RawMemory,
+    codes: RawMemory,
+  ];
+  deviceDequantizeCodebook: [record: Float64Array, codes: RawMemory, scales: RawMemory, out: RawMemory];
+  deviceNestScales: [scales: RawMemory, codes: RawMemory, absmax: RawMemory, offset: RawMemory];
+  deviceQuantizeBlocks: [
+    input: RawMemory,
+    type: number,
+    rowLength: number,
+    importance: RawMemory | null,
+    out: RawMemory,
+  ];
+  deviceDequantizeBlocks: [data: RawMemory, type: number, out: RawMemory];
+  devicePackCodes: [
+    record: Float64Array,
+    handle: RawWeight,
+    data: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+  ];
+  devicePackCodebook: [record: Float64Array, handle: RawWeight, data: RawMemory, scales: RawMemory];
+  devicePackFloats: [handle: RawWeight, weights: RawMemory, type: number, rows: number, columns: number];
+  devicePackIntegers: [handle: RawWeight, b: RawMemory, signed: boolean, k: number, n: number];
+  deviceLinear: [
+    record: Float64Array,
+    x: RawMemory,
+    weight: RawWeight,
+    bias: RawMemory | null,
+    gate: RawWeight | null,
+    gateBias: RawMemory | null,
+    out: RawMemory,
+  ];
+  deviceMatmulInteger: [
+    record: Float64Array,
+    a: RawMemory,
+    b: RawMemory | RawWeight,
+    aZeroPoints: RawMemory | null,
+    bZeroPoints: RawMemory | null,
+    out: RawMemory,
+  ];
+  deviceGram: [x: RawMemory, type: number, k: number, adds: boolean, out: RawMemory];
+}
+
+type WithTwins<Calls extends Record<keyof Calls, unknown[]>> = {
+  [Name in keyof Calls]: (...args: Calls[Name]) => void;
+} & {
+  [Name in keyof Calls as `${Name & string}Async`]: (...args: [...Calls[Name], Done]) => number;
+};
+
 /** Called when a job has ended: with an error that carries `code` and `index`, or with nothing. */
 type Done = (error?: RawError) => void;
 
@@ -302,10 +396,18 @@ export interface RawError extends Error {
     | 'NOT_POSITIVE_DEFINITE'
     | 'OUT_OF_MEMORY'
     | 'CANCELLED'
-    | 'INTERNAL';
+    | 'INTERNAL'
+    | 'NO_DEVICE'
+    | 'DEVICE_OUT_OF_MEMORY'
+    | 'DEVICE_LOST'
+    | 'DEVICE_UNSUPPORTED'
+    | 'DEVICE_FAILED';
   index?: number;
   /** The argument that an INVALID_ARGUMENT is about, where it is about one. */
   argument?: string;
+  /** The device that failed, and for one that is out of memory how many bytes were asked for (0: not known). */
+  device?: number;
+  bytes?: number;
 }
 
 /** The result of parseSafetensorsHeader: a fault, or the tensors in the order of their data. */
@@ -322,7 +424,7 @@ export type RawSafetensorsHeader =
   | { fault: number; tensor: string; position: number };
 
 /** The functions that native/node exports. An `…Async` twin returns the number of its job. */
-export interface RawAddon {
+export interface RawAddon extends WithTwins<RawDeviceCalls> {
   configuration(): { isa: string; isas: string[]; error?: string };
   threads(): number;
   setThreads(n: number): void;
@@ -408,6 +510,23 @@ export interface RawAddon {
   quantizeLlmInt8Async(...args: [...QuantizeLlmInt8Arguments, Done]): number;
   llmInt8Linear(...args: LlmInt8LinearArguments): void;
   llmInt8LinearAsync(...args: [...LlmInt8LinearArguments, Done]): number;
+  /** Opens the CUDA module. `reason` says why there are no devices, or what one of them is not fit for. */
+  cudaDevices(): { reason?: string; devices: RawDevice[] };
+  /** Memory that is there from the first call on that writes it. */
+  createMemory(device: number, bytes: number): RawMemory;
+  describeMemory(handle: RawMemory): Float64Array;
+  disposeMemory(handle: RawMemory): void;
+  /** What calls check of the parameters of quantized tensors, for those that go to a device. */
+  checkParameters(
+    scales: Float32Array,
+    zeroPoints: Int32Array | null,
+    positive: boolean,
+    lowest: number,
+    highest: number,
+    prefix: string,
+  ): void;
+  /** Whether a device packs such codes as they are; the record is that of packCodes or packCodebook. */
+  deviceCanPack(record: Float64Array, codebook: boolean): boolean;
   createWeight(): RawWeight;
   shareWeight(handle: RawWeight): RawWeight;
   describeWeight(handle: RawWeight): Float64Array;
@@ -516,8 +635,45 @@ export function explain(error: unknown, argument: string): unknown {
       return new OutOfMemoryError('There is not enough memory for this call.', { cause: error });
     case 'INTERNAL':
       return new AddonError('INTERNAL', `The native addon failed: ${message}.`, { cause: error });
+    case 'NO_DEVICE':
+    case 'DEVICE_OUT_OF_MEMORY':
+    case 'DEVICE_LOST':
+    case 'DEVICE_UNSUPPORTED':
+    case 'DEVICE_FAILED':
+      return explainDevice(error as RawError);
     default:
       return error;
+  }
+}
+
+function explainDevice(cause: RawError): Error {
+  const { code, message, device: index = 0, bytes = 0 } = cause;
+  const device = `cuda:${index}`;
+  switch (code) {
+    case 'NO_DEVICE': {
+      const reason = message.replace(/\.?$/, '.');
+      const remedy = "capabilities().cuda says which devices there are; device 'cpu' is always there.";
+      return new DeviceError('NO_DEVICE', `The device ${device} can't be used. ${reason} ${remedy}`, { device, cause });
+    }
+    case 'DEVICE_OUT_OF_MEMORY': {
+      const asked = bytes === 0 ? 'what a call needs in between' : `${bytes} bytes more`;
+      const remedy = 'Dispose of tensors and packed weights that are not needed any more, or divide the work.';
+      const details = { device, bytes: bytes === 0 ? undefined : bytes, cause };
+      return new OutOfMemoryError(`There is not enough memory on ${device} for ${asked}. ${remedy}`, details);
+    }
+    case 'DEVICE_LOST': {
+      const remedy = 'Nothing can be computed on it in this process any more: restart the process.';
+      return new DeviceError('DEVICE_LOST', `The device ${device} was lost (${message}). ${remedy}`, { device, cause });
+    }
+    case 'DEVICE_UNSUPPORTED': {
+      const remedy = "Use device 'cpu'.";
+      return new DeviceError('DEVICE_UNSUPPORTED', `The device ${device} does not support this call. ${remedy}`, {
+        device,
+        cause,
+      });
+    }
+    default:
+      return new DeviceError('DEVICE_FAILED', `The device ${device} failed: ${message}.`, { device, cause });
   }
 }
 

@@ -92,6 +92,9 @@ export interface Float16ArrayLike {
 /** Numbers of the raw surface: FloatType in native/core/dtype.h. */
 const FLOAT_CODES: Readonly<Record<LargeFloatDtype, number>> = { float32: 0, float16: 1, bfloat16: 2 };
 
+/** @internal In the order of their numbers. */
+export const LARGE_FLOAT_DTYPES: readonly LargeFloatDtype[] = ['float32', 'float16', 'bfloat16'];
+
 /** @internal A float dtype of any width. */
 export interface FloatFormat {
   /** The addon's number: AnyFloatType in native/core/dtype.h. */
@@ -112,6 +115,9 @@ const FLOAT_FORMATS: ReadonlyMap<unknown, FloatFormat> = new Map<FloatDtype, Flo
   ['float6_e3m2fn', { code: 9, bits: 6 }],
   ['float4_e2m1fn', { code: 10, bits: 4 }],
 ]);
+
+/** @internal */
+export const FLOAT_DTYPES: readonly FloatDtype[] = [...FLOAT_FORMATS.keys()] as FloatDtype[];
 
 /** @internal */
 export interface CodeType {

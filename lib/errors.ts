@@ -127,6 +127,9 @@ export type CalibrationErrorCode =
 /** Codes of {@link AddonError}. */
 export type AddonErrorCode = 'ADDON_NOT_FOUND' | 'INVALID_ENVIRONMENT' | 'INTERNAL';
 
+/** What can be wrong with a device. */
+export type DeviceErrorCode = 'NO_DEVICE' | 'DEVICE_LOST' | 'DEVICE_UNSUPPORTED' | 'DEVICE_FAILED';
+
 /** Every code that a {@link LowbitError} can carry. */
 export type ErrorCode =
   | ArgumentErrorCode
@@ -137,6 +140,7 @@ export type ErrorCode =
   | PackedFileErrorCode
   | OutputErrorCode
   | CalibrationErrorCode
+  | DeviceErrorCode
   | AddonErrorCode;
 
 /** The base of every error that lowbit throws on purpose. */
@@ -196,9 +200,39 @@ export class ScaleOverflowError extends LowbitError {
 /** There is not enough memory for a result, a packed weight or what a call needs in between. */
 export class OutOfMemoryError extends LowbitError {
   declare readonly code: 'OUT_OF_MEMORY';
+  /** The device whose memory it is, such as `'cuda:0'`; undefined for the processor's. */
+  readonly device: string | undefined;
+  /** How many bytes of the device were asked for, where that is known. */
+  readonly bytes: number | undefined;
 
-  constructor(message: string, options?: { cause?: unknown }) {
-    super('OUT_OF_MEMORY', message, options);
+  constructor(message: string, details: { device?: string; bytes?: number | undefined; cause?: unknown } = {}) {
+    super('OUT_OF_MEMORY', message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.device = details.device;
+    this.bytes = details.bytes;
+  }
+}
+
+/**
+ * A device can't do what it was asked for. `NO_DEVICE`: there is none, or no driver or module for it;
+ * `capabilities().cuda.reason` says why. `DEVICE_UNSUPPORTED`: this needs a newer device, or the processor.
+ * `DEVICE_LOST`: it failed, and can't be used in this process any more. `DEVICE_FAILED`: anything else; the message has CUDA's
+ * words.
+ */
+export class DeviceError extends LowbitError {
+  declare readonly code: DeviceErrorCode;
+  /** The device concerned, such as `'cuda:0'`. */
+  readonly device: string;
+  /** The argument or option that it does not support, where it is one. */
+  readonly argument: string | undefined;
+
+  constructor(
+    code: DeviceErrorCode,
+    message: string,
+    details: { device: string; argument?: string | undefined; cause?: unknown },
+  ) {
+    super(code, message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.device = details.device;
+    this.argument = details.argument;
   }
 }
 

@@ -45,6 +45,16 @@ export type { GptqReaderOptions } from './checkpoint/layouts/gptq.js';
 export type { GptqVersion } from './checkpoint/layouts/zero-points.js';
 export type { WeightFormat } from './checkpoint/weight.js';
 export type { ReadingOptions } from './checkpoint/weights.js';
+export type { Device } from './device/device.js';
+export {
+  type DeviceArrayOf,
+  type DeviceDtype,
+  type DeviceInputOf,
+  DeviceTensor,
+  type DtypeOfArray,
+  type TransferAsyncOptions,
+  type UploadOptions,
+} from './device/device-tensor.js';
 export type {
   CodebookDtype,
   Float16ArrayLike,
@@ -64,6 +74,8 @@ export {
   type CalibrationErrorCode,
   CheckpointError,
   type CheckpointErrorCode,
+  DeviceError,
+  type DeviceErrorCode,
   type ErrorCode,
   InvalidArgumentError,
   LowbitError,
@@ -91,8 +103,15 @@ export {
   hammingDistanceRows,
   hammingDistanceRowsAsync,
 } from './matmul/binary.js';
-export { type GramAsyncOptions, type GramOptions, gram, gramAsync } from './matmul/gram.js';
 export {
+  type DeviceGramOptions,
+  type GramAsyncOptions,
+  type GramOptions,
+  gram,
+  gramAsync,
+} from './matmul/gram.js';
+export {
+  type DeviceMatmulIntegerOptions,
   type DynamicQuantizeMatmulOptions,
   dynamicQuantizeMatmul,
   dynamicQuantizeMatmulAsync,
@@ -109,6 +128,7 @@ export {
 export {
   type Activation,
   type ComputeDtype,
+  type DeviceLinearOptions,
   type LinearAsyncOptions,
   type LinearOptions,
   linear,
@@ -136,6 +156,7 @@ export {
 } from './matmul/packed-file.js';
 export { PackedWeight, type WeightKind } from './matmul/packed-weight.js';
 export {
+  type DevicePrepackOptions,
   type PrepackAsyncOptions,
   type PrepackFloatOptions,
   type PrepackIntegerOptions,
@@ -246,7 +267,13 @@ export {
   type VerifyOptions,
   verifyCheckpoint,
 } from './pipeline/verify.js';
-export { type Capabilities, capabilities, setNumThreads } from './runtime.js';
+export {
+  type Capabilities,
+  type CudaCapabilities,
+  type CudaDevice,
+  capabilities,
+  setNumThreads,
+} from './runtime.js';
 export {
   type PackBitsOptions,
   type PackTernaryOptions,
@@ -267,6 +294,8 @@ export {
 export {
   type DequantizeBlocksAsyncOptions,
   type DequantizeBlocksOptions,
+  type DeviceDequantizeBlocksOptions,
+  type DeviceQuantizeBlocksOptions,
   dequantizeBlocks,
   dequantizeBlocksAsync,
   type GgufType,
@@ -280,6 +309,7 @@ export {
   type CastOptions,
   castTensor,
   castTensorAsync,
+  type DeviceCastOptions,
   type FloatArrayOf,
   type FloatInputOf,
 } from './tensor/cast.js';
@@ -287,6 +317,7 @@ export { type Comparison, compareTensors, compareTensorsAsync } from './tensor/c
 export {
   type DequantizeAsyncOptions,
   type DequantizeOptions,
+  type DeviceDequantizeOptions,
   dequantizeTensor,
   dequantizeTensorAsync,
 } from './tensor/dequantize.js';
@@ -311,6 +342,7 @@ export {
   type QuantizerGradients,
 } from './tensor/learned-quantize.js';
 export {
+  type DeviceQuantizeOptions,
   type GlobalScaleOptions,
   type GranularityOptions,
   type InputOptions,
@@ -324,6 +356,8 @@ export {
   type SchemeOptions,
 } from './tensor/quantize.js';
 export {
+  type DeviceNestedScales,
+  type DeviceQuantizedTensor,
   type Granularity,
   type NestedScales,
   type QuantizedTensor,

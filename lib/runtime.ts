@@ -18,12 +18,32 @@ export interface Capabilities {
   readonly isas: readonly string[];
   /** How many threads work on one call. */
   readonly threads: number;
-  readonly cuda: {
-    readonly available: boolean;
-    /** Why not, if not. */
-    readonly reason?: string;
-    readonly devices: readonly { readonly name: string }[];
-  };
+  /** GPUs. Looked for when this is first read, which opens the CUDA module. */
+  readonly cuda: CudaCapabilities;
+}
+
+/** The GPUs that `device: 'cuda'` can mean. */
+export interface CudaCapabilities {
+  /** Whether there is one. */
+  readonly available: boolean;
+  /** Why there is none, or what is wrong with one of them, and what to do about it. */
+  readonly reason?: string;
+  readonly devices: readonly CudaDevice[];
+}
+
+/** A GPU. */
+export interface CudaDevice {
+  /** The number n of `device: 'cuda:<n>'`. */
+  readonly index: number;
+  /** What the vendor calls it. */
+  readonly name: string;
+  /** Such as `'9.0'`. */
+  readonly computeCapability: string;
+  /** All of its memory. */
+  readonly memoryBytes: number;
+  /** What of that is free, as CUDA counts: up to 256 MiB that lowbit has freed may stay with its pool. */
+  readonly freeBytes: number;
+  readonly multiprocessors: number;
 }
 
 const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
@@ -37,13 +57,22 @@ const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
  * ```
  */
 export function capabilities(): Capabilities {
+  let cuda: CudaCapabilities | undefined;
   return {
     version,
     isa: configuration.isa,
     isas: [...configuration.isas],
     threads: addon.threads(),
-    cuda: { available: false, reason: 'This build of lowbit has no CUDA module.', devices: [] },
+    get cuda() {
+      cuda ??= cudaCapabilities();
+      return cuda;
+    },
   };
+}
+
+function cudaCapabilities(): CudaCapabilities {
+  const { devices, reason } = addon.cudaDevices();
+  return { available: devices.length > 0, ...(reason === undefined ? {} : { reason }), devices };
 }
 
 /**

@@ -206,7 +206,7 @@ function lengthOf<T extends ArrayBufferView & { readonly length: number }>(
 }
 
 /** A transferred ("detached") buffer looks like an empty one; making a view of it is what tells them apart. */
-function attached<T extends ArrayBufferView & { readonly length: number }>(argument: string, value: T): T {
+export function attached<T extends ArrayBufferView & { readonly length: number }>(argument: string, value: T): T {
   if (value.length === 0) {
     try {
       new Uint8Array(value.buffer);

@@ -4,7 +4,8 @@
  * In a checkout cmake-js configures the build. A user who has to compile lowbit does not have it, because it would
  * bring forty packages with it, and does not need it either: CMakeLists.txt finds the headers by itself.
  *
- * LOWBIT_CMAKE_ARGS="A=1 B=2" sets CMake variables.
+ * LOWBIT_CMAKE_ARGS="A=1 B=2" sets CMake variables. LOWBIT_CUDA is one: ON builds the CUDA module, which needs nvcc; OFF leaves
+ * it out; AUTO (default) builds it where nvcc and an NVIDIA driver are. It lands beside the addon.
  */
 'use strict';
 

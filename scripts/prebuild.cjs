@@ -1,6 +1,7 @@
 /**
  * npm run make-prebuilds [-- --arch arm64]: compiles prebuilds/<platform>-<arch>/lowbit.node, on Linux lowbit.glibc.node or
- * lowbit.musl.node, the names that node-gyp-build looks for. It builds in a folder of its own and leaves build/ alone.
+ * lowbit.musl.node, the names that node-gyp-build looks for. It builds in a folder of its own and leaves build/ alone. With
+ * LOWBIT_CMAKE_ARGS=LOWBIT_CUDA=ON the CUDA module lies beside it.
  */
 'use strict';
 
@@ -55,6 +56,10 @@ prebuildify(
   },
   (error) => {
     if (error) fail(`No prebuild for ${platform}-${arch} was made: ${error.message}.`);
+    const cuda = ['lowbit_cuda.so', 'lowbit_cuda.dll'].map((name) => path.join(folder, 'build', 'Release', name));
+    for (const file of cuda.filter((candidate) => fs.existsSync(candidate))) {
+      fs.copyFileSync(file, path.join(root, 'prebuilds', `${platform}-${arch}`, path.basename(file)));
+    }
     if (linux) checkPrebuilds([path.join(root, 'prebuilds', `linux-${arch}`)]);
   },
 );

@@ -224,6 +224,65 @@ function emulatedNeon() {
   };
 }
 
+const CUDA_TEST = 'lowbit_cuda_test';
+const EMULATED = 'lowbit_cuda_emulated';
+
+/** The module whose kernels run on the processor: tests of the API look for it by this name. */
+function emulatedModule(folder) {
+  const candidates = [path.join(root, folder, `${EMULATED}.so`), path.join(root, folder, 'Release', `${EMULATED}.so`)];
+  return candidates.find((candidate) => fs.existsSync(candidate)) ?? candidates[0];
+}
+
+/** The kernels of the CUDA module on the processor, as they are and with the address sanitizer. */
+function emulatedCuda() {
+  const stage = 'CUDA kernels on the processor';
+  if (process.platform !== 'linux') {
+    skip(stage, 'needs Linux');
+    return async () => {};
+  }
+  const { folder, options } = variants.emulated;
+  const built = build(stage, folder, options, CUDA_TEST, EMULATED);
+  const names = 'address,undefined';
+  const compiler = process.env.CXX ?? 'c++';
+  const sanitizes = hasSanitizer(compiler, names);
+  if (!sanitizes) skip(`${stage}, address sanitizer`, `${compiler} has no -fsanitize=${names} here`);
+  const asan = 'build-cuda-asan';
+  const sanitizing = [...options, `-DLOWBIT_SANITIZE=${names}`];
+  const builtAsan = sanitizes ? build(`${stage}, address sanitizer`, asan, sanitizing, CUDA_TEST, EMULATED) : undefined;
+  return async () => {
+    if (await built) {
+      await counted(stage, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE: emulatedModule(folder) });
+    }
+    if (await builtAsan) {
+      await counted(`${stage}, address sanitizer`, program(asan, CUDA_TEST), [], {
+        LOWBIT_CUDA_MODULE: emulatedModule(asan),
+        LOWBIT_TEST_QUICK: '1',
+      });
+    }
+  };
+}
+
+/** The CUDA module for every target, with warnings as errors; and its tests, where there is a device. */
+function cuda() {
+  const stage = 'CUDA module for every target';
+  const onDevice = 'CUDA on a device';
+  const nvcc = process.env.CUDACXX ?? 'nvcc';
+  if (!has(nvcc)) {
+    skip(stage, `needs CUDA's compiler, and ${nvcc} can't be started`);
+    skip(onDevice, 'no module was built');
+    return async () => {};
+  }
+  const { folder, options } = variants.cuda;
+  const built = build(stage, folder, options, 'lowbit_cuda', CUDA_TEST);
+  return async () => {
+    if (!(await built)) return skip(onDevice, 'no module was built');
+    record(stage, { passed: 1 });
+    if (!has('nvidia-smi', ['-L'])) return skip(onDevice, 'no GPU: `nvidia-smi -L` lists none');
+    const module = program(folder, CUDA_TEST).replace(/[^/\\]+$/, 'lowbit_cuda.so');
+    return counted(onDevice, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE: module });
+  };
+}
+
 /** The tests in TypeScript; `filters` are folders. */
 async function vitest(stage, filters, env = {}) {
   console.log(`\n=== ${stage}`);
@@ -272,9 +331,13 @@ async function main() {
     sanitized('native, thread sanitizer', 'thread', 'build-tsan', ['thread']),
     emulatedAvx512(),
     emulatedNeon(),
+    emulatedCuda(),
+    cuda(),
   ];
   for (const test of stages) await test();
-  await vitest('API, command line and package', []);
+  await vitest('API, command line and package', [], {
+    LOWBIT_CUDA_EMULATED: emulatedModule(variants.emulated.folder),
+  });
   for (const isa of instructionSets().slice(1))
     await vitest(`API, LOWBIT_ISA=${isa}`, testsOf(isa), { LOWBIT_ISA: isa });
   await counted('other runtimes', process.execPath, [path.join('test', 'runtimes', 'run.cjs')]);

@@ -36,6 +36,12 @@ const TESTS = ['-DLOWBIT_BUILD_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release'];
 /** The build whose native tests run. */
 const native = { folder: 'build-test', options: TESTS };
 
+/** The CUDA module's kernels compiled for the processor, and the tests that run them. */
+const emulated = { folder: 'build-cuda', options: [...TESTS, '-DLOWBIT_WERROR=ON', '-DLOWBIT_CUDA=OFF'] };
+
+/** The CUDA module for every GPU that it is for. */
+const cuda = { folder: 'build-nvcc', options: [...TESTS, '-DLOWBIT_WERROR=ON', '-DLOWBIT_CUDA=ON'] };
+
 /** The build with fuzzers, which is also clang's opinion; null without a clang that has libFuzzer. */
 function fuzzing() {
   const names = 'address,undefined';
@@ -50,4 +56,4 @@ function configuring({ folder, options }, ...more) {
   return ['-S', '.', '-B', folder, ...(has('ninja') ? ['-G', 'Ninja'] : []), ...options, ...more];
 }
 
-module.exports = { configuring, fuzzing, has, hasSanitizer, native, TESTS };
+module.exports = { configuring, cuda, emulated, fuzzing, has, hasSanitizer, native, TESTS };

@@ -4,11 +4,29 @@
  * @module
  */
 import { addon, type RawWeight, runJob } from '../addon.js';
+import { CPU, type Device, placeOf } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import {
+  checkEither,
+  type DeviceTensor,
+  isDeviceTensor,
+  placeOfTensor,
+  resultTensor,
+} from '../device/device-tensor.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
-import { checkWeight, handleOf, isSigned, type PackedWeight, type WeightKind } from './packed-weight.js';
+import {
+  checkAnyWeight,
+  checkWeight,
+  handleOf,
+  isPackedWeight,
+  isSigned,
+  type PackedWeight,
+  placeOfWeight,
+  type WeightKind,
+} from './packed-weight.js';
 
 /** An 8-bit matrix: signed or unsigned integers, one byte each. */
 export type IntegerMatrix = Int8Array | Uint8Array;
@@ -31,6 +49,17 @@ export interface MatmulIntegerOptions extends ProductSize {
   bZeroPoint?: number | Int32Array;
   /** `[m, n]`: the array to write to and return. It must not overlap what is read. */
   out?: Int32Array;
+  /** Where to compute. Default: where `b` was packed, or `'cpu'`. */
+  device?: Device;
+}
+
+/** Options of {@link matmulInteger} for what is on a device; zero points may be there too. */
+export interface DeviceMatmulIntegerOptions extends ProductSize {
+  aZeroPoint?: number | Int32Array | DeviceTensor<'int32'>;
+  bZeroPoint?: number | Int32Array | DeviceTensor<'int32'>;
+  /** `[m, n]`: the tensor to write to and return. */
+  out?: DeviceTensor<'int32'>;
+  device?: Device;
 }
 
 /** Options of {@link quantizedMatmul}. */
@@ -69,6 +98,7 @@ export interface DynamicQuantizeMatmulOptions extends ProductSize {
 }
 
 const INTEGER_OPTIONS: ReadonlySet<string> = new Set(['m', 'n', 'k', 'aZeroPoint', 'bZeroPoint', 'out']);
+const INTEGER_ON_OPTIONS: ReadonlySet<string> = new Set([...INTEGER_OPTIONS, 'device']);
 const QUANTIZED_OPTIONS: ReadonlySet<string> = new Set([
   ...INTEGER_OPTIONS,
   'aScale',
@@ -79,7 +109,7 @@ const QUANTIZED_OPTIONS: ReadonlySet<string> = new Set([
 ]);
 const DYNAMIC_OPTIONS: ReadonlySet<string> = new Set(['m', 'n', 'k', 'bScale', 'bZeroPoint', 'bias', 'out']);
 const withSignal = (known: ReadonlySet<string>): ReadonlySet<string> => new Set([...known, 'signal']);
-const INTEGER_ASYNC_OPTIONS = withSignal(INTEGER_OPTIONS);
+const INTEGER_ASYNC_OPTIONS = withSignal(INTEGER_ON_OPTIONS);
 const QUANTIZED_ASYNC_OPTIONS = withSignal(QUANTIZED_OPTIONS);
 const DYNAMIC_ASYNC_OPTIONS = withSignal(DYNAMIC_OPTIONS);
 
@@ -101,14 +131,22 @@ function secondMatrix(value: unknown, { k, n }: ProductSize): { b: IntegerMatrix
     const b = validate.bytes('b', value, k * n);
     return { b, signed: b instanceof Int8Array };
   }
-  const weight = checkWeight('b', value, INTEGER_KINDS);
+  const { weight, signed } = packedMatrix(checkWeight('b', value, INTEGER_KINDS), { k, n });
+  return { b: handleOf(weight), signed };
+}
+
+function packedMatrix(
+  value: PackedWeight,
+  { k, n }: Pick<ProductSize, 'k' | 'n'>,
+): { weight: PackedWeight; signed: boolean } {
+  const weight = checkAnyWeight('b', value, INTEGER_KINDS);
   if (weight.rows !== n || weight.cols !== k) {
     throw new InvalidArgumentError(
       'b',
       `Expected b to be packed from k = ${k} rows and n = ${n} columns but it has ${weight.cols} and ${weight.rows}.`,
     );
   }
-  return { b: handleOf(weight), signed: isSigned(weight) };
+  return { weight, signed: isSigned(weight) };
 }
 
 /** One zero point, or an array of them: the addon checks its elements. */
@@ -157,8 +195,7 @@ function operandsOf(aValue: unknown, bValue: unknown, given: Given): Operands {
   return { size, a, b, aZero, bZero };
 }
 
-function prepareInteger(a: unknown, b: unknown, options: unknown, known: ReadonlySet<string>): PreparedInteger {
-  const given = validate.options<Record<string, unknown>>('options', options, known);
+function prepareInteger(a: unknown, b: unknown, given: Given): PreparedInteger {
   const operands = operandsOf(a, b, given);
   const { m, n } = operands.size;
   const { out } = given;
@@ -245,10 +282,10 @@ async function runIntegerLater(
  *
  * @param a - Integers `[m, k]` in row-major order.
  * @param b - Integers `[k, n]` in row-major order, or packed once by {@link prepackInteger} for many calls.
- * @param options - `m`, `n` and `k`; zero points, default 0; `out`.
- * @returns `[m, n]` in row-major order, in a new array or in `out`.
+ * @param options - `m`, `n` and `k`; zero points, default 0; `out`; `device`.
+ * @returns `[m, n]` in row-major order, in a new array or in `out`; for an `a` on a device a {@link DeviceTensor}.
  * @throws {@link InvalidArgumentError} for a wrong type or length, a zero point out of range, or an `out` that overlaps what is
- *   read; {@link OutOfMemoryError}.
+ *   read; {@link OutOfMemoryError}; {@link DeviceError} of a device.
  *
  * Sources: ONNX MatMulInteger, opset 10.
  *
@@ -263,8 +300,19 @@ export function matmulInteger(
   a: IntegerMatrix,
   b: IntegerMatrix | PackedWeight,
   options: MatmulIntegerOptions,
-): Int32Array {
-  return runInteger(prepareInteger(a, b, options, INTEGER_OPTIONS)) as Int32Array;
+): Int32Array;
+export function matmulInteger(
+  a: DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
+  b: DeviceTensor<'int8'> | DeviceTensor<'uint8'> | IntegerMatrix | PackedWeight,
+  options: DeviceMatmulIntegerOptions,
+): DeviceTensor<'int32'>;
+export function matmulInteger(a: unknown, b: unknown, options: unknown): unknown {
+  const given = validate.options<Record<string, unknown>>('options', options, INTEGER_ON_OPTIONS);
+  const index = placeOfProduct(a, b, given);
+  if (index === CPU) return runInteger(prepareInteger(a, b, given));
+  const p = prepareOnDevice(a, b, given, index);
+  onDevice(p).now((error) => explained(error, 'out', NO_FLOATS));
+  return p.out;
 }
 
 /**
@@ -272,12 +320,110 @@ export function matmulInteger(
  *
  * @throws As {@link matmulInteger}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
-export async function matmulIntegerAsync(
+export function matmulIntegerAsync(
   a: IntegerMatrix,
   b: IntegerMatrix | PackedWeight,
   options: MatmulIntegerOptions & { signal?: AbortSignal },
-): Promise<Int32Array> {
-  return runIntegerLater(prepareInteger(a, b, options, INTEGER_ASYNC_OPTIONS), options) as Promise<Int32Array>;
+): Promise<Int32Array>;
+export function matmulIntegerAsync(
+  a: DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
+  b: DeviceTensor<'int8'> | DeviceTensor<'uint8'> | IntegerMatrix | PackedWeight,
+  options: DeviceMatmulIntegerOptions & { signal?: AbortSignal },
+): Promise<DeviceTensor<'int32'>>;
+export async function matmulIntegerAsync(a: unknown, b: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
+  const given = validate.options<Record<string, unknown>>('options', options, INTEGER_ASYNC_OPTIONS);
+  const index = placeOfProduct(a, b, given);
+  if (index === CPU) return runIntegerLater(prepareInteger(a, b, given), options);
+  const signal = validate.abortSignal('signal', options.signal);
+  const p = prepareOnDevice(a, b, given, index);
+  await onDevice(p).later(signal, (error) => explained(error, 'out', NO_FLOATS));
+  return p.out;
+}
+
+function placeOfProduct(a: unknown, b: unknown, given: Given): number {
+  const placed = [
+    placeOfTensor('a', a),
+    isPackedWeight(b) ? placeOfWeight('b', b) : placeOfTensor('b', b),
+    placeOfTensor('aZeroPoint', given['aZeroPoint']),
+    placeOfTensor('bZeroPoint', given['bZeroPoint']),
+    placeOfTensor('out', given['out']),
+  ];
+  return placeOf(given['device'], placed);
+}
+
+type Zeros = Data<Int32Array> | null;
+
+/** A product on a device. */
+interface DeviceProduct {
+  readonly index: number;
+  readonly size: ProductSize;
+  readonly a: Data<IntegerMatrix>;
+  readonly aSigned: boolean;
+  readonly b: Data<IntegerMatrix> | PackedWeight;
+  readonly bSigned: boolean;
+  readonly aZeros: Zeros;
+  readonly bZeros: Zeros;
+  readonly out: Data<Int32Array>;
+  readonly fresh: boolean;
+}
+
+function matrixOf(argument: string, value: unknown, count: number): { matrix: Data<IntegerMatrix>; signed: boolean } {
+  const matrix = checkEither(argument, value, ['int8', 'uint8'], count, () => validate.bytes(argument, value, count));
+  return { matrix, signed: isDeviceTensor(matrix) ? matrix.dtype === 'int8' : matrix instanceof Int8Array };
+}
+
+/** None stands for zero. What is on the device is taken as it is. */
+function zerosOf(argument: string, value: unknown, signed: boolean, count: number): Zeros {
+  return checkEither(argument, value, ['int32'], count, () => {
+    const { one, each } = zeroPoint(argument, value, signed, count);
+    if (each === null) return one === 0 ? null : Int32Array.of(one);
+    const [lowest, highest] = signed ? [-128, 127] : [0, 255];
+    const index = each.findIndex((zero) => zero < lowest || zero > highest);
+    if (index === -1) return each;
+    throw new InvalidArgumentError(
+      argument,
+      `Expected ${argument} to lie in [${lowest}, ${highest}] but received ${each[index]} at index ${index}.`,
+    );
+  });
+}
+
+function prepareOnDevice(aValue: unknown, bValue: unknown, given: Given, index: number): DeviceProduct {
+  const size = sizeOf(given);
+  const { matrix: a, signed: aSigned } = matrixOf('a', aValue, size.m * size.k);
+  const packed = isPackedWeight(bValue) ? packedMatrix(bValue, size) : undefined;
+  const other = packed ?? matrixOf('b', bValue, size.k * size.n);
+  const b = 'matrix' in other ? other.matrix : other.weight;
+  const bSigned = other.signed;
+  const out = isDeviceTensor(a)
+    ? resultTensor(given['out'], 'int32', [size.m, size.n], index)
+    : validate.result(given['out'], Int32Array, size.m * size.n);
+  return {
+    index,
+    size,
+    a,
+    aSigned,
+    b,
+    bSigned,
+    aZeros: zerosOf('aZeroPoint', given['aZeroPoint'], aSigned, size.m),
+    bZeros: zerosOf('bZeroPoint', given['bZeroPoint'], bSigned, size.n),
+    out,
+    fresh: given['out'] === undefined,
+  };
+}
+
+const deviceRecord = new Float64Array(5);
+
+function onDevice(p: DeviceProduct): DeviceCall<'deviceMatmulInteger'> {
+  const { m, n, k } = p.size;
+  deviceRecord.set([m, n, k, p.aSigned ? 1 : 0, p.bSigned ? 1 : 0]);
+  return new DeviceCall(p.index, 'deviceMatmulInteger', (on) => [
+    deviceRecord,
+    on.reads(p.a),
+    isPackedWeight(p.b) ? handleOf(p.b) : on.reads(p.b),
+    p.aZeros === null ? null : on.reads(p.aZeros),
+    p.bZeros === null ? null : on.reads(p.bZeros),
+    on.writes(p.out, p.fresh),
+  ]);
 }
 
 /**

@@ -4,11 +4,23 @@
  * @module
  */
 import { addon, type RawWeight, runJob } from '../addon.js';
+import { differentDevices, type Placed, placeOf, unsupported } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import {
+  checkEither,
+  checkTensor,
+  type DeviceTensor,
+  elementCount,
+  isDeviceTensor,
+  placeOfTensor,
+  resultTensor,
+} from '../device/device-tensor.js';
+import { floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
 import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
-import { checkWeight, handleOf, type PackedWeight, type WeightKind } from './packed-weight.js';
+import { checkAnyWeight, handleOf, type PackedWeight, placeOfWeight, type WeightKind } from './packed-weight.js';
 
 /** In what numbers {@link linear} computes; see there. */
 export type ComputeDtype = 'float32' | 'int16' | 'int8';
@@ -35,6 +47,17 @@ export interface LinearOptions {
   gate?: PackedWeight;
   /** `[N]`, added to every row of x·Gᵀ. */
   gateBias?: Float32Array;
+}
+
+/** Options of {@link linear} for what is on a device. */
+export interface DeviceLinearOptions<D extends LargeFloatDtype = LargeFloatDtype>
+  extends Pick<LinearOptions, 'activation' | 'gate'> {
+  /** `[N]`, added to every row of the product. */
+  bias?: Float32Array | DeviceTensor<'float32'>;
+  /** `[N]`, added to every row of x·Gᵀ. */
+  gateBias?: Float32Array | DeviceTensor<'float32'>;
+  /** The tensor to write to and return, of M · N elements. */
+  out?: DeviceTensor<D>;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -74,11 +97,11 @@ interface Prepared {
   readonly fresh: boolean;
 }
 
-function prepare(xValue: unknown, wValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
+function prepare(xValue: unknown, w: PackedWeight, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
+  if (isDeviceTensor(xValue)) throw differentDevices(placeOfTensor('x', xValue) as Placed, placeOfWeight('w', w));
   const x = validate.float32Array('x', xValue);
-  const w = checkWeight('w', wValue, LINEAR_KINDS);
   const rows = w.rows;
-  const m = rowsOf(x, w.cols);
+  const m = rowsOf(x.length, w.cols);
   const weight = handleOf(w);
   const accurate = w.kind === 'quantized' ? 1 : 0;
   if (optionsValue === undefined) {
@@ -100,10 +123,7 @@ function prepare(xValue: unknown, wValue: unknown, optionsValue: unknown, known:
     perToken:
       activationGranularity !== undefined &&
       validate.oneOf('activationGranularity', activationGranularity, GRANULARITIES) === 'per-token',
-    activation:
-      activation === undefined
-        ? Number(g !== null)
-        : 1 + ACTIVATIONS.indexOf(validate.oneOf('activation', activation, ACTIVATIONS)),
+    activation: activationOf(activation, g !== null),
     x,
     weight,
     bias: bias === undefined ? null : validate.float32Array('bias', bias, rows),
@@ -114,17 +134,110 @@ function prepare(xValue: unknown, wValue: unknown, optionsValue: unknown, known:
   };
 }
 
-function rowsOf(x: Float32Array, cols: number): number {
-  const m = x.length === 0 ? 0 : x.length / cols;
+function activationOf(value: unknown, hasGate: boolean): number {
+  if (value === undefined) return Number(hasGate);
+  return 1 + ACTIVATIONS.indexOf(validate.oneOf('activation', value, ACTIVATIONS));
+}
+
+function rowsOf(count: number, cols: number): number {
+  const m = count === 0 ? 0 : count / cols;
   if (Number.isInteger(m)) return m;
   throw new InvalidArgumentError(
     'x',
-    `Expected x to have whole rows of ${cols} elements, as the weight has columns, but its length is ${x.length}.`,
+    `Expected x to have whole rows of ${cols} elements, as the weight has columns, but its length is ${count}.`,
   );
 }
 
+/** A layer whose weight is on a device. */
+interface DeviceLinear {
+  readonly index: number;
+  readonly x: Data<Float32Array>;
+  readonly xType: number;
+  readonly outType: number;
+  readonly activation: number;
+  readonly weight: RawWeight;
+  readonly bias: Data<Float32Array> | null;
+  readonly gate: RawWeight | null;
+  readonly gateBias: Data<Float32Array> | null;
+  readonly out: Data<Float32Array>;
+  readonly fresh: boolean;
+}
+
+/** What a device has no choice of. */
+const FIXED_ON_DEVICES = ['computeDtype', 'activationGranularity'] as const;
+
+function prepareOnDevice(
+  xValue: unknown,
+  w: PackedWeight,
+  optionsValue: unknown,
+  known: ReadonlySet<string>,
+): DeviceLinear {
+  const given = validate.options<Record<string, unknown>>('options', optionsValue ?? {}, known);
+  const { bias, out, activation, gate, gateBias } = given;
+  const index = placeOf(w.device, [
+    placeOfTensor('x', xValue),
+    placeOfTensor('bias', bias),
+    placeOfTensor('gateBias', gateBias),
+    placeOfTensor('out', out),
+  ]);
+  for (const name of FIXED_ON_DEVICES) {
+    if (given[name] === undefined) continue;
+    throw unsupported(name, `no ${name}, as products are computed in x's type (float32: float16),`, index);
+  }
+  const g = gate === undefined ? null : gateOf(gate, w);
+  if (g === null && gateBias !== undefined) {
+    throw new InvalidArgumentError('gateBias', 'Expected a gate together with gateBias.');
+  }
+  const vector = (name: string, value: unknown) =>
+    value === undefined
+      ? null
+      : checkEither(name, value, ['float32'], w.rows, () => validate.float32Array(name, value, w.rows));
+  const common = {
+    index,
+    activation: activationOf(activation, g !== null),
+    weight: handleOf(w),
+    bias: vector('bias', bias),
+    gate: g,
+    gateBias: vector('gateBias', gateBias),
+    fresh: out === undefined,
+  };
+  if (!isDeviceTensor(xValue)) {
+    const x = validate.float32Array('x', xValue);
+    const m = rowsOf(x.length, w.cols);
+    return { ...common, x, xType: 0, outType: 0, out: validate.result(out, Float32Array, m * w.rows) };
+  }
+  const x = checkTensor('x', xValue, LARGE_FLOAT_DTYPES);
+  const m = rowsOf(elementCount(x), w.cols);
+  const dtype = out === undefined ? x.dtype : checkTensor('out', out, LARGE_FLOAT_DTYPES).dtype;
+  const leading = x.shape.at(-1) === w.cols ? x.shape.slice(0, -1) : [m];
+  return {
+    ...common,
+    x,
+    xType: floatCodeOf('x', x.dtype),
+    outType: floatCodeOf('out', dtype),
+    out: resultTensor(out, dtype, [...leading, w.rows], index),
+  };
+}
+
+const deviceRecord = new Float64Array(3);
+
+function onDevice(p: DeviceLinear): DeviceCall<'deviceLinear'> {
+  deviceRecord.set([p.xType, p.outType, p.activation]);
+  return new DeviceCall(p.index, 'deviceLinear', (on) => [
+    deviceRecord,
+    on.reads(p.x),
+    p.weight,
+    p.bias === null ? null : on.reads(p.bias),
+    p.gate,
+    p.gateBias === null ? null : on.reads(p.gateBias),
+    on.writes(p.out, p.fresh),
+  ]);
+}
+
 function gateOf(value: unknown, w: PackedWeight): RawWeight {
-  const gate = checkWeight('gate', value, LINEAR_KINDS);
+  const gate = checkAnyWeight('gate', value, LINEAR_KINDS);
+  const [place, other] = [placeOfWeight('w', w), placeOfWeight('gate', gate)];
+  if (place.index !== other.index) throw differentDevices(place, other);
   if (gate.rows !== w.rows || gate.cols !== w.cols) {
     throw new InvalidArgumentError(
       'gate',
@@ -167,11 +280,17 @@ function recordOf(p: Prepared): Float64Array {
  * Activations: `'silu'`, `v·σ(v)`; `'gelu'`, `v·Φ(v)` with the normal distribution function; `'gelu-tanh'`, its usual
  * approximation with tanh.
  *
+ * With a weight that was packed for a device, the layer is computed there, in tensor cores: products of codes and x, which is
+ * float16 (for float32, whose rows are scaled by powers of two) or bfloat16, are added in float32 and multiplied by the scales.
+ * `computeDtype` and `activationGranularity` have no meaning there. x may be an array, which is uploaded, or a
+ * {@link DeviceTensor} of float32, float16 or bfloat16, whose type the result then has, on the device.
+ *
  * @param x - Activations `[M, K]` in row-major order: whole rows, or none. It may be a view of a SharedArrayBuffer.
  * @param w - From {@link prepack} or {@link loadPacked}.
- * @returns `[M, N]` in row-major order, in a new array or in `out`.
- * @throws {@link InvalidArgumentError} for a wrong type or length, a disposed weight, or an `out` that overlaps what is read;
- *   {@link NonFiniteError} for NaN or infinity in x; {@link OutOfMemoryError}.
+ * @returns `[M, N]` in row-major order, in a new array or in `out`; for an x on a device a {@link DeviceTensor}.
+ * @throws {@link InvalidArgumentError} for a wrong type or length, a disposed weight, x and w on different devices, or an `out`
+ *   that overlaps what is read; {@link NonFiniteError} for NaN or infinity in x; {@link OutOfMemoryError};
+ *   {@link DeviceError} of a device.
  *
  * Sources: Shazeer, "GLU Variants Improve Transformer" (arXiv:2002.05202); Hendrycks and Gimpel, "Gaussian Error Linear Units"
  * (arXiv:1606.08415); Yao et al., "ZeroQuant" (arXiv:2206.01861), for dynamic activations per token.
@@ -184,7 +303,19 @@ function recordOf(p: Prepared): Float64Array {
  * linear(x, up, { gate }); // SwiGLU: silu(x·Gᵀ) ⊙ (x·Uᵀ)
  * ```
  */
-export function linear(x: Float32Array, w: PackedWeight, options?: LinearOptions): Float32Array {
+export function linear(x: Float32Array, w: PackedWeight, options?: LinearOptions): Float32Array;
+export function linear<X extends LargeFloatDtype, D extends LargeFloatDtype = X>(
+  x: DeviceTensor<X>,
+  w: PackedWeight,
+  options?: DeviceLinearOptions<D>,
+): DeviceTensor<D>;
+export function linear(x: unknown, wValue: unknown, options?: unknown): unknown {
+  const w = checkAnyWeight('w', wValue, LINEAR_KINDS);
+  if (w.device !== 'cpu') {
+    const p = prepareOnDevice(x, w, options, OPTIONS);
+    onDevice(p).now((error) => explained(error, 'out', p.x));
+    return p.out;
+  }
   const p = prepare(x, w, options, OPTIONS);
   try {
     addon.linear(recordOf(p), p.x, p.weight, p.bias, p.gate, p.gateBias, p.out);
@@ -200,11 +331,20 @@ export function linear(x: Float32Array, w: PackedWeight, options?: LinearOptions
  *
  * @throws As {@link linear}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
-export async function linearAsync(
-  x: Float32Array,
+export function linearAsync(x: Float32Array, w: PackedWeight, options?: LinearAsyncOptions): Promise<Float32Array>;
+export function linearAsync<X extends LargeFloatDtype, D extends LargeFloatDtype = X>(
+  x: DeviceTensor<X>,
   w: PackedWeight,
-  options?: LinearAsyncOptions,
-): Promise<Float32Array> {
+  options?: DeviceLinearOptions<D> & { signal?: AbortSignal },
+): Promise<DeviceTensor<D>>;
+export async function linearAsync(x: unknown, wValue: unknown, options?: { signal?: AbortSignal }): Promise<unknown> {
+  const w = checkAnyWeight('w', wValue, LINEAR_KINDS);
+  if (w.device !== 'cpu') {
+    const p = prepareOnDevice(x, w, options, ASYNC_OPTIONS);
+    const signal = validate.abortSignal('signal', options?.signal);
+    await onDevice(p).later(signal, (error, seen) => explained(error, 'out', seen(p.x)));
+    return p.out;
+  }
   const p = prepare(x, w, options, ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options?.signal);
   signal?.throwIfAborted();

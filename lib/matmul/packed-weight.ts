@@ -6,6 +6,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { inspect } from 'node:util';
 import { addon, type RawWeight } from '../addon.js';
+import { CPU, deviceName, type Placed } from '../device/device.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 
 /**
@@ -21,6 +22,12 @@ const KINDS: readonly WeightKind[] = ['quantized', 'float', 'integer'];
 export let weightOfHandle: (handle: RawWeight) => PackedWeight;
 /** @internal An argument that must be a packed weight of some kinds and not disposed. */
 export let checkWeight: (argument: string, value: unknown, kinds: readonly WeightKind[]) => PackedWeight;
+/** @internal The same, on whatever device. */
+export let checkAnyWeight: typeof checkWeight;
+/** @internal */
+export let isPackedWeight: (value: unknown) => value is PackedWeight;
+/** @internal Where the weight is. */
+export let placeOfWeight: (argument: string, weight: PackedWeight) => Placed;
 /** @internal */
 export let handleOf: (weight: PackedWeight) => RawWeight;
 /** @internal Whether the integers are signed. */
@@ -30,7 +37,7 @@ export let fileBytesOf: (weight: PackedWeight) => number;
 
 /**
  * A weight matrix that {@link prepack}, {@link prepackInteger} or {@link loadPacked} has made: opaque, unchangeable, in
- * memory of its own outside of JavaScript (in pages of 2 MiB where the system has them).
+ * memory of its own outside of JavaScript (in pages of 2 MiB where the system has them), or in that of a GPU.
  *
  * The memory is freed by {@link PackedWeight.dispose}, by the end of a `using` block, or by the garbage collector, which knows
  * its size, when nothing refers to the weight any more and the event loop turns: a loop that makes many without a turn has to
@@ -47,16 +54,27 @@ export class PackedWeight {
   readonly #bytes: number;
   readonly #signed: boolean;
   readonly #fileBytes: number;
+  readonly #index: number;
   #disposed = false;
 
   static {
     weightOfHandle = (handle) => new PackedWeight(handle);
+    isPackedWeight = (value): value is PackedWeight => typeof value === 'object' && value !== null && #handle in value;
+    placeOfWeight = (argument, weight) => ({ argument, index: weight.#index });
     checkWeight = (argument, value, kinds) => {
-      if (typeof value !== 'object' || value === null || !(#handle in value)) {
+      const weight = checkAnyWeight(argument, value, kinds);
+      if (weight.#index === CPU) return weight;
+      throw new InvalidArgumentError(
+        argument,
+        `Expected a weight of the processor for ${argument} but it is on ${weight.device}. Pack it without device.`,
+      );
+    };
+    checkAnyWeight = (argument, value, kinds) => {
+      if (!isPackedWeight(value)) {
         const expected = 'a PackedWeight that prepack, prepackInteger or loadPacked made on this thread';
         throw invalidArgument(argument, expected, value);
       }
-      const weight = value as PackedWeight;
+      const weight = value;
       if (weight.#disposed) {
         throw new InvalidArgumentError(argument, `Expected ${argument} to be in use but it has been disposed.`);
       }
@@ -81,7 +99,7 @@ export class PackedWeight {
       const message = 'A PackedWeight is made by prepack, prepackInteger or loadPacked, not by new.';
       throw new InvalidArgumentError('PackedWeight', message, { cause });
     }
-    const [kind = 0, rows = 0, cols = 0, bytes = 0, signed = 0, fileBytes = 0] = numbers;
+    const [kind = 0, rows = 0, cols = 0, bytes = 0, signed = 0, fileBytes = 0, index = CPU] = numbers;
     this.#handle = handle;
     this.#kind = KINDS[kind] as WeightKind;
     this.#rows = rows;
@@ -89,6 +107,7 @@ export class PackedWeight {
     this.#bytes = bytes;
     this.#signed = signed !== 0;
     this.#fileBytes = fileBytes;
+    this.#index = index;
   }
 
   /** Rows of the weight matrix, N: what a row of the result has elements. */
@@ -104,6 +123,11 @@ export class PackedWeight {
   /** Bytes of memory that it takes: codes, scales and zero points, padding included; 0 once it is disposed. */
   get nbytes(): number {
     return this.#disposed ? 0 : this.#bytes;
+  }
+
+  /** Where it is, and calls with it compute: `'cpu'`, or for example `'cuda:0'`. */
+  get device(): 'cpu' | `cuda:${number}` {
+    return deviceName(this.#index);
   }
 
   /** What it holds. */
@@ -134,7 +158,8 @@ export class PackedWeight {
   /** @internal What `console.log` shows. */
   [inspect.custom](): object {
     const { kind, rows, cols, nbytes, disposed } = this;
-    return { [inspect.custom]: () => `PackedWeight ${inspect({ kind, rows, cols, nbytes, disposed })}` };
+    const where = this.#index === CPU ? {} : { device: this.device };
+    return { [inspect.custom]: () => `PackedWeight ${inspect({ kind, rows, cols, ...where, nbytes, disposed })}` };
   }
 }
 

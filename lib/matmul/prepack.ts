@@ -3,20 +3,36 @@
  *
  * @module
  */
-import { addon, explain, type RawFloats, type RawWeight, runJob } from '../addon.js';
-import type { Float16ArrayLike, FloatDtype } from '../dtype.js';
-import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { dequantizeTensor, dequantizeTensorAsync } from '../tensor/dequantize.js';
+import { addon, explain, type RawError, type RawFloats, type RawWeight, runJob } from '../addon.js';
+import { CPU, type Device, placeOf } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import {
+  checkEither,
+  checkTensor,
+  type DeviceTensor,
+  elementCount,
+  isDeviceTensor,
+  placeOfTensor,
+} from '../device/device-tensor.js';
+import { type Float16ArrayLike, type FloatDtype, floatCodeOf, LARGE_FLOAT_DTYPES } from '../dtype.js';
+import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { dequantizeTensor, dequantizeTensorAsync, dequantizing } from '../tensor/dequantize.js';
 import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizeInput } from '../tensor/quantize.js';
-import { checkQuantizedTensor, type Layout, type QuantizedTensor } from '../tensor/quantized-tensor.js';
+import {
+  type AnyQuantizedTensor,
+  checkAnyQuantizedTensor,
+  type DeviceQuantizedTensor,
+  type Layout,
+  type QuantizedTensor,
+} from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { filled, type PackedWeight, weightOfHandle } from './packed-weight.js';
 
 /** Options of {@link prepack}. */
 export interface PrepackOptions {
-  /** Where the products will be computed. Default, and all that there is so far: `'cpu'`. */
-  device?: 'cpu';
+  /** Where the products will be computed. Default: where the weight is, or `'cpu'`. */
+  device?: Device;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -37,67 +53,99 @@ export type PrepackFloatOptions<I = QuantizeInput> = PrepackOptions & {
         ? { dtype?: 'float16' }
         : { dtype?: FloatDtype });
 
+/** Options of {@link prepack} for a matrix of floats on a device. */
+export interface DevicePrepackOptions extends PrepackOptions {
+  /** `[N, K]`. Default: the shape of the tensor. */
+  shape?: readonly [number, number];
+}
+
 /** Options of {@link prepackInteger}: the sizes of the matrix. */
 export interface PrepackIntegerOptions {
   /** Rows of b. */
   k: number;
   /** Columns of b. */
   n: number;
+  /** Where the products will be computed. Default: where b is, or `'cpu'`. */
+  device?: Device;
 }
 
 const CODES_OPTIONS: ReadonlySet<string> = new Set(['device']);
 const FLOATS_OPTIONS: ReadonlySet<string> = new Set(['device', 'shape', 'dtype']);
-const INTEGER_OPTIONS: ReadonlySet<string> = new Set(['k', 'n']);
+const INTEGER_OPTIONS: ReadonlySet<string> = new Set(['k', 'n', 'device']);
 const withSignal = (known: ReadonlySet<string>): ReadonlySet<string> => new Set([...known, 'signal']);
 const CODES_ASYNC_OPTIONS = withSignal(CODES_OPTIONS);
 const FLOATS_ASYNC_OPTIONS = withSignal(FLOATS_OPTIONS);
 const INTEGER_ASYNC_OPTIONS = withSignal(INTEGER_OPTIONS);
 
-/** Checked arguments: one of the three things that can be packed. */
-type Prepared =
+/** Checked arguments: one of the three things that can be packed, and the number of the device to pack for, or {@link CPU}. */
+type Prepared = { readonly index: number } & (
   | {
       readonly source: 'codes';
+      readonly tensor: AnyQuantizedTensor;
       readonly layout: Layout;
       readonly groupSize: number;
       readonly setsPerRow: number;
       /** So many rows have the same parameters. */
       readonly rowsAlike: number;
-      readonly data: Uint8Array;
-      readonly scales: Float32Array;
-      readonly zeroPoints: Int32Array | null;
+      readonly data: Data<Uint8Array>;
+      readonly scales: Data<Float32Array>;
+      readonly zeroPoints: Data<Int32Array> | null;
     }
-  | { readonly source: 'floats'; readonly data: RawFloats; readonly type: number; readonly shape: readonly number[] }
-  | { readonly source: 'dequantized'; readonly tensor: QuantizedTensor; readonly layout: Layout };
+  | {
+      readonly source: 'floats';
+      readonly data: Data<RawFloats>;
+      readonly type: number;
+      readonly shape: readonly number[];
+    }
+  | { readonly source: 'dequantized'; readonly tensor: AnyQuantizedTensor; readonly layout: Layout }
+);
+
+/** What is packed for the processor is on the host. */
+type OnHost = Prepared & { data: RawFloats & Uint8Array; scales: Float32Array; zeroPoints: Int32Array | null };
 
 function prepare(value: unknown, optionsValue: unknown, later: boolean): Prepared {
-  return ArrayBuffer.isView(value)
+  return ArrayBuffer.isView(value) || isDeviceTensor(value)
     ? prepareFloats(value, optionsValue, later ? FLOATS_ASYNC_OPTIONS : FLOATS_OPTIONS)
     : prepareCodes(value, optionsValue, later ? CODES_ASYNC_OPTIONS : CODES_OPTIONS);
 }
 
-function checkDevice(device: unknown): void {
-  if (device !== undefined) validate.oneOf('device', device, ['cpu']);
-}
-
 function prepareFloats(value: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
-  const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  checkDevice(given['device']);
-  const { data, type } = validate.floats('weights', value, 'dtype', given['dtype']);
-  const shape = validate.shape('shape', given['shape']);
+  const chosen = isDeviceTensor(value) ? (optionsValue ?? {}) : optionsValue;
+  const given = validate.options<Record<string, unknown>>('options', chosen, known);
+  const index = placeOf(given['device'], [placeOfTensor('weights', value)]);
+  const { data, type, count, fallback } = weightsFrom(value, given['dtype']);
+  const shape = validate.shape('shape', given['shape'] ?? fallback);
   if (shape.length !== 2) throw invalidArgument('shape', 'two numbers, [N, K],', given['shape']);
-  if (validate.product(shape) !== data.length) {
+  if (validate.product(shape) !== count) {
     throw new InvalidArgumentError(
       'shape',
-      `Expected shape [${shape.join(', ')}] to have as many elements as the weights, ${data.length}.`,
+      `Expected shape [${shape.join(', ')}] to have as many elements as the weights, ${count}.`,
     );
   }
-  return { source: 'floats', data, type, shape };
+  return { index, source: 'floats', data, type, shape };
+}
+
+function weightsFrom(
+  value: unknown,
+  dtype: unknown,
+): { data: Data<RawFloats>; type: number; count: number; fallback: readonly number[] | undefined } {
+  if (isDeviceTensor(value)) {
+    const data = checkTensor('weights', value, LARGE_FLOAT_DTYPES);
+    if (dtype !== undefined) validate.oneOf('dtype', dtype, [data.dtype]);
+    return { data, type: floatCodeOf('dtype', data.dtype), count: elementCount(data), fallback: [...data.shape] };
+  }
+  const { data, type } = validate.floats('weights', value, 'dtype', dtype);
+  return { data, type, count: data.length, fallback: undefined };
 }
 
 function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue ?? {}, known);
-  checkDevice(given['device']);
-  const { tensor, layout } = checkQuantizedTensor('q', value);
+  const { tensor, layout } = checkAnyQuantizedTensor('q', value);
+  const index = placeOf(given['device'], [
+    placeOfTensor('q.data', tensor.data),
+    placeOfTensor('q.scales', tensor.scales),
+    placeOfTensor('q.zeroPoints', tensor.zeroPoints),
+  ]);
   if (layout.shape.length !== 2) {
     throw new InvalidArgumentError(
       'q.shape',
@@ -106,7 +154,8 @@ function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<
   }
   const { data, scales, zeroPoints } = tensor;
   const { granularity, columns } = layout;
-  const whole = { source: 'codes', layout, groupSize: Math.max(1, columns), rowsAlike: 1, data } as const;
+  const groupOfAll = Math.max(1, columns);
+  const whole = { index, source: 'codes', tensor, layout, groupSize: groupOfAll, rowsAlike: 1, data } as const;
   // A matrix without columns has rows but no groups, and so no scales.
   if (granularity === 'per-group' && columns === 0) {
     return { ...whole, setsPerRow: 0, scales: new Float32Array(1), zeroPoints: null };
@@ -122,8 +171,8 @@ function prepareCodes(value: unknown, optionsValue: unknown, known: ReadonlySet<
     const setsPerRow = Math.ceil(columns / groupSize);
     return { ...whole, groupSize, setsPerRow, rowsAlike: layout.blocksAlike, scales, zeroPoints };
   }
-  checkZeroPoints(zeroPoints, layout);
-  return { source: 'dequantized', tensor, layout };
+  if (!isDeviceTensor(zeroPoints)) checkZeroPoints(zeroPoints, layout);
+  return { index, source: 'dequantized', tensor, layout };
 }
 
 /** What the addon does for codes that it packs. */
@@ -152,6 +201,84 @@ function packFloats(handle: RawWeight, data: RawFloats, type: number, shape: rea
   addon.packFloats(handle, data, type, shape[0] as number, shape[1] as number);
 }
 
+type PackingCall = DeviceCall<'devicePackCodes' | 'devicePackCodebook' | 'devicePackFloats'>;
+
+/** Packing for a device; before it, codes whose groups do not suit its kernels become floats there. */
+function onDevice(
+  p: Prepared,
+  handle: RawWeight,
+): { before: ReturnType<typeof dequantizing> | undefined; packing: PackingCall } {
+  const floats = (data: Data, type: number, [rows = 0, columns = 0]: readonly number[]): PackingCall =>
+    new DeviceCall(p.index, 'devicePackFloats', (on) => [handle, on.reads(data), type, rows, columns]) as PackingCall;
+  if (p.source === 'floats') return { before: undefined, packing: floats(p.data, p.type, p.shape) };
+  checkParameters(p.tensor, p.layout);
+  const { codebook } = p.layout.code;
+  if (p.source === 'dequantized' || !addon.deviceCanPack(recordOf(p), codebook !== undefined)) {
+    const before = dequantizing(p.tensor, p.layout, p.index);
+    return { before, packing: floats(before.floats, 0, p.layout.shape) };
+  }
+  const { data, scales, zeroPoints } = p;
+  const packing =
+    codebook === undefined
+      ? new DeviceCall(p.index, 'devicePackCodes', (on) => [
+          recordOf(p),
+          handle,
+          on.reads(data),
+          on.reads(scales),
+          zeroPoints === null ? null : on.reads(zeroPoints),
+        ])
+      : new DeviceCall(p.index, 'devicePackCodebook', (on) => [recordOf(p), handle, on.reads(data), on.reads(scales)]);
+  return { before: undefined, packing: packing as PackingCall };
+}
+
+/** What the addon does for parameters that it reads itself. */
+function checkParameters({ scales, zeroPoints }: AnyQuantizedTensor, { code }: Layout): void {
+  const floats = isDeviceTensor(scales) ? new Float32Array(0) : scales;
+  const integers = isDeviceTensor(zeroPoints) ? null : zeroPoints;
+  try {
+    addon.checkParameters(floats, integers, false, code.lowest, code.highest, 'q.');
+  } catch (error) {
+    throw explain(error, 'q');
+  }
+}
+
+/** The addon's error in the words of the caller's arguments. */
+function explainedFor(p: Prepared): (error: unknown) => unknown {
+  const argument = p.source === 'floats' ? 'weights' : 'q';
+  return (error) => {
+    const { code, index = -1 } = error as Partial<RawError>;
+    if (code !== 'NON_FINITE') return explain(error, argument);
+    const message = `Expected finite weights, which a device needs, but the one at index ${index} of ${argument} is not.`;
+    return new NonFiniteError(message, index, Number.NaN);
+  };
+}
+
+function packNow(p: Prepared, handle: RawWeight): PackedWeight {
+  const explained = explainedFor(p);
+  const { before, packing } = onDevice(p, handle);
+  try {
+    before?.call.now(explained);
+    packing.now(explained);
+  } finally {
+    before?.floats.dispose();
+  }
+  return weightOfHandle(handle);
+}
+
+async function packLater(p: Prepared, handle: RawWeight, signal: AbortSignal | undefined): Promise<PackedWeight> {
+  const explained = explainedFor(p);
+  const { before, packing } = onDevice(p, handle);
+  const work = async () => {
+    try {
+      await before?.call.later(signal, explained);
+      await packing.later(signal, explained);
+    } finally {
+      before?.floats.dispose();
+    }
+  };
+  return filled(handle, work());
+}
+
 /**
  * Packs a weight matrix for {@link linear}: once, for any number of products.
  *
@@ -164,9 +291,13 @@ function packFloats(handle: RawWeight, data: RawFloats, type: number, shape: rea
  *
  * @param q - A quantized matrix W[N, K]: N outputs, K inputs, as a linear layer's weight is stored. Scales must be finite and
  *   zero points within the dtype's range.
- * @param options - `device`, default `'cpu'`.
+ * For a device, groups are of a multiple of 32 columns, or whole rows; others are dequantized and kept as float16 times a power
+ * of two for each row. Its weights must stand for finite numbers.
+ *
+ * @param options - `device`, default where q is, or `'cpu'`.
  * @returns A weight with `rows` N and `cols` K. Free it with `dispose()` when it is not needed any more.
- * @throws {@link InvalidArgumentError} for anything but a matrix, or fields that do not fit; {@link OutOfMemoryError}.
+ * @throws {@link InvalidArgumentError} for anything but a matrix, or fields that do not fit; {@link OutOfMemoryError};
+ *   {@link DeviceError} and {@link NonFiniteError} of a device.
  *
  * @example
  * ```ts
@@ -176,28 +307,34 @@ function packFloats(handle: RawWeight, data: RawFloats, type: number, shape: rea
  * w.dispose();
  * ```
  */
-export function prepack(q: QuantizedTensor, options?: PrepackOptions): PackedWeight;
+export function prepack(q: QuantizedTensor | DeviceQuantizedTensor, options?: PrepackOptions): PackedWeight;
 /**
  * Packs weights that are not quantized: a layer left in float32, float16 or bfloat16. {@link linear} computes with them in
  * float32.
  *
  * @param weights - W[N, K] in row-major order; a Uint16Array holds bit patterns of the `dtype` that must be said. NaN and
  *   infinities are not looked for, and come out in the result.
- * @param options - `shape`, `[N, K]`; `dtype`, default from the array; `device`, default `'cpu'`.
- * @throws {@link InvalidArgumentError} for a wrong type or shape; {@link OutOfMemoryError}.
+ *   A device keeps float16 times a power of two for each row, and refuses NaN and infinities.
+ * @param options - `shape`, `[N, K]`; `dtype`, default from the array; `device`, default where the weights are, or `'cpu'`.
+ * @throws {@link InvalidArgumentError} for a wrong type or shape; {@link OutOfMemoryError}; {@link DeviceError} and
+ *   {@link NonFiniteError} of a device.
  */
 export function prepack<I extends QuantizeInput>(weights: I, options: PrepackFloatOptions<I>): PackedWeight;
-export function prepack(value: QuantizedTensor | QuantizeInput, options?: unknown): PackedWeight {
+/** Packs weights W[N, K] that are on a device: float32, float16 or bfloat16. */
+export function prepack(weights: DeviceTensor, options?: DevicePrepackOptions): PackedWeight;
+export function prepack(value: unknown, options?: unknown): PackedWeight {
   const p = prepare(value, options, false);
   const handle = addon.createWeight();
+  if (p.index !== CPU) return packNow(p, handle);
+  const { data, scales, zeroPoints } = p as OnHost;
   try {
     if (p.source === 'codes') {
-      if (p.layout.code.codebook === undefined) addon.packCodes(recordOf(p), handle, p.data, p.scales, p.zeroPoints);
-      else addon.packCodebook(recordOf(p), handle, p.data, p.scales);
+      if (p.layout.code.codebook === undefined) addon.packCodes(recordOf(p), handle, data, scales, zeroPoints);
+      else addon.packCodebook(recordOf(p), handle, data, scales);
     } else if (p.source === 'floats') {
-      packFloats(handle, p.data, p.type, p.shape);
+      packFloats(handle, data, p.type, p.shape);
     } else {
-      packFloats(handle, dequantizeTensor(p.tensor), 0, p.layout.shape);
+      packFloats(handle, dequantizeTensor(p.tensor as QuantizedTensor), 0, p.layout.shape);
     }
   } catch (error) {
     throw explain(error, p.source === 'floats' ? 'weights' : 'q');
@@ -210,25 +347,32 @@ export function prepack(value: QuantizedTensor | QuantizeInput, options?: unknow
  *
  * @throws As {@link prepack}, as a rejection; the signal's reason when it aborts.
  */
-export async function prepackAsync(q: QuantizedTensor, options?: PrepackAsyncOptions): Promise<PackedWeight>;
+export async function prepackAsync(
+  q: QuantizedTensor | DeviceQuantizedTensor,
+  options?: PrepackAsyncOptions,
+): Promise<PackedWeight>;
 /** {@link prepack} for weights that are not quantized, off the event loop, with the same result. */
 export async function prepackAsync<I extends QuantizeInput>(
   weights: I,
   options: PrepackFloatOptions<I> & { signal?: AbortSignal },
 ): Promise<PackedWeight>;
+/** {@link prepack} for weights that are on a device, off the event loop. */
 export async function prepackAsync(
-  value: QuantizedTensor | QuantizeInput,
-  options?: { signal?: AbortSignal },
-): Promise<PackedWeight> {
+  weights: DeviceTensor,
+  options?: DevicePrepackOptions & { signal?: AbortSignal },
+): Promise<PackedWeight>;
+export async function prepackAsync(value: unknown, options?: { signal?: AbortSignal }): Promise<PackedWeight> {
   const p = prepare(value, options, true);
   const signal = validate.abortSignal('signal', options?.signal);
   signal?.throwIfAborted();
   const handle = addon.createWeight();
+  if (p.index !== CPU) return packLater(p, handle, signal);
   const explained = (error: unknown) => explain(error, p.source === 'floats' ? 'weights' : 'q');
+  const host = p as OnHost;
   if (p.source === 'codes') {
-    const data = detachedFromCaller.input(p.data);
-    const scales = detachedFromCaller.input(p.scales);
-    const zeroPoints = p.zeroPoints === null ? null : detachedFromCaller.input(p.zeroPoints);
+    const data = detachedFromCaller.input(host.data);
+    const scales = detachedFromCaller.input(host.scales);
+    const zeroPoints = host.zeroPoints === null ? null : detachedFromCaller.input(host.zeroPoints);
     const start = (done: () => void) =>
       p.layout.code.codebook === undefined
         ? addon.packCodesAsync(recordOf(p), handle, data, scales, zeroPoints, done)
@@ -237,15 +381,17 @@ export async function prepackAsync(
   }
   const floats =
     p.source === 'floats'
-      ? detachedFromCaller.input(p.data)
-      : await dequantizeTensorAsync(p.tensor, signal === undefined ? {} : { signal });
+      ? detachedFromCaller.input(host.data)
+      : await dequantizeTensorAsync(p.tensor as QuantizedTensor, signal === undefined ? {} : { signal });
   const [type, [rows = 0, columns = 0]] = p.source === 'floats' ? [p.type, p.shape] : [0, p.layout.shape];
   const start = (done: () => void) => addon.packFloatsAsync(handle, floats, type, rows, columns, done);
   return filled(handle, runJob(start, signal, explained));
 }
 
 interface PreparedInteger {
-  readonly b: Int8Array | Uint8Array;
+  /** A device's number, or {@link CPU}. */
+  readonly index: number;
+  readonly b: Data<Int8Array | Uint8Array>;
   readonly k: number;
   readonly n: number;
 }
@@ -254,7 +400,14 @@ function prepareInteger(value: unknown, optionsValue: unknown, known: ReadonlySe
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
   const k = validate.integer('k', given['k'], 0);
   const n = validate.integer('n', given['n'], 0);
-  return { b: validate.bytes('b', value, k * n), k, n };
+  const index = placeOf(given['device'], [placeOfTensor('b', value)]);
+  const b = checkEither('b', value, ['int8', 'uint8'], k * n, () => validate.bytes('b', value, k * n));
+  return { index, b, k, n };
+}
+
+function integersOnDevice({ index, b, k, n }: PreparedInteger, handle: RawWeight): DeviceCall<'devicePackIntegers'> {
+  const signed = isDeviceTensor(b) ? b.dtype === 'int8' : b instanceof Int8Array;
+  return new DeviceCall(index, 'devicePackIntegers', (on) => [handle, on.reads(b), signed, k, n]);
 }
 
 /**
@@ -262,7 +415,8 @@ function prepareInteger(value: unknown, optionsValue: unknown, known: ReadonlySe
  * {@link dynamicQuantizeMatmul}, which otherwise pack it in every call.
  *
  * @param b - Integers b[k, n] in row-major order, one byte each.
- * @param options - `k` and `n`, the rows and columns of b.
+ * @param options - `k` and `n`, the rows and columns of b; `device`, default where b is, or `'cpu'`. What is packed for a device
+ *   is for {@link matmulInteger}.
  * @returns A weight of the kind `'integer'` with `rows` n and `cols` k: the transpose of b.
  * @throws {@link InvalidArgumentError} for a wrong type or length; {@link OutOfMemoryError}.
  *
@@ -272,11 +426,18 @@ function prepareInteger(value: unknown, optionsValue: unknown, known: ReadonlySe
  * matmulInteger(new Uint8Array([1, 1]), b, { m: 1, n: 3, k: 2 }); // Int32Array [5, 7, 9]
  * ```
  */
-export function prepackInteger(b: Int8Array | Uint8Array, options: PrepackIntegerOptions): PackedWeight {
+export function prepackInteger(
+  b: Int8Array | Uint8Array | DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
+  options: PrepackIntegerOptions,
+): PackedWeight {
   const p = prepareInteger(b, options, INTEGER_OPTIONS);
   const handle = addon.createWeight();
+  if (p.index !== CPU) {
+    integersOnDevice(p, handle).now((error) => explain(error, 'b'));
+    return weightOfHandle(handle);
+  }
   try {
-    addon.packIntegers(handle, p.b, p.k, p.n);
+    addon.packIntegers(handle, p.b as Int8Array | Uint8Array, p.k, p.n);
   } catch (error) {
     throw explain(error, 'b');
   }
@@ -290,14 +451,20 @@ export function prepackInteger(b: Int8Array | Uint8Array, options: PrepackIntege
  * @throws As {@link prepackInteger}, as a rejection; the signal's reason when it aborts.
  */
 export async function prepackIntegerAsync(
-  b: Int8Array | Uint8Array,
+  b: Int8Array | Uint8Array | DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
   options: PrepackIntegerOptions & { signal?: AbortSignal },
 ): Promise<PackedWeight> {
   const p = prepareInteger(b, options, INTEGER_ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
   const handle = addon.createWeight();
-  const copied = detachedFromCaller.input(p.b);
+  if (p.index !== CPU) {
+    return filled(
+      handle,
+      integersOnDevice(p, handle).later(signal, (error) => explain(error, 'b')),
+    );
+  }
+  const copied = detachedFromCaller.input(p.b as Int8Array | Uint8Array);
   const start = (done: () => void) => addon.packIntegersAsync(handle, copied, p.k, p.n, done);
   return filled(
     handle,

@@ -4,6 +4,18 @@
  * @module
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
+import { CPU, type Device, isUnsupported, placeOf, unsupported } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import {
+  checkEither,
+  checkTensor,
+  type DeviceTensor,
+  downloadElement,
+  elementCount,
+  isDeviceTensor,
+  placeOfTensor,
+  resultTensor,
+} from '../device/device-tensor.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError, ScaleOverflowError } from '../errors.js';
 import * as validate from '../validate.js';
 import { detachedFromCaller } from './off-thread.js';
@@ -81,6 +93,19 @@ export interface QuantizeBlocksOptions {
   importance?: Float32Array;
   /** The array to write to and return. */
   out?: Uint8Array;
+  /**
+   * Where to quantize. Default `'cpu'`. Devices have the types without a search, those that ignore `importance` and q4_0, q4_1,
+   * q5_0, q5_1.
+   */
+  device?: Device;
+}
+
+/** Options of {@link quantizeBlocks} for what is on a device. */
+export interface DeviceQuantizeBlocksOptions extends Omit<QuantizeBlocksOptions, 'importance' | 'out'> {
+  /** As in {@link QuantizeBlocksOptions}; devices have no type that takes it. */
+  importance?: Float32Array | DeviceTensor<'float32'>;
+  /** The tensor to write to and return. */
+  out?: DeviceTensor<'uint8'>;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -97,6 +122,14 @@ export interface DequantizeBlocksOptions {
   rowLength: number;
   /** The array to write to and return. */
   out?: Float32Array;
+  /** Where to dequantize. Default `'cpu'`. */
+  device?: Device;
+}
+
+/** Options of {@link dequantizeBlocks} for what is on a device. */
+export interface DeviceDequantizeBlocksOptions extends Omit<DequantizeBlocksOptions, 'out'> {
+  /** The tensor to write to and return. */
+  out?: DeviceTensor<'float32'>;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -105,7 +138,7 @@ export interface DequantizeBlocksAsyncOptions extends DequantizeBlocksOptions {
   signal?: AbortSignal;
 }
 
-const DEQUANTIZE_OPTIONS: ReadonlySet<string> = new Set(['type', 'rowLength', 'out']);
+const DEQUANTIZE_OPTIONS: ReadonlySet<string> = new Set(['type', 'rowLength', 'out', 'device']);
 const DEQUANTIZE_ASYNC_OPTIONS: ReadonlySet<string> = new Set([...DEQUANTIZE_OPTIONS, 'signal']);
 const QUANTIZE_OPTIONS: ReadonlySet<string> = new Set([...DEQUANTIZE_OPTIONS, 'importance']);
 const QUANTIZE_ASYNC_OPTIONS: ReadonlySet<string> = new Set([...QUANTIZE_OPTIONS, 'signal']);
@@ -136,27 +169,59 @@ function checkWholeRows(argument: string, length: number, row: number, unit: str
 }
 
 interface Quantization extends Rows {
-  readonly input: Float32Array;
-  readonly importance: Float32Array | null;
-  readonly out: Uint8Array;
+  /** A device's number, or {@link CPU}: then nothing is on a device. */
+  readonly index: number;
+  readonly input: Data<Float32Array>;
+  readonly importance: Data<Float32Array> | null;
+  readonly out: Data<Uint8Array>;
   readonly fresh: boolean;
 }
 
 function prepareQuantize(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Quantization {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
   const rows = rowsFrom(given);
+  const { importance: importanceValue, out: outValue } = given;
+  const index = placeOf(given['device'], [
+    placeOfTensor('input', inputValue),
+    placeOfTensor('importance', importanceValue),
+    placeOfTensor('out', outValue),
+  ]);
   const importance =
-    given['importance'] === undefined ? null : validate.float32Array('importance', given['importance'], rows.rowLength);
-  const outValue = given['out'];
+    importanceValue === undefined
+      ? null
+      : checkEither('importance', importanceValue, ['float32'], rows.rowLength, () =>
+          validate.float32Array('importance', importanceValue, rows.rowLength),
+        );
+  const fresh = outValue === undefined;
+  if (isDeviceTensor(inputValue)) {
+    const input = checkTensor('input', inputValue, ['float32']);
+    const count = elementCount(input);
+    checkWholeRows('input', count, rows.rowLength, 'elements');
+    const out = resultTensor(outValue, 'uint8', [(count / rows.rowLength) * rows.rowBytes], index);
+    return { ...rows, index, input, importance, out, fresh };
+  }
   const input = validate.float32Array('input', inputValue);
   checkWholeRows('input', input.length, rows.rowLength, 'elements');
   const out = validate.result(outValue, Uint8Array, (input.length / rows.rowLength) * rows.rowBytes);
-  return { ...rows, input, importance, out, fresh: outValue === undefined };
+  return { ...rows, index, input, importance, out, fresh };
+}
+
+function quantizingOnDevice(p: Quantization): DeviceCall<'deviceQuantizeBlocks'> {
+  const { index, input, format, rowLength, importance, out, fresh } = p;
+  return new DeviceCall(index, 'deviceQuantizeBlocks', (on) => [
+    on.reads(input),
+    format.code,
+    rowLength,
+    importance === null ? null : on.reads(importance),
+    on.writes(out, fresh),
+  ]);
 }
 
 interface Dequantization extends Rows {
-  readonly data: Uint8Array;
-  readonly out: Float32Array;
+  /** A device's number, or {@link CPU}: then nothing is on a device. */
+  readonly index: number;
+  readonly data: Data<Uint8Array>;
+  readonly out: Data<Float32Array>;
   readonly fresh: boolean;
 }
 
@@ -164,18 +229,50 @@ function prepareDequantize(dataValue: unknown, optionsValue: unknown, known: Rea
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
   const rows = rowsFrom(given);
   const outValue = given['out'];
+  const fresh = outValue === undefined;
+  const index = placeOf(given['device'], [placeOfTensor('data', dataValue), placeOfTensor('out', outValue)]);
+  if (isDeviceTensor(dataValue)) {
+    const data = checkTensor('data', dataValue, ['uint8']);
+    const count = elementCount(data);
+    checkWholeRows('data', count, rows.rowBytes, 'bytes');
+    const out = resultTensor(outValue, 'float32', [count / rows.rowBytes, rows.rowLength], index);
+    return { ...rows, index, data, out, fresh };
+  }
   const data = validate.uint8Array('data', dataValue);
   checkWholeRows('data', data.length, rows.rowBytes, 'bytes');
   const out = validate.result(outValue, Float32Array, (data.length / rows.rowBytes) * rows.rowLength);
-  return { ...rows, data, out, fresh: outValue === undefined };
+  return { ...rows, index, data, out, fresh };
+}
+
+function dequantizingOnDevice(p: Dequantization): DeviceCall<'deviceDequantizeBlocks'> {
+  const { index, data, format, out, fresh } = p;
+  return new DeviceCall(index, 'deviceDequantizeBlocks', (on) => [on.reads(data), format.code, on.writes(out, fresh)]);
+}
+
+function unsupportedOf(type: GgufType, index: number, error: unknown): unknown {
+  return /^q[45]_[01]$/.test(type)
+    ? unsupported('importance', 'no importance', index, error)
+    : unsupported('type', `a type without a search, which ${type} has,`, index, error);
+}
+
+/** What the addon does for importance that it reads itself. */
+function checkImportance({ importance }: Quantization): void {
+  if (importance === null || isDeviceTensor(importance)) return;
+  const index = importance.findIndex((value) => !(value >= 0 && value < Number.POSITIVE_INFINITY));
+  if (index === -1) return;
+  throw new InvalidArgumentError(
+    'importance',
+    `Expected importance to be finite and not negative but received ${importance[index]} at index ${index}.`,
+  );
 }
 
 /** The addon's error in the words of the caller's arguments. */
-function explained(error: unknown, { type, format }: Rows, input: Float32Array): unknown {
+function explained(error: unknown, { type, format, index: device }: Quantization, input: Data<Float32Array>): unknown {
   const { code, index = -1 } = error as Partial<RawError>;
+  if (isUnsupported(error)) return unsupportedOf(type, device, error);
   switch (code) {
     case 'NON_FINITE': {
-      const value = input[index] as number;
+      const value = (isDeviceTensor(input) ? downloadElement(input, index)[0] : input[index]) as number;
       return new NonFiniteError(
         `Expected finite numbers but received ${value} at index ${index} of the input.`,
         index,
@@ -213,11 +310,13 @@ function explained(error: unknown, { type, format }: Rows, input: Float32Array):
  * Blocks whose scale is too small for float16 decode to zeros. The result does not depend on the number of threads or the
  * instruction set.
  *
- * @param input - Rows of `rowLength` floats, one after the other. It may be a view of a SharedArrayBuffer.
- * @returns The blocks of all rows, one after the other: a new array, or `out`.
+ * @param input - Rows of `rowLength` floats, one after the other. It may be a view of a SharedArrayBuffer. A
+ *   {@link DeviceTensor} is quantized where it is.
+ * @returns The blocks of all rows, one after the other: a new array, or `out`; on a device a {@link DeviceTensor} of bytes.
  * @throws {@link InvalidArgumentError} for a wrong type, value or length, or an `out` that overlaps the input;
  *   {@link NonFiniteError} for NaN or infinity; {@link ScaleOverflowError} if a block needs a scale past its type's, where ggml
- *   would write infinity or lose the values (its `index` is that of the block); {@link OutOfMemoryError}.
+ *   would write infinity or lose the values (its `index` is that of the block); {@link OutOfMemoryError}; {@link DeviceError} of
+ *   a device, among others for a `type` that devices do not have.
  *
  * Sources: ggml (github.com/ggml-org/ggml), `quantize_row_*_ref` and `ggml_quantize_chunk`, August 2026.
  *
@@ -227,15 +326,25 @@ function explained(error: unknown, { type, format }: Rows, input: Float32Array):
  * const floats = dequantizeBlocks(blocks, { type: 'q4_k', rowLength: 4096 });
  * ```
  */
-export function quantizeBlocks(input: Float32Array, options: QuantizeBlocksOptions): Uint8Array {
+export function quantizeBlocks(input: Float32Array, options: QuantizeBlocksOptions): Uint8Array;
+export function quantizeBlocks(input: DeviceTensor, options: DeviceQuantizeBlocksOptions): DeviceTensor<'uint8'>;
+export function quantizeBlocks(input: unknown, options: unknown): unknown {
   const p = prepareQuantize(input, options, QUANTIZE_OPTIONS);
+  if (p.index !== CPU) {
+    checkImportance(p);
+    quantizingOnDevice(p).now((error) => explained(error, p, p.input));
+    return p.out;
+  }
+  const { importance, out } = p as HostQuantization;
   try {
-    addon.quantizeBlocks(p.input, p.format.code, p.rowLength, p.importance, p.out);
+    addon.quantizeBlocks(p.input as Float32Array, p.format.code, p.rowLength, importance, out);
   } catch (error) {
     throw explained(error, p, p.input);
   }
   return p.out;
 }
+
+type HostQuantization = Quantization & { importance: Float32Array | null; out: Uint8Array };
 
 /**
  * {@link quantizeBlocks} off the event loop, with the same result. Arrays that are not in a SharedArrayBuffer are copied
@@ -244,22 +353,30 @@ export function quantizeBlocks(input: Float32Array, options: QuantizeBlocksOptio
  * @throws As {@link quantizeBlocks}, as a rejection; the signal's reason when it aborts. What `out` then holds is
  *   unspecified.
  */
-export async function quantizeBlocksAsync(
-  input: Float32Array,
-  options: QuantizeBlocksAsyncOptions,
-): Promise<Uint8Array> {
+export function quantizeBlocksAsync(input: Float32Array, options: QuantizeBlocksAsyncOptions): Promise<Uint8Array>;
+export function quantizeBlocksAsync(
+  input: DeviceTensor,
+  options: DeviceQuantizeBlocksOptions & { signal?: AbortSignal },
+): Promise<DeviceTensor<'uint8'>>;
+export async function quantizeBlocksAsync(input: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
   const p = prepareQuantize(input, options, QUANTIZE_ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
-  const copied = detachedFromCaller.input(p.input);
-  const importance = p.importance === null ? null : detachedFromCaller.input(p.importance);
-  const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
+  if (p.index !== CPU) {
+    checkImportance(p);
+    await quantizingOnDevice(p).later(signal, (error, seen) => explained(error, p, seen(p.input)));
+    return p.out;
+  }
+  const given = p as HostQuantization;
+  const copied = detachedFromCaller.input(p.input as Float32Array);
+  const importance = given.importance === null ? null : detachedFromCaller.input(given.importance);
+  const out = p.fresh ? given.out : detachedFromCaller.output(given.out);
   await runJob(
     (done) => addon.quantizeBlocksAsync(copied, p.format.code, p.rowLength, importance, out, done),
     signal,
     (error) => explained(error, p, copied),
   );
-  detachedFromCaller.copyBack('out', out, p.out);
+  detachedFromCaller.copyBack('out', out, given.out);
   return p.out;
 }
 
@@ -267,10 +384,11 @@ export async function quantizeBlocksAsync(
  * The floats that GGUF blocks stand for, bit for bit as ggml's reference computes them. Any bytes can be decoded; what holds
  * a scale that is not finite gives NaN or infinity.
  *
- * @param data - Rows of blocks, one after the other, from {@link quantizeBlocks} or from a file.
- * @returns Rows of `rowLength` floats: a new array, or `out`.
+ * @param data - Rows of blocks, one after the other, from {@link quantizeBlocks} or from a file. A {@link DeviceTensor} is
+ *   dequantized where it is.
+ * @returns Rows of `rowLength` floats: a new array, or `out`; on a device a {@link DeviceTensor}.
  * @throws {@link InvalidArgumentError} for a wrong type, value or length, or an `out` that overlaps `data`;
- *   {@link OutOfMemoryError}.
+ *   {@link OutOfMemoryError}; {@link DeviceError} of a device.
  *
  * @example
  * ```ts
@@ -278,10 +396,16 @@ export async function quantizeBlocksAsync(
  * dequantizeBlocks(tensorBytes, { type: 'q6_k', rowLength: 4096, out }); // no allocation
  * ```
  */
-export function dequantizeBlocks(data: Uint8Array, options: DequantizeBlocksOptions): Float32Array {
+export function dequantizeBlocks(data: Uint8Array, options: DequantizeBlocksOptions): Float32Array;
+export function dequantizeBlocks(data: DeviceTensor, options: DeviceDequantizeBlocksOptions): DeviceTensor<'float32'>;
+export function dequantizeBlocks(data: unknown, options: unknown): unknown {
   const p = prepareDequantize(data, options, DEQUANTIZE_OPTIONS);
+  if (p.index !== CPU) {
+    dequantizingOnDevice(p).now((error) => explain(error, 'data'));
+    return p.out;
+  }
   try {
-    addon.dequantizeBlocks(p.data, p.format.code, p.out);
+    addon.dequantizeBlocks(p.data as Uint8Array, p.format.code, p.out as Float32Array);
   } catch (error) {
     throw explain(error, 'data');
   }
@@ -295,20 +419,27 @@ export function dequantizeBlocks(data: Uint8Array, options: DequantizeBlocksOpti
  * @throws As {@link dequantizeBlocks}, as a rejection; the signal's reason when it aborts. What `out` then holds is
  *   unspecified.
  */
-export async function dequantizeBlocksAsync(
-  data: Uint8Array,
-  options: DequantizeBlocksAsyncOptions,
-): Promise<Float32Array> {
+export function dequantizeBlocksAsync(data: Uint8Array, options: DequantizeBlocksAsyncOptions): Promise<Float32Array>;
+export function dequantizeBlocksAsync(
+  data: DeviceTensor,
+  options: DeviceDequantizeBlocksOptions & { signal?: AbortSignal },
+): Promise<DeviceTensor<'float32'>>;
+export async function dequantizeBlocksAsync(data: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
   const p = prepareDequantize(data, options, DEQUANTIZE_ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
-  const copied = detachedFromCaller.input(p.data);
-  const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
+  if (p.index !== CPU) {
+    await dequantizingOnDevice(p).later(signal, (error) => explain(error, 'data'));
+    return p.out;
+  }
+  const given = p.out as Float32Array;
+  const copied = detachedFromCaller.input(p.data as Uint8Array);
+  const out = p.fresh ? given : detachedFromCaller.output(given);
   await runJob(
     (done) => addon.dequantizeBlocksAsync(copied, p.format.code, out, done),
     signal,
     (error) => explain(error, 'data'),
   );
-  detachedFromCaller.copyBack('out', out, p.out);
+  detachedFromCaller.copyBack('out', out, given);
   return p.out;
 }

@@ -4,7 +4,18 @@
  * @module
  */
 import { addon, explain, type RawAnyFloats, type RawFloats, runJob } from '../addon.js';
+import { CPU, type Device, placeOf } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
 import {
+  checkTensor,
+  type DeviceTensor,
+  elementCount,
+  isDeviceTensor,
+  placeOfTensor,
+  resultTensor,
+} from '../device/device-tensor.js';
+import {
+  FLOAT_DTYPES,
   type Float16ArrayLike,
   type FloatDtype,
   type FloatFormat,
@@ -44,6 +55,22 @@ export interface CastOptions<From extends FloatDtype = FloatDtype, To extends Fl
   count?: number;
   /** The array to write to and return, as long as the result. */
   out?: FloatInputOf<To>;
+  /** Where to convert. Default `'cpu'`. */
+  device?: Device;
+}
+
+/** Options of {@link castTensor} for what is on a device: its type and number of elements are known. */
+export interface DeviceCastOptions<To extends FloatDtype = FloatDtype> {
+  /** The type of the input, which it must not contradict. */
+  from?: FloatDtype;
+  /** The type of the result. */
+  to: To;
+  /** As in {@link CastOptions}. */
+  saturate?: boolean;
+  /** The tensor to write to and return, of as many elements. */
+  out?: DeviceTensor<To>;
+  /** Where the input is, which it must not contradict. */
+  device?: Device;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -53,16 +80,18 @@ export interface CastAsyncOptions<From extends FloatDtype = FloatDtype, To exten
   signal?: AbortSignal;
 }
 
-const OPTIONS: ReadonlySet<string> = new Set(['from', 'to', 'saturate', 'count', 'out']);
+const OPTIONS: ReadonlySet<string> = new Set(['from', 'to', 'saturate', 'count', 'out', 'device']);
 const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
 
 interface Prepared {
-  readonly input: RawAnyFloats;
+  /** A device's number, or {@link CPU}: then input and out are arrays. */
+  readonly index: number;
+  readonly input: Data<RawAnyFloats>;
   readonly from: number;
   readonly to: number;
   readonly count: number;
   readonly saturate: boolean;
-  readonly out: RawAnyFloats;
+  readonly out: Data<RawAnyFloats>;
   readonly result: unknown;
   readonly fresh: boolean;
 }
@@ -85,6 +114,8 @@ function countOf(input: RawAnyFloats, format: FloatFormat, dtype: unknown, value
 
 function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
+  const index = placeOf(given['device'], [placeOfTensor('input', inputValue), placeOfTensor('out', given['out'])]);
+  if (isDeviceTensor(inputValue)) return prepareOnDevice(inputValue, given, index);
   const fromDtype = given['from'];
   const from = floatFormatOf('from', fromDtype);
   const to = floatFormatOf('to', given['to']);
@@ -94,7 +125,7 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
       : validate.uint8Array('input', inputValue);
   const count = countOf(input, from, fromDtype, given['count']);
   const saturate = validate.boolean('saturate', given['saturate'], true);
-  const common = { input, from: from.code, to: to.code, count, saturate };
+  const common = { index, input, from: from.code, to: to.code, count, saturate };
   const length = lengthFor(to, count);
   if (given['out'] === undefined) {
     const type = to.bits === 32 ? Float32Array : to.bits === 16 ? Uint16Array : Uint8Array;
@@ -106,6 +137,32 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
       ? validate.floatsOut('out', given['out'], to.code, length)
       : validate.uint8Array('out', given['out'], length);
   return { ...common, out, result: given['out'], fresh: false };
+}
+
+function prepareOnDevice(value: DeviceTensor, given: Partial<Record<string, unknown>>, index: number): Prepared {
+  const input = checkTensor('input', value, FLOAT_DTYPES);
+  if (given['from'] !== undefined) validate.oneOf('from', given['from'], [input.dtype]);
+  const count = elementCount(input);
+  if (given['count'] !== undefined && given['count'] !== count) {
+    throw invalidArgument('count', `${count}, as many elements as the input has,`, given['count']);
+  }
+  const to = floatFormatOf('to', given['to']);
+  const saturate = validate.boolean('saturate', given['saturate'], true);
+  const out = resultTensor(given['out'], given['to'] as FloatDtype, input.shape, index);
+  const from = floatFormatOf('from', input.dtype).code;
+  return { index, input, from, to: to.code, count, saturate, out, result: out, fresh: given['out'] === undefined };
+}
+
+function onDevice(p: Prepared): DeviceCall<'deviceCast'> {
+  const { index, input, from, out, fresh, to, count, saturate } = p;
+  return new DeviceCall(index, 'deviceCast', (on) => [
+    on.reads(input),
+    from,
+    on.writes(out, fresh),
+    to,
+    count,
+    saturate,
+  ]);
 }
 
 /**
@@ -130,9 +187,11 @@ function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<
  *
  * @param input - A Float32Array for float32, a Uint16Array of bit patterns for float16 and bfloat16, or a Float16Array; a
  *   Uint8Array for floats of 8 bits, one to a byte, and for those of 6 and 4 bits, packed: see {@link SmallFloatDtype}.
- * @returns An array of the kind that holds the result, with as many elements, or `out`.
+ *   A {@link DeviceTensor} is converted where it is.
+ * @returns An array of the kind that holds the result, with as many elements, or `out`; for a {@link DeviceTensor} one of the
+ *   same shape, on the same device.
  * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps the input;
- *   {@link OutOfMemoryError}.
+ *   {@link OutOfMemoryError}; {@link DeviceError} of a device.
  *
  * @example
  * ```ts
@@ -151,14 +210,23 @@ export function castTensor<
   From extends FloatDtype,
   To extends FloatDtype,
   Out extends FloatInputOf<To> = FloatArrayOf<To>,
->(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out {
+>(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out;
+export function castTensor<To extends FloatDtype>(
+  input: DeviceTensor,
+  options: DeviceCastOptions<To>,
+): DeviceTensor<To>;
+export function castTensor(input: unknown, options: unknown): unknown {
   const p = prepare(input, options, OPTIONS);
+  if (p.index !== CPU) {
+    onDevice(p).now((error) => explain(error, 'input'));
+    return p.result;
+  }
   try {
-    addon.cast(p.input, p.from, p.out, p.to, p.count, p.saturate);
+    addon.cast(p.input as RawAnyFloats, p.from, p.out as RawAnyFloats, p.to, p.count, p.saturate);
   } catch (error) {
     throw explain(error, 'input');
   }
-  return p.result as Out;
+  return p.result;
 }
 
 /**
@@ -166,23 +234,33 @@ export function castTensor<
  *
  * @throws As {@link castTensor}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
-export async function castTensorAsync<
+export function castTensorAsync<
   From extends FloatDtype,
   To extends FloatDtype,
   Out extends FloatInputOf<To> = FloatArrayOf<To>,
->(input: FloatInputOf<From>, options: CastAsyncOptions<From, To> & { out?: Out }): Promise<Out> {
+>(input: FloatInputOf<From>, options: CastAsyncOptions<From, To> & { out?: Out }): Promise<Out>;
+export function castTensorAsync<To extends FloatDtype>(
+  input: DeviceTensor,
+  options: DeviceCastOptions<To> & { signal?: AbortSignal },
+): Promise<DeviceTensor<To>>;
+export async function castTensorAsync(input: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
   const p = prepare(input, options, ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
+  if (p.index !== CPU) {
+    await onDevice(p).later(signal, (error) => explain(error, 'input'));
+    return p.result;
+  }
   signal?.throwIfAborted();
-  const out = p.fresh ? p.out : detachedFromCaller.output(p.out);
-  const copied = detachedFromCaller.input(p.input);
+  const given = p.out as RawAnyFloats;
+  const out = p.fresh ? given : detachedFromCaller.output(given);
+  const copied = detachedFromCaller.input(p.input as RawAnyFloats);
   await runJob(
     (done) => addon.castAsync(copied, p.from, out, p.to, p.count, p.saturate, done),
     signal,
     (error) => explain(error, 'input'),
   );
-  detachedFromCaller.copyBack('out', out, p.out);
-  return p.result as Out;
+  detachedFromCaller.copyBack('out', out, given);
+  return p.result;
 }
 
 /** @internal One element as a number. */

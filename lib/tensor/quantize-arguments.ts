@@ -3,18 +3,38 @@
  *
  * @module
  */
-import type { RawFloats } from '../addon.js';
+import { addon, explain, type RawFloats } from '../addon.js';
+import { CPU, placeOf } from '../device/device.js';
+import type { Data } from '../device/device-call.js';
+import {
+  checkEither,
+  checkTensor,
+  elementCount,
+  isDeviceTensor,
+  newTensor,
+  placeOfTensor,
+} from '../device/device-tensor.js';
 import {
   type CodebookType,
   codeTypeOf,
   floatCodeOf,
+  LARGE_FLOAT_DTYPES,
   type LargeFloatDtype,
   type QuantDtype,
   SCALE_RULES,
 } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
-import { GRANULARITIES, type Layout, layoutOf, type QuantizedTensor, tensorOf } from './quantized-tensor.js';
+import {
+  type AnyQuantizedTensor,
+  arrayChecks,
+  type DeviceQuantizedTensor,
+  GRANULARITIES,
+  isOnDevice,
+  type Layout,
+  layoutOf,
+  tensorOf,
+} from './quantized-tensor.js';
 
 /** @internal */
 export const OPTIONS: ReadonlySet<string> = new Set([
@@ -35,6 +55,7 @@ export const OPTIONS: ReadonlySet<string> = new Set([
   'nested',
   'globalScale',
   'out',
+  'device',
 ]);
 /** @internal */
 export const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
@@ -44,7 +65,9 @@ const RANGE_CODES = { minmax: 0, mse: 1, percentile: 2, given: 3 } as const;
 
 /** @internal A call whose arguments have been checked. */
 export interface Prepared {
-  readonly input: RawFloats;
+  /** A device's number, or CPU: then nothing is on a device. The result is where the input is. */
+  readonly index: number;
+  readonly input: Data<RawFloats>;
   readonly inputType: number;
   readonly layout: Layout;
   readonly symmetric: boolean;
@@ -53,7 +76,7 @@ export interface Prepared {
   readonly scaleDtype: LargeFloatDtype;
   readonly range: Range;
   readonly saturate: boolean;
-  readonly result: QuantizedTensor;
+  readonly result: AnyQuantizedTensor;
   /** Whether the result is not the caller's `out`. */
   readonly fresh: boolean;
   /** Whether the scales are quantized as well. */
@@ -61,20 +84,31 @@ export interface Prepared {
   /** nvfp4: the global scale, or 0 for the one that follows from the input. */
   readonly globalScale: number;
   /** Parameters to copy into the result first. */
-  readonly given: { scales: Float32Array; zeroPoints: Int32Array | null } | undefined;
+  readonly given: Parameters | undefined;
+}
+
+interface Parameters {
+  readonly scales: Data<Float32Array>;
+  readonly zeroPoints: Data<Int32Array> | null;
 }
 
 /** @internal */
 export function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  const { data: input, type: inputType } = validate.floats('input', inputValue, 'inputDtype', given['inputDtype']);
+  const index = placeOf(given['device'], [
+    placeOfTensor('input', inputValue),
+    placeOfTensor('scales', given['scales']),
+    placeOfTensor('zeroPoints', given['zeroPoints']),
+    placeOfTensor('out', (given['out'] as Partial<AnyQuantizedTensor> | undefined)?.data),
+  ]);
+  const { input, inputType, inputShape, count } = inputFrom(inputValue, given['inputDtype']);
   const shapeValue = given['shape'];
-  const shape = shapeValue === undefined ? [input.length] : validate.shape('shape', shapeValue);
+  const shape = shapeValue === undefined ? inputShape : validate.shape('shape', shapeValue);
   const layout = layoutFrom(given, shape);
-  if (layout.elementCount !== input.length) {
+  if (layout.elementCount !== count) {
     throw new InvalidArgumentError(
       'shape',
-      `Expected shape [${shape.join(', ')}] to have as many elements as the input, ${input.length}, but it has ${layout.elementCount}.`,
+      `Expected shape [${shape.join(', ')}] to have as many elements as the input, ${count}, but it has ${layout.elementCount}.`,
     );
   }
   const { signed, bits, codebook } = layout.code;
@@ -84,7 +118,7 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
   const symmetric = scheme === 'symmetric';
   if (symmetric && parameters?.zeroPoints != null) {
     const expected = signed ? 0 : 2 ** (bits - 1);
-    if (parameters.zeroPoints.some((z) => z !== expected)) {
+    if (isDeviceTensor(parameters.zeroPoints) || parameters.zeroPoints.some((z) => z !== expected)) {
       throw new InvalidArgumentError(
         'zeroPoints',
         `Expected every zero point to be ${expected} in a symmetric scheme: use scheme 'asymmetric' for others.`,
@@ -104,18 +138,11 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
   const nested = validate.boolean('nested', given['nested'], false);
   const globalScale = globalScaleFrom(given);
   if (nested) checkNested(given, codebook);
-  const result =
-    given['out'] === undefined
-      ? tensorOf(
-          layout,
-          given['dtype'] as QuantDtype,
-          scheme,
-          new Uint8Array(layout.dataBytes),
-          new Float32Array(layout.parameterCount),
-          needsZeroPoints ? new Int32Array(layout.parameterCount) : null,
-        )
-      : reused(given['out'], given['dtype'] as QuantDtype, scheme, layout, needsZeroPoints);
+  if (index !== CPU && parameters !== undefined) checkParameters(parameters, layout);
+  const dtype = given['dtype'] as QuantDtype;
+  const result = resultFor(given['out'], dtype, scheme, layout, needsZeroPoints, isDeviceTensor(input) ? index : CPU);
   return {
+    index,
     input,
     inputType,
     layout,
@@ -131,6 +158,63 @@ export function prepare(inputValue: unknown, optionsValue: unknown, known: Reado
     globalScale,
     given: parameters,
   };
+}
+
+function inputFrom(
+  value: unknown,
+  dtype: unknown,
+): { input: Data<RawFloats>; inputType: number; inputShape: number[]; count: number } {
+  if (isDeviceTensor(value)) {
+    const input = checkTensor('input', value, LARGE_FLOAT_DTYPES);
+    if (dtype !== undefined) validate.oneOf('inputDtype', dtype, [input.dtype]);
+    const inputType = floatCodeOf('inputDtype', input.dtype);
+    return { input, inputType, inputShape: [...input.shape], count: elementCount(input) };
+  }
+  const { data, type } = validate.floats('input', value, 'inputDtype', dtype);
+  return { input: data, inputType: type, inputShape: [data.length], count: data.length };
+}
+
+/** What the addon does for parameters that it reads itself. */
+function checkParameters({ scales, zeroPoints }: Parameters, { code, elementCount: count }: Layout): void {
+  if (count === 0) return;
+  const floats = isDeviceTensor(scales) ? new Float32Array(0) : scales;
+  const integers = isDeviceTensor(zeroPoints) ? null : zeroPoints;
+  try {
+    addon.checkParameters(floats, integers, true, code.lowest, code.highest, '');
+  } catch (error) {
+    throw explain(error, 'scales');
+  }
+}
+
+/** The tensor to write to: the caller's, or a new one on the device of this number, or the host. */
+function resultFor(
+  out: unknown,
+  dtype: QuantDtype,
+  scheme: 'symmetric' | 'asymmetric',
+  layout: Layout,
+  needsZeroPoints: boolean,
+  index: number,
+): AnyQuantizedTensor {
+  if (out !== undefined) return reused(out, dtype, scheme, layout, needsZeroPoints, index !== CPU);
+  const { dataBytes, parameterCount } = layout;
+  if (index === CPU) {
+    return tensorOf(
+      layout,
+      dtype,
+      scheme,
+      new Uint8Array(dataBytes),
+      new Float32Array(parameterCount),
+      needsZeroPoints ? new Int32Array(parameterCount) : null,
+    );
+  }
+  return tensorOf<DeviceQuantizedTensor>(
+    layout,
+    dtype,
+    scheme,
+    newTensor(index, 'uint8', [dataBytes]),
+    newTensor(index, 'float32', [parameterCount]),
+    needsZeroPoints ? newTensor(index, 'int32', [parameterCount]) : null,
+  );
 }
 
 function layoutFrom(given: Partial<Record<string, unknown>>, shape: readonly number[]): Layout {
@@ -189,16 +273,13 @@ function checkNested(given: Partial<Record<string, unknown>>, codebook: Codebook
 function schemeFrom(
   given: Partial<Record<string, unknown>>,
   signed: boolean,
-  parameters: { zeroPoints: Int32Array | null } | undefined,
+  parameters: Parameters | undefined,
 ): 'symmetric' | 'asymmetric' {
   if (given['scheme'] !== undefined) return validate.oneOf('scheme', given['scheme'], ['symmetric', 'asymmetric']);
   return signed && parameters?.zeroPoints == null ? 'symmetric' : 'asymmetric';
 }
 
-function givenParameters(
-  given: Partial<Record<string, unknown>>,
-  layout: Layout,
-): { scales: Float32Array; zeroPoints: Int32Array | null } | undefined {
+function givenParameters(given: Partial<Record<string, unknown>>, layout: Layout): Parameters | undefined {
   const { scales, zeroPoints, range } = given;
   if (scales === undefined) {
     if (zeroPoints !== undefined)
@@ -208,9 +289,15 @@ function givenParameters(
   if (range !== undefined) {
     throw new InvalidArgumentError('range', 'Expected no range together with scales: given scales need no search.');
   }
+  const { parameterCount: count } = layout;
   return {
-    scales: validate.float32Array('scales', scales, layout.parameterCount),
-    zeroPoints: zeroPoints == null ? null : validate.int32Array('zeroPoints', zeroPoints, layout.parameterCount),
+    scales: checkEither('scales', scales, ['float32'], count, () => validate.float32Array('scales', scales, count)),
+    zeroPoints:
+      zeroPoints == null
+        ? null
+        : checkEither('zeroPoints', zeroPoints, ['int32'], count, () =>
+            validate.int32Array('zeroPoints', zeroPoints, count),
+          ),
   };
 }
 
@@ -265,10 +352,11 @@ function reused(
   scheme: 'symmetric' | 'asymmetric',
   layout: Layout,
   needsZeroPoints: boolean,
-): QuantizedTensor {
+  onDevice: boolean,
+): AnyQuantizedTensor {
   if (typeof value !== 'object' || value === null) throw invalidArgument('out', 'a QuantizedTensor', value);
-  const out = value as QuantizedTensor;
-  const expected = tensorOf(layout, dtype, scheme, out.data, out.scales, out.zeroPoints);
+  const out = value as AnyQuantizedTensor;
+  const expected = tensorOf<AnyQuantizedTensor>(layout, dtype, scheme, out.data, out.scales, out.zeroPoints);
   for (const field of ['dtype', 'scheme', 'granularity', 'axis', 'groupSize'] as const) {
     if (out[field] !== expected[field]) {
       throw invalidArgument(`out.${field}`, String(expected[field]), out[field]);
@@ -284,9 +372,13 @@ function reused(
   if (layout.blockShape !== undefined && String(out.blockShape) !== String(layout.blockShape)) {
     throw invalidArgument('out.blockShape', `[${layout.blockShape.join(', ')}]`, out.blockShape);
   }
-  validate.uint8Array('out.data', out.data, layout.dataBytes);
-  validate.float32Array('out.scales', out.scales, layout.parameterCount);
-  if (needsZeroPoints) validate.int32Array('out.zeroPoints', out.zeroPoints, layout.parameterCount);
+  if (onDevice !== isOnDevice(out)) {
+    throw invalidArgument('out.data', onDevice ? 'a DeviceTensor, as the input is,' : 'a Uint8Array', out.data);
+  }
+  const arrays = arrayChecks(onDevice);
+  arrays.bytes('out.data', out.data, layout.dataBytes);
+  arrays.floats('out.scales', out.scales, layout.parameterCount);
+  if (needsZeroPoints) arrays.integers('out.zeroPoints', out.zeroPoints, layout.parameterCount);
   else if (out.zeroPoints !== null) throw invalidArgument('out.zeroPoints', 'null', out.zeroPoints);
   return out;
 }

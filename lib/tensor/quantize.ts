@@ -3,7 +3,10 @@
  *
  * @module
  */
-import { addon, explain, type RawError, runJob } from '../addon.js';
+import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
+import { CPU, type Device, isUnsupported, unsupported } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import { type DeviceTensor, downloadElement, isDeviceTensor, memoryOf, newTensor } from '../device/device-tensor.js';
 import type {
   CodebookDtype,
   Float16ArrayLike,
@@ -15,10 +18,17 @@ import type {
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
-import { nestScales } from './nested-scales.js';
+import { nestedBlocks, nestScales } from './nested-scales.js';
 import { detachedFromCaller } from './off-thread.js';
 import { ASYNC_OPTIONS, OPTIONS, type Prepared, prepare } from './quantize-arguments.js';
-import { type Granularity, type QuantizedTensor, type Scheme, writeLayout } from './quantized-tensor.js';
+import {
+  type AnyQuantizedTensor,
+  type DeviceQuantizedTensor,
+  type Granularity,
+  type QuantizedTensor,
+  type Scheme,
+  writeLayout,
+} from './quantized-tensor.js';
 
 /** The element type of the input follows from its array; a Uint16Array can hold two. */
 export type QuantizeInput = Float32Array | Uint16Array | Float16ArrayLike;
@@ -97,6 +107,31 @@ export type QuantizeOptions<D extends QuantDtype = QuantDtype, I = QuantizeInput
     nonFinite?: 'throw' | 'saturate';
     /** A tensor of the same dtype, shape and granularity, whose buffers are overwritten; it is also the result. */
     out?: QuantizedTensor;
+    /** Where to quantize. Default `'cpu'`. */
+    device?: Device;
+  };
+
+/**
+ * Options of {@link quantizeTensor} for what is on a device. The element type of the input is known, and parameters may be
+ * on the device too, where nobody looks at their values.
+ */
+export type DeviceQuantizeOptions<D extends QuantDtype = QuantDtype> = GranularityOptions &
+  SchemeOptions<D> &
+  NestedOptions<D> &
+  GlobalScaleOptions<D> & {
+    /** Row-major. Default: the shape of the input. */
+    shape?: readonly number[];
+    /** The element type of the input, which it must not contradict. */
+    inputDtype?: LargeFloatDtype;
+    dtype: D;
+    scaleDtype?: LargeFloatDtype;
+    nonFinite?: 'throw' | 'saturate';
+    /** As in {@link QuantizeOptions}; devices have `'minmax'` alone. */
+    range?: RangeOptions<D>['range'];
+    scales?: Float32Array | DeviceTensor<'float32'>;
+    zeroPoints?: D extends CodebookDtype ? never : Int32Array | DeviceTensor<'int32'>;
+    out?: DeviceQuantizedTensor;
+    device?: Device;
   };
 
 /** The same, with a signal that ends the work early. */
@@ -105,20 +140,92 @@ export type QuantizeAsyncOptions<D extends QuantDtype = QuantDtype, I = Quantize
   signal?: AbortSignal;
 };
 
+/** What the parameters are before a call: those given, with the missing zero points of the scheme. */
+function first(p: Prepared): { scales: Data<Float32Array> | undefined; zeroPoints: Data<Int32Array> | undefined } {
+  const { zeroPoints } = p.result;
+  if (p.given === undefined) return { scales: undefined, zeroPoints: undefined };
+  if (zeroPoints === null || p.given.zeroPoints !== null) {
+    return { scales: p.given.scales, zeroPoints: p.given.zeroPoints ?? undefined };
+  }
+  const middle = p.symmetric ? 2 ** (p.layout.code.bits - 1) : 0;
+  return { scales: p.given.scales, zeroPoints: new Int32Array(p.layout.parameterCount).fill(middle) };
+}
+
+function onDevice(
+  p: Prepared,
+  globalScale: Float32Array,
+): DeviceCall<'deviceQuantizeAffine'> | DeviceCall<'deviceQuantizeCodebook'> {
+  const { data, scales, zeroPoints } = p.result;
+  const before = first(p);
+  if (p.layout.code.codebook !== undefined) {
+    return new DeviceCall(p.index, 'deviceQuantizeCodebook', (on) => [
+      recordOf(p),
+      on.reads(p.input),
+      on.writes(scales, p.fresh, before.scales),
+      on.writes(globalScale, true, globalScale),
+      on.writes(data, p.fresh),
+    ]);
+  }
+  return new DeviceCall(p.index, 'deviceQuantizeAffine', (on) => [
+    recordOf(p),
+    on.reads(p.input),
+    on.writes(scales, p.fresh, before.scales),
+    zeroPoints === null ? null : on.writes(zeroPoints, p.fresh, before.zeroPoints),
+    on.writes(data, p.fresh),
+  ]);
+}
+
+/** The parameters of an empty tensor, on a device. */
+function uploadEmpty(p: Prepared, { scales, zeroPoints }: DeviceQuantizedTensor): void {
+  const before = first(p);
+  const empty = new Int32Array(p.layout.parameterCount);
+  const fill = (tensor: DeviceTensor, values: Data) => {
+    if (isDeviceTensor(values)) addon.copyMemory(memoryOf(values), memoryOf(tensor));
+    else addon.upload(memoryOf(tensor), values);
+  };
+  fill(scales, before.scales ?? new Float32Array(p.layout.parameterCount).fill(1));
+  if (zeroPoints !== null) fill(zeroPoints, before.zeroPoints ?? empty.fill(zeroPointOfZeros(p)));
+}
+
+/** The scales of a tensor on a device, nested there. */
+function nestingCall(
+  p: Prepared,
+  offset: Float32Array,
+): { call: DeviceCall<'deviceNestScales'>; nested: { data: DeviceTensor<'uint8'>; absmax: DeviceTensor<'float32'> } } {
+  const { parameterCount } = p.layout;
+  const data = newTensor(p.index, 'uint8', [parameterCount]);
+  const absmax = newTensor(p.index, 'float32', [nestedBlocks(parameterCount)]);
+  const call = new DeviceCall(p.index, 'deviceNestScales', (on) => [
+    on.reads(p.result.scales),
+    on.writes(data, true),
+    on.writes(absmax, true),
+    on.writes(offset, true),
+  ]);
+  return { call, nested: { data, absmax } };
+}
+
+/** After a call that failed: nobody gets the tensors. */
+function disposeResult({ result }: Prepared): void {
+  for (const part of [result.data, result.scales, result.zeroPoints]) if (isDeviceTensor(part)) part.dispose();
+}
+
+/** The zero point of a group of zeros. */
+function zeroPointOfZeros(p: Prepared): number {
+  return p.symmetric ? 2 ** (p.layout.code.bits - 1) : p.layout.code.lowest;
+}
+
 /** An empty tensor has parameters, but nothing to compute them from: scale 1, and the zero point of a group of zeros. */
 function fillEmpty(p: Prepared, target: QuantizedTensor): void {
   if (p.given !== undefined) return;
   target.scales.fill(1);
-  target.zeroPoints?.fill(p.symmetric ? 2 ** (p.layout.code.bits - 1) : p.layout.code.lowest);
+  target.zeroPoints?.fill(zeroPointOfZeros(p));
 }
 
 /** Given parameters go into the result; missing zero points are those of the scheme. */
 function copyGiven(p: Prepared, target: QuantizedTensor): void {
-  if (p.given === undefined) return;
-  if (target.scales !== p.given.scales) target.scales.set(p.given.scales);
-  if (target.zeroPoints === null || target.zeroPoints === p.given.zeroPoints) return;
-  if (p.given.zeroPoints !== null) target.zeroPoints.set(p.given.zeroPoints);
-  else target.zeroPoints.fill(p.symmetric ? 2 ** (p.layout.code.bits - 1) : 0);
+  const { scales, zeroPoints } = first(p) as { scales?: Float32Array; zeroPoints?: Int32Array };
+  if (scales !== undefined && target.scales !== scales) target.scales.set(scales);
+  if (zeroPoints !== undefined && target.zeroPoints !== zeroPoints) target.zeroPoints?.set(zeroPoints);
 }
 
 /** The numbers of the addon's calls; it reads them before it returns, so one array of a length serves every call. */
@@ -147,22 +254,25 @@ function recordOf(p: Prepared): Float64Array {
 }
 
 /** What else a codebook's tensor has, once its scales are known. */
-function completed(p: Prepared, globalScale: Float32Array): QuantizedTensor {
+function completed(p: Prepared, globalScale: Float32Array): AnyQuantizedTensor {
   if (p.result.dtype === 'nvfp4') {
     const [value = 1] = globalScale;
     if (p.fresh) return { ...p.result, globalScale: value };
     (p.result as { globalScale: number }).globalScale = value;
   }
-  if (!p.nested) return p.result;
-  return { ...p.result, nestedScales: nestScales(p.result.scales) };
+  if (!p.nested || isDeviceTensor(p.input)) return p.result;
+  return { ...(p.result as QuantizedTensor), nestedScales: nestScales((p.result as QuantizedTensor).scales) };
 }
 
 /** The addon's error in the words of the caller's arguments. */
-function explained(error: unknown, p: Prepared): unknown {
+function explained(error: unknown, p: Prepared, input: Data<RawFloats> = p.input): unknown {
   const { code, index = -1 } = error as Partial<RawError>;
+  if (isUnsupported(error)) return unsupported('range', "range 'minmax', which devices have,", p.index, error);
   switch (code) {
     case 'NON_FINITE': {
-      const value = floatAt(p.input, p.inputType, index);
+      const value = isDeviceTensor(input)
+        ? floatAt(downloadElement(input, index), p.inputType, 0)
+        : floatAt(input, p.inputType, index);
       return new NonFiniteError(
         `Expected finite numbers but received ${value} at index ${index} of the input. ` +
           "Remove it, or pass nonFinite: 'saturate'.",
@@ -208,12 +318,14 @@ function explained(error: unknown, p: Prepared): unknown {
  *
  * The result does not depend on the number of threads or the instruction set.
  *
- * @param input - Floats in row-major order. It may be a view of a SharedArrayBuffer.
+ * @param input - Floats in row-major order. It may be a view of a SharedArrayBuffer. A {@link DeviceTensor} is quantized where
+ *   it is.
  * @param options - At least `dtype`. Defaults: per-tensor; `scheme` symmetric for signed and asymmetric for unsigned dtypes
  *   (asymmetric too if `zeroPoints` are given); `axis` 0; `groupSize` 128; `narrowRange` true, which keeps symmetric signed
  *   codes within ±(2^(b−1) − 1).
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination; {@link NonFiniteError} for NaN or infinity
- *   (unless `nonFinite` is `'saturate'`); {@link ScaleOverflowError} if a scale does not fit `scaleDtype`.
+ *   (unless `nonFinite` is `'saturate'`); {@link ScaleOverflowError} if a scale does not fit `scaleDtype`; {@link DeviceError}
+ *   of a device, among others for a `range` that devices do not have.
  *
  * Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
  * (arXiv:1712.05877); ONNX QuantizeLinear, opset 21; Dettmers et al., "QLoRA" (arXiv:2305.14314); OCP 8-bit Floating
@@ -233,14 +345,25 @@ function explained(error: unknown, p: Prepared): unknown {
 export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
   input: I,
   options: QuantizeOptions<D, I>,
-): QuantizedTensor<D> {
+): QuantizedTensor<D>;
+export function quantizeTensor<D extends QuantDtype>(
+  input: DeviceTensor,
+  options: DeviceQuantizeOptions<D>,
+): DeviceQuantizedTensor<D>;
+export function quantizeTensor(input: unknown, options: unknown): unknown {
   const p = prepare(input, options, OPTIONS);
-  const { scales, zeroPoints, data } = p.result;
   const globalScale = Float32Array.of(p.globalScale);
-  copyGiven(p, p.result);
+  if (p.index !== CPU && p.layout.elementCount > 0) {
+    onDevice(p, globalScale).now((error) => explained(error, p));
+    return nestedNow(p, completed(p, globalScale));
+  }
+  if (isDeviceTensor(p.input)) return emptyOnDevice(p, globalScale);
+  const result = p.result as QuantizedTensor;
+  const { scales, zeroPoints, data } = result;
+  copyGiven(p, result);
   if (p.layout.elementCount === 0) {
     globalScale[0] ||= 1;
-    fillEmpty(p, p.result);
+    fillEmpty(p, result);
   } else {
     try {
       if (p.layout.code.codebook === undefined) addon.quantizeAffine(recordOf(p), p.input, scales, zeroPoints, data);
@@ -249,7 +372,46 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
       throw explained(error, p);
     }
   }
-  return completed(p, globalScale) as QuantizedTensor<D>;
+  return completed(p, globalScale);
+}
+
+function emptyOnDevice(p: Prepared, globalScale: Float32Array): AnyQuantizedTensor {
+  globalScale[0] ||= 1;
+  try {
+    uploadEmpty(p, p.result as DeviceQuantizedTensor);
+  } catch (error) {
+    disposeResult(p);
+    throw explain(error, 'input');
+  }
+  return nestedNow(p, completed(p, globalScale));
+}
+
+function nestedNow(p: Prepared, result: AnyQuantizedTensor): AnyQuantizedTensor {
+  if (!p.nested || !isDeviceTensor(p.input)) return result;
+  const offset = new Float32Array(1);
+  const { call, nested } = nestingCall(p, offset);
+  call.now((error) => {
+    disposeResult(p);
+    return explain(error, 'nested');
+  });
+  return { ...(result as DeviceQuantizedTensor), nestedScales: { ...nested, offset: offset[0] as number } };
+}
+
+async function nestedLater(
+  p: Prepared,
+  result: AnyQuantizedTensor,
+  signal: AbortSignal | undefined,
+): Promise<AnyQuantizedTensor> {
+  if (!p.nested || !isDeviceTensor(p.input)) return result;
+  const offset = new Float32Array(1);
+  const { call, nested } = nestingCall(p, offset);
+  try {
+    await call.later(signal, (error) => explain(error, 'nested'));
+  } catch (error) {
+    disposeResult(p);
+    throw error;
+  }
+  return { ...(result as DeviceQuantizedTensor), nestedScales: { ...nested, offset: offset[0] as number } };
 }
 
 /**
@@ -264,16 +426,28 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
  * const q = await quantizeTensorAsync(weights, { dtype: 'int8', signal: AbortSignal.timeout(1000) });
  * ```
  */
-export async function quantizeTensorAsync<D extends QuantDtype, I extends QuantizeInput>(
+export function quantizeTensorAsync<D extends QuantDtype, I extends QuantizeInput>(
   input: I,
   options: QuantizeAsyncOptions<D, I>,
-): Promise<QuantizedTensor<D>> {
+): Promise<QuantizedTensor<D>>;
+export function quantizeTensorAsync<D extends QuantDtype>(
+  input: DeviceTensor,
+  options: DeviceQuantizeOptions<D> & { signal?: AbortSignal },
+): Promise<DeviceQuantizedTensor<D>>;
+export async function quantizeTensorAsync(input: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
   const checked = prepare(input, options, ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
-  const p: Prepared = { ...checked, input: detachedFromCaller.input(checked.input) };
-  const target = p.fresh ? p.result : detachedFromCaller.tensor(p.result);
-  const globalScale = Float32Array.of(p.globalScale);
+  const globalScale = Float32Array.of(checked.globalScale);
+  if (checked.index !== CPU && checked.layout.elementCount > 0) {
+    await onDevice(checked, globalScale).later(signal, (error, seen) => explained(error, checked, seen(checked.input)));
+    return nestedLater(checked, completed(checked, globalScale), signal);
+  }
+  if (isDeviceTensor(checked.input)) return emptyOnDevice(checked, globalScale);
+  const floats = detachedFromCaller.input(checked.input);
+  const p: Prepared = { ...checked, input: floats };
+  const result = p.result as QuantizedTensor;
+  const target = p.fresh ? result : detachedFromCaller.tensor(result);
   copyGiven(p, target);
   if (p.layout.elementCount === 0) {
     globalScale[0] ||= 1;
@@ -283,12 +457,12 @@ export async function quantizeTensorAsync<D extends QuantDtype, I extends Quanti
     await runJob(
       (done) =>
         p.layout.code.codebook === undefined
-          ? addon.quantizeAffineAsync(recordOf(p), p.input, scales, zeroPoints, data, done)
-          : addon.quantizeCodebookAsync(recordOf(p), p.input, scales, globalScale, data, done),
+          ? addon.quantizeAffineAsync(recordOf(p), floats, scales, zeroPoints, data, done)
+          : addon.quantizeCodebookAsync(recordOf(p), floats, scales, globalScale, data, done),
       signal,
       (error) => explained(error, p),
     );
   }
-  if (!p.fresh) detachedFromCaller.copyTensor(target, p.result);
-  return completed(p, globalScale) as QuantizedTensor<D>;
+  if (!p.fresh) detachedFromCaller.copyTensor(target, result);
+  return completed(p, globalScale);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import { addon } from '../addon.js';
+import { checkTensor, type DeviceTensor, isDeviceTensor } from '../device/device-tensor.js';
 import {
   type CodebookDtype,
   type CodeType,
@@ -72,6 +73,28 @@ export interface QuantizedTensor<D extends QuantDtype = QuantDtype> {
   /** `nf4` and `fp4` only: what the scales were made from, if they are quantized themselves. */
   readonly nestedScales?: NestedScales;
 }
+
+/** {@link NestedScales} on a device. */
+export interface DeviceNestedScales {
+  readonly data: DeviceTensor<'uint8'>;
+  readonly absmax: DeviceTensor<'float32'>;
+  readonly offset: number;
+}
+
+/**
+ * A {@link QuantizedTensor} whose arrays are on a device: what {@link quantizeTensor} makes of a {@link DeviceTensor}, and
+ * {@link dequantizeTensor} and {@link prepack} take. Its tensors are disposed one by one.
+ */
+export interface DeviceQuantizedTensor<D extends QuantDtype = QuantDtype>
+  extends Omit<QuantizedTensor<D>, 'data' | 'scales' | 'zeroPoints' | 'nestedScales'> {
+  readonly data: DeviceTensor<'uint8'>;
+  readonly scales: DeviceTensor<'float32'>;
+  readonly zeroPoints: DeviceTensor<'int32'> | null;
+  readonly nestedScales?: DeviceNestedScales;
+}
+
+/** @internal On the host or on a device; not both. */
+export type AnyQuantizedTensor = QuantizedTensor | DeviceQuantizedTensor;
 
 /** @internal How a tensor of this shape is divided, for the addon and for the sizes of its arrays. */
 export interface Layout {
@@ -180,8 +203,56 @@ export function writeLayout(record: Float64Array, layout: Layout): number {
   return 7;
 }
 
+/** How the arrays of a tensor are checked. */
+interface ArrayChecks {
+  bytes(argument: string, value: unknown, count: number): unknown;
+  floats(argument: string, value: unknown, count: number): unknown;
+  integers(argument: string, value: unknown, count: number): unknown;
+}
+
+const HOST: ArrayChecks = {
+  bytes: validate.uint8Array,
+  floats: validate.float32Array,
+  integers: validate.int32Array,
+};
+
+const DEVICE: ArrayChecks = {
+  bytes: (argument, value, count) => checkTensor(argument, value, ['uint8'], count),
+  floats: (argument, value, count) => checkTensor(argument, value, ['float32'], count),
+  integers: (argument, value, count) => checkTensor(argument, value, ['int32'], count),
+};
+
+/** @internal */
+export function arrayChecks(onDevice: boolean): ArrayChecks {
+  return onDevice ? DEVICE : HOST;
+}
+
 /** @internal Checks a tensor that came from outside: every field, and that the arrays fit the shape. */
 export function checkQuantizedTensor(argument: string, value: unknown): { tensor: QuantizedTensor; layout: Layout } {
+  return check<QuantizedTensor>(argument, value, HOST);
+}
+
+/** @internal Whether its arrays are meant to be on a device. */
+export function isOnDevice(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && isDeviceTensor((value as { data?: unknown }).data);
+}
+
+/**
+ * @internal The same, of one that may be on a device. Zero points that are missing there, of symmetric schemes of unsigned
+ * dtypes, are those of the host.
+ */
+export function checkAnyQuantizedTensor(
+  argument: string,
+  value: unknown,
+): { tensor: AnyQuantizedTensor; layout: Layout } {
+  return check<AnyQuantizedTensor>(argument, value, isOnDevice(value) ? DEVICE : HOST);
+}
+
+function check<T extends AnyQuantizedTensor>(
+  argument: string,
+  value: unknown,
+  arrays: ArrayChecks,
+): { tensor: T; layout: Layout } {
   if (typeof value !== 'object' || value === null) throw invalidArgument(argument, 'a QuantizedTensor', value);
   const given = value as Partial<Record<keyof QuantizedTensor, unknown>>;
   const { dtype } = given;
@@ -201,23 +272,30 @@ export function checkQuantizedTensor(argument: string, value: unknown): { tensor
   if (codebook?.fixed && layout.groupSize !== codebook.groupSize) {
     throw invalidArgument(`${argument}.groupSize`, `${codebook.groupSize} for ${dtype}`, layout.groupSize);
   }
-  const data = validate.uint8Array(`${argument}.data`, given['data'], layout.dataBytes);
-  const scales = validate.float32Array(`${argument}.scales`, given['scales'], layout.parameterCount);
-  let zeroPoints: Int32Array | null = null;
+  const data = arrays.bytes(`${argument}.data`, given['data'], layout.dataBytes);
+  const scales = arrays.floats(`${argument}.scales`, given['scales'], layout.parameterCount);
+  let zeroPoints: unknown = null;
   if (codebook !== undefined) {
     if (given['zeroPoints'] !== null)
       throw invalidArgument(`${argument}.zeroPoints`, `null for ${dtype}`, given['zeroPoints']);
   } else if (given['zeroPoints'] !== null) {
-    zeroPoints = validate.int32Array(`${argument}.zeroPoints`, given['zeroPoints'], layout.parameterCount);
+    zeroPoints = arrays.integers(`${argument}.zeroPoints`, given['zeroPoints'], layout.parameterCount);
   } else if (scheme === 'asymmetric') {
     throw invalidArgument(`${argument}.zeroPoints`, 'an Int32Array, as the scheme is asymmetric,', null);
   } else if (!layout.code.signed) {
     zeroPoints = symmetricZeroPoints(layout);
   }
-  const tensor = tensorOf(layout, dtype as QuantDtype, scheme, data, scales, zeroPoints);
+  const tensor = tensorOf<T>(
+    layout,
+    dtype as QuantDtype,
+    scheme,
+    data as T['data'],
+    scales as T['scales'],
+    zeroPoints as T['zeroPoints'],
+  );
   const globalScale = given['globalScale'];
   if (globalScale !== undefined) validate.finite(`${argument}.globalScale`, globalScale, true);
-  const nestedScales = nestedScalesOf(`${argument}.nestedScales`, given['nestedScales'], layout);
+  const nestedScales = nestedScalesOf(`${argument}.nestedScales`, given['nestedScales'], layout, arrays);
   if (globalScale === undefined && nestedScales === undefined) return { tensor, layout };
   return {
     tensor: {
@@ -232,7 +310,12 @@ export function checkQuantizedTensor(argument: string, value: unknown): { tensor
 /** @internal How many scales share an absmax: kNestedBlock in native/ops/codebook/nested_scales.h. */
 export const NESTED_BLOCK = 256;
 
-function nestedScalesOf(argument: string, value: unknown, layout: Layout): NestedScales | undefined {
+function nestedScalesOf(
+  argument: string,
+  value: unknown,
+  layout: Layout,
+  arrays: ArrayChecks,
+): NestedScales | DeviceNestedScales | undefined {
   if (value === undefined) return undefined;
   if (typeof value !== 'object' || value === null || layout.code.codebook?.nests !== true) {
     throw invalidArgument(
@@ -243,10 +326,10 @@ function nestedScalesOf(argument: string, value: unknown, layout: Layout): Neste
   }
   const { data, absmax, offset } = value as Partial<Record<keyof NestedScales, unknown>>;
   return {
-    data: validate.uint8Array(`${argument}.data`, data, layout.parameterCount),
-    absmax: validate.float32Array(`${argument}.absmax`, absmax, Math.ceil(layout.parameterCount / NESTED_BLOCK)),
+    data: arrays.bytes(`${argument}.data`, data, layout.parameterCount),
+    absmax: arrays.floats(`${argument}.absmax`, absmax, Math.ceil(layout.parameterCount / NESTED_BLOCK)),
     offset: validate.finite(`${argument}.offset`, offset, false),
-  };
+  } as NestedScales | DeviceNestedScales;
 }
 
 /** @internal What an unsigned dtype has in a symmetric scheme. */
@@ -255,24 +338,25 @@ export function symmetricZeroPoints(layout: Layout): Int32Array {
 }
 
 /** @internal */
-export function tensorOf(
+export function tensorOf<T extends AnyQuantizedTensor = QuantizedTensor>(
   layout: Layout,
   dtype: QuantDtype,
   scheme: Scheme,
-  data: Uint8Array,
-  scales: Float32Array,
-  zeroPoints: Int32Array | null,
-): QuantizedTensor {
+  data: T['data'],
+  scales: T['scales'],
+  zeroPoints: T['zeroPoints'],
+): T {
   const { shape, granularity, axis, groupSize, blockShape } = layout;
   if (granularity === 'per-channel')
-    return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints };
+    return { dtype, shape, scheme, granularity, axis: axis as number, data, scales, zeroPoints } as T;
   if (granularity === 'per-group') {
-    return { dtype, shape, scheme, granularity, groupSize: groupSize as number, data, scales, zeroPoints };
+    return { dtype, shape, scheme, granularity, groupSize: groupSize as number, data, scales, zeroPoints } as T;
   }
   if (granularity === 'per-block') {
-    return { dtype, shape, scheme, granularity, blockShape: blockShape as [number, number], data, scales, zeroPoints };
+    const block = blockShape as [number, number];
+    return { dtype, shape, scheme, granularity, blockShape: block, data, scales, zeroPoints } as unknown as T;
   }
-  return { dtype, shape, scheme, granularity, data, scales, zeroPoints };
+  return { dtype, shape, scheme, granularity, data, scales, zeroPoints } as T;
 }
 
 /**

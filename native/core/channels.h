@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/host_device.h"
 #include "core/tiles.h"
 
 namespace lowbit {
@@ -44,7 +45,7 @@ class ChannelTiles {
 
   bool wide() const { return wide_; }
   std::size_t tile_count() const { return tile_count_; }
-  const Channels& channels() const { return channels_; }
+  LOWBIT_HOST_DEVICE const Channels& channels() const { return channels_; }
 
   // Wide: stretches in the order of the elements.
   struct Stretch {
@@ -67,7 +68,7 @@ class ChannelTiles {
     std::size_t chunk, first_channel, channels, width, first_block, end_block, offset, stride;
   };
   std::size_t chunk_count() const { return chunks_; }
-  Strip strip(std::size_t tile) const {
+  LOWBIT_HOST_DEVICE Strip strip(std::size_t tile) const {
     const std::size_t chunk = tile / strips_, channel = tile % strips_ * strip_channels_;
     const std::size_t count = std::min(strip_channels_, channels_.count - channel);
     const std::size_t block = chunk * chunk_blocks_, stride = channels_.count * channels_.inner;

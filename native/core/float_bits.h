@@ -6,26 +6,28 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/host_device.h"
+
 namespace lowbit {
 namespace {
 
-inline std::uint32_t bits_of(float value) {
+LOWBIT_HOST_DEVICE inline std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline float float_of(std::uint32_t bits) {
+LOWBIT_HOST_DEVICE inline float float_of(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline bool is_finite(float value) { return (bits_of(value) & 0x7fffffffU) < 0x7f800000U; }
+LOWBIT_HOST_DEVICE inline bool is_finite(float value) { return (bits_of(value) & 0x7fffffffU) < 0x7f800000U; }
 
 // IEEE binary32 → binary16, round to nearest even. Overflow gives infinity. A NaN keeps its sign and the top ten bits
 // of its payload and becomes quiet, as the conversion instructions of x86 and Arm do.
-inline std::uint16_t float16_of(float value) {
+LOWBIT_HOST_DEVICE inline std::uint16_t float16_of(float value) {
   const std::uint32_t bits = bits_of(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000U;
   const std::uint32_t magnitude = bits & 0x7fffffffU;
@@ -42,7 +44,7 @@ inline std::uint16_t float16_of(float value) {
 }
 
 // binary16 → binary32 is exact. A signalling NaN becomes quiet.
-inline float float_of_float16(std::uint16_t half) {
+LOWBIT_HOST_DEVICE inline float float_of_float16(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
   const std::uint32_t magnitude = half & 0x7fffU;
   if (magnitude > 0x7c00U) return float_of(sign | 0x7fc00000U | (magnitude << 13));
@@ -55,14 +57,16 @@ inline float float_of_float16(std::uint16_t half) {
 }
 
 // binary32 → bfloat16, round to nearest even. A NaN is truncated and made quiet.
-inline std::uint16_t bfloat16_of(float value) {
+LOWBIT_HOST_DEVICE inline std::uint16_t bfloat16_of(float value) {
   const std::uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
 // bfloat16 → binary32 is exact, NaN payloads included.
-inline float float_of_bfloat16(std::uint16_t value) { return float_of(static_cast<std::uint32_t>(value) << 16); }
+LOWBIT_HOST_DEVICE inline float float_of_bfloat16(std::uint16_t value) {
+  return float_of(static_cast<std::uint32_t>(value) << 16);
+}
 
 }  // namespace
 }  // namespace lowbit

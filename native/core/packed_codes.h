@@ -9,7 +9,7 @@
 namespace lowbit {
 namespace {
 
-inline float element(const void* x, FloatType type, std::size_t i) {
+LOWBIT_HOST_DEVICE inline float element(const void* x, FloatType type, std::size_t i) {
   switch (type) {
     case FloatType::kFloat16:
       return float_of_float16(static_cast<const std::uint16_t*>(x)[i]);
@@ -20,7 +20,7 @@ inline float element(const void* x, FloatType type, std::size_t i) {
   }
 }
 
-inline void set_element(void* out, FloatType type, std::size_t i, float value) {
+LOWBIT_HOST_DEVICE inline void set_element(void* out, FloatType type, std::size_t i, float value) {
   switch (type) {
     case FloatType::kFloat16:
       static_cast<std::uint16_t*>(out)[i] = float16_of(value);
@@ -34,7 +34,7 @@ inline void set_element(void* out, FloatType type, std::size_t i, float value) {
 }
 
 // A code may straddle two bytes (3 bits); its bits come from the low end up.
-inline int code_at(const std::uint8_t* codes, CodeType code, std::size_t i) {
+LOWBIT_HOST_DEVICE inline int code_at(const std::uint8_t* codes, CodeType code, std::size_t i) {
   unsigned value = 0;
   for (unsigned b = 0; b < code.bits; b++) {
     const std::size_t bit = i * code.bits + b;
@@ -44,7 +44,7 @@ inline int code_at(const std::uint8_t* codes, CodeType code, std::size_t i) {
   return (static_cast<int>(value) ^ sign) - sign;  // two's complement
 }
 
-inline void set_code(std::uint8_t* codes, CodeType code, std::size_t i, int value) {
+LOWBIT_HOST_DEVICE inline void set_code(std::uint8_t* codes, CodeType code, std::size_t i, int value) {
   for (unsigned b = 0; b < code.bits; b++) {
     const std::size_t bit = i * code.bits + b;
     const std::uint8_t mask = static_cast<std::uint8_t>(1U << (bit % 8));

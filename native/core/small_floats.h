@@ -77,7 +77,7 @@ constexpr SmallFloat small_float(SmallFloatType type) {
 
 // Calls body(std::integral_constant<SmallFloatType, …>) for a small type.
 template <typename Body>
-inline void with_small_type(SmallFloatType type, const Body& body) {
+LOWBIT_HOST_DEVICE inline void with_small_type(SmallFloatType type, const Body& body) {
   switch (type) {
     case SmallFloatType::kFloat8E4m3fn:
       return body(std::integral_constant<SmallFloatType, SmallFloatType::kFloat8E4m3fn>{});
@@ -104,7 +104,7 @@ constexpr std::uint32_t kInfinity32 = 0x7f800000, kNan32 = 0x7fc00000;
 // --------------------------------------------------------------------------------------------------
 
 // The code of a finite magnitude, given by its float32 bits, if exponents had no upper end.
-inline std::uint32_t rounded_magnitude(const SmallFloat& f, std::uint32_t bits) {
+LOWBIT_HOST_DEVICE inline std::uint32_t rounded_magnitude(const SmallFloat& f, std::uint32_t bits) {
   // The value is significand · 2^(exponent − 23).
   const bool normal = bits >= 0x800000U;
   const std::uint32_t significand = (bits & 0x7fffffU) | (normal ? 0x800000U : 0U);
@@ -120,7 +120,7 @@ inline std::uint32_t rounded_magnitude(const SmallFloat& f, std::uint32_t bits) 
   return (static_cast<std::uint32_t>(leading - f.lowest_exponent()) << f.mantissa_bits) + kept + (up ? 1 : 0);
 }
 
-inline std::uint8_t e8m0_of(float value, bool saturate) {
+LOWBIT_HOST_DEVICE inline std::uint8_t e8m0_of(float value, bool saturate) {
   constexpr std::uint8_t kLargest = 0xfe, kNan = 0xff;
   // In units of 2^-149 the least float32 values that round to 2^-127 and to 2^-126: the middle to the power below. A
   // tie goes up: of the significands 1 and 2, the even one.
@@ -134,7 +134,7 @@ inline std::uint8_t e8m0_of(float value, bool saturate) {
 }
 
 template <SmallFloatType Type>
-inline std::uint8_t small_float_of(float value, bool saturate) {
+LOWBIT_HOST_DEVICE inline std::uint8_t small_float_of(float value, bool saturate) {
   if constexpr (Type == SmallFloatType::kFloat8E8m0fnu) {
     return e8m0_of(value, saturate);
   } else {
@@ -156,14 +156,14 @@ inline std::uint8_t small_float_of(float value, bool saturate) {
 // --- from small floats
 // ------------------------------------------------------------------------------------------------
 
-inline float float_of_e8m0(std::uint8_t code) {
+LOWBIT_HOST_DEVICE inline float float_of_e8m0(std::uint8_t code) {
   if (code == 0xff) return float_of(kNan32);
   return code == 0 ? 0x1p-127F : float_of(static_cast<std::uint32_t>(code) << 23);
 }
 
 // Bits of the code above the format's are ignored.
 template <SmallFloatType Type>
-inline float float_of_small(std::uint8_t code) {
+LOWBIT_HOST_DEVICE inline float float_of_small(std::uint8_t code) {
   if constexpr (Type == SmallFloatType::kFloat8E8m0fnu) {
     return float_of_e8m0(code);
   } else {

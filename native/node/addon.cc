@@ -49,6 +49,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   register_bits_calls(env, exports);
   register_compare_calls(env, exports);
   register_decoder_calls(env, exports);
+  register_device_calls(env, exports);
   register_fields_calls(env, exports);
   register_file_calls(env, exports);
   register_tensor_calls(env, exports);

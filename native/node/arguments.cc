@@ -49,6 +49,16 @@ Napi::Error error_of(Napi::Env env, const Outcome& outcome) {
   return error;
 }
 
+Napi::Error error_of(Napi::Env env, const Failure& failure) {
+  Napi::Error error = error_with_code(env, failure.code(), failure.what());
+  if (failure.argument() != nullptr) error.Set("argument", Napi::String::New(env, failure.argument()));
+  if (failure.device() >= 0) {
+    error.Set("device", Napi::Number::New(env, failure.device()));
+    error.Set("bytes", Napi::Number::New(env, failure.bytes()));
+  }
+  return error;
+}
+
 void Arguments::fail(const std::string& message, const char* argument) const {
   Napi::Error error = error_with_code(info_.Env(), "INVALID_ARGUMENT", message);
   if (argument != nullptr) error.Set("argument", Napi::String::New(info_.Env(), argument));
@@ -68,6 +78,14 @@ Bytes Arguments::array(std::size_t i, const char* name, napi_typedarray_type typ
     fail(std::string("Expected a typed array of the right kind for ") + name + ".");
   }
   return {static_cast<std::uint8_t*>(data), length * element_size(type)};
+}
+
+Bytes Arguments::any_array(std::size_t i, const char* name) const {
+  napi_typedarray_type type{};
+  if (napi_get_typedarray_info(info_.Env(), info_[i], &type, nullptr, nullptr, nullptr, nullptr) != napi_ok) {
+    fail(std::string("Expected a typed array for ") + name + ".");
+  }
+  return array(i, name, type);
 }
 
 Bytes Arguments::optional_array(std::size_t i, const char* name, napi_typedarray_type type, std::size_t count) const {

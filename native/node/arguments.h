@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "core/status.h"
+#include "node/failure.h"
 
 namespace lowbit::node {
 
@@ -34,6 +35,8 @@ class Arguments {
 
   // A typed array of this element type.
   Bytes array(std::size_t i, const char* name, napi_typedarray_type type) const;
+  // A typed array of any element type.
+  Bytes any_array(std::size_t i, const char* name) const;
   // Null, which gives no data, or a typed array of so many elements.
   Bytes optional_array(std::size_t i, const char* name, napi_typedarray_type type, std::size_t count) const;
   // An Int8Array or a Uint8Array.
@@ -75,6 +78,7 @@ std::size_t checked_product(const Arguments& arguments, std::size_t a, std::size
 
 // The JavaScript error for an outcome other than kOk: its code says which, `index` where.
 Napi::Error error_of(Napi::Env env, const Outcome& outcome);
+Napi::Error error_of(Napi::Env env, const Failure& failure);
 
 Napi::Error error_with_code(Napi::Env env, const char* code, const std::string& message);
 

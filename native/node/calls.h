@@ -6,6 +6,7 @@
 #include <string>
 
 #include "node/arguments.h"
+#include "node/failure.h"
 #include "node/jobs.h"
 
 namespace lowbit::node {
@@ -18,6 +19,8 @@ template <typename Call>
 Napi::Value guarded(const Napi::CallbackInfo& info, const Call& call) {
   try {
     return call();
+  } catch (const Failure& failure) {
+    throw error_of(info.Env(), failure);
   } catch (const std::bad_alloc& error) {
     throw error_with_code(info.Env(), "OUT_OF_MEMORY", error.what());
   }
@@ -50,6 +53,9 @@ void register_call(Napi::Env env, Napi::Object exports, const std::string& name)
 void register_bits_calls(Napi::Env env, Napi::Object exports);
 void register_compare_calls(Napi::Env env, Napi::Object exports);
 void register_decoder_calls(Napi::Env env, Napi::Object exports);
+void register_device_calls(Napi::Env env, Napi::Object exports);
+void register_device_matmul_calls(Napi::Env env, Napi::Object exports);
+void register_device_tensor_calls(Napi::Env env, Napi::Object exports);
 void register_fields_calls(Napi::Env env, Napi::Object exports);
 void register_file_calls(Napi::Env env, Napi::Object exports);
 void register_tensor_calls(Napi::Env env, Napi::Object exports);

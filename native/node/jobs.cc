@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -11,6 +12,7 @@
 
 #include "core/monitor.h"
 #include "node/arguments.h"
+#include "node/failure.h"
 
 namespace lowbit::node {
 namespace {
@@ -24,8 +26,7 @@ struct Job {
   std::vector<napi_ref> kept;  // the callback first, then the arguments
   CancelFlag cancel{false};
   Outcome outcome;
-  std::string failure;  // what(), if the work threw
-  bool out_of_memory = false;
+  std::optional<Failure> failure;  // if the work threw
 };
 
 // The queue and its thread, for the whole process; never destroyed, like the thread pool.
@@ -122,8 +123,8 @@ class Environment {
     // for it.
     try {
       napi_value argument = env.Undefined();
-      if (!job->failure.empty()) {
-        argument = error_with_code(env, job->out_of_memory ? "OUT_OF_MEMORY" : "INTERNAL", job->failure).Value();
+      if (job->failure.has_value()) {
+        argument = error_of(env, *job->failure).Value();
       } else if (job->outcome.status != Status::kOk) {
         argument = error_of(env, job->outcome).Value();
       }
@@ -148,11 +149,12 @@ void Dispatcher::run() {
     lock.unlock();
     try {
       job->outcome = job->work(&job->cancel);
+    } catch (const Failure& failure) {
+      job->failure = failure;
     } catch (const std::bad_alloc& error) {
-      job->failure = error.what();
-      job->out_of_memory = true;
+      job->failure = Failure("OUT_OF_MEMORY", error.what());
     } catch (const std::exception& error) {
-      job->failure = error.what();
+      job->failure = Failure("INTERNAL", error.what());
     }
     lock.lock();
     running_ = nullptr;

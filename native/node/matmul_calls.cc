@@ -8,6 +8,7 @@
 #include "core/tiles.h"
 #include "node/arguments.h"
 #include "node/calls.h"
+#include "node/codes.h"
 #include "node/record.h"
 #include "node/weights.h"
 #include "ops/matmul/matmul.h"
@@ -29,23 +30,12 @@ Work packing(WeightSlot slot, const Pack& pack) {
   };
 }
 
-// packCodes(record, handle, data, scales, zeroPoints | null), where the record holds bits, signed, rows, columns,
-// groupSize and how many parameter sets a row has (0: one for the whole matrix).
+// packCodes(record, handle, data, scales, zeroPoints | null), where the record holds what read_codes_source() reads.
 Work prepare_pack_codes(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, 6);
-  CodesSource source{};
-  source.type = record.code_type();
-  source.rows = record.size();
-  source.columns = record.size();
-  source.group_size = record.size(1);
-  source.row_stride = record.size();
-  const std::size_t groups = source.columns / source.group_size + (source.columns % source.group_size != 0 ? 1 : 0);
+  CodesSource source = read_codes_source(a, 0);
   a.check(can_pack_groups(source.group_size, source.columns), "Expected groups of a multiple of 16 columns.");
-  a.check(source.row_stride == groups || (groups <= 1 && source.row_stride <= 1),
-          "Expected as many parameter sets as groups.");
-  const std::size_t parameters = source.row_stride == 0 ? 1 : checked_product(a, source.rows, source.row_stride);
-  checked_product(a, checked_product(a, source.rows, source.columns), 8);
+  const std::size_t parameters = parameter_count(a, source);
   const Bytes data = a.array(2, "data", napi_uint8_array), scales = a.array(3, "scales", napi_float32_array);
   const Bytes zero_points = a.optional_array(4, "zeroPoints", napi_int32_array, parameters);
   a.check(data.size == source.rows * source.type.packed_bytes(source.columns),
@@ -59,27 +49,14 @@ Work prepare_pack_codes(const Napi::CallbackInfo& info) {
   return packing(slot_at(a, 1), [=] { return pack_codes(source); });
 }
 
-// packCodebook(record, handle, data, scales), where the record holds bits, signed, book, rows, columns, groupSize, how
-// many rows share scales, and how many scales these have (0: one for the whole matrix).
+// packCodebook(record, handle, data, scales), where the record holds what read_codebook_source() reads.
 Work prepare_pack_codebook(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, 8);
-  const CodeType code = record.code_type();
-  CodebookSource source{};
-  source.book = record.codebook(code);
-  source.rows = record.size();
-  source.columns = record.size();
-  source.group_size = record.size(1);
-  source.rows_alike = record.size(1);
-  source.row_stride = record.size();
-  const std::size_t groups = ceil_div(source.columns, source.group_size);
+  CodebookSource source = read_codebook_source(a, 0);
   a.check(can_pack_groups(source.group_size, source.columns), "Expected groups of a multiple of 16 columns.");
-  a.check(source.row_stride == groups || (groups <= 1 && source.row_stride <= 1), "Expected as many scales as groups.");
-  const std::size_t parameters =
-      source.row_stride == 0 ? 1 : checked_product(a, ceil_div(source.rows, source.rows_alike), source.row_stride);
-  checked_product(a, checked_product(a, source.rows, source.columns), 8);
+  const std::size_t parameters = parameter_count(a, source);
   const Bytes data = a.array(2, "data", napi_uint8_array), scales = a.array(3, "scales", napi_float32_array);
-  a.check(data.size == source.rows * code.packed_bytes(source.columns),
+  a.check(data.size == source.rows * code_type_of(source.book).packed_bytes(source.columns),
           "Expected data to be as long as the packed codes.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as groups.");
   source.data = data.data;

@@ -5,7 +5,7 @@
 #include "core/float_bits.h"
 #include "node/arguments.h"
 #include "node/calls.h"
-#include "node/record.h"
+#include "node/codes.h"
 #include "ops/affine/affine.h"
 #include "ops/blocks/blocks.h"
 #include "ops/cast/cast.h"
@@ -28,105 +28,54 @@ Work prepare_cast(const Napi::CallbackInfo& info) {
   return [=](const CancelFlag* cancel) { return cast(input.data, from, output.data, to, saturate, count, cancel); };
 }
 
-struct Codes {
-  CodeType type;
-  AffineLayout layout;
-  std::size_t count, rows;
-};
-
-// blocks, blockSize, groupSize, blocksAlike, columns, bits, signed
-constexpr std::size_t kCodesNumbers = 7;
-
-Codes read_codes(const Arguments& a, Record& record) {
-  Codes codes{};
-  codes.layout.blocks = record.size();
-  codes.layout.block_size = record.size();
-  codes.layout.group_size = record.size(1);
-  codes.layout.blocks_alike = record.size(1);
-  codes.layout.columns = record.size();
-  codes.type = record.code_type();
-  codes.count = checked_product(a, codes.layout.blocks, codes.layout.block_size);
-  if (codes.count == 0) return codes;
-  a.check(codes.layout.columns != 0 && codes.count % codes.layout.columns == 0, "Expected whole rows.");
-  codes.rows = codes.count / codes.layout.columns;
-  checked_product(a, codes.count, 8);
-  return codes;
-}
-
-// Integer codes: those that the affine kernels know.
-Codes read_integer_codes(const Arguments& a, Record& record) {
-  const Codes codes = read_codes(a, record);
-  a.check(codes.type.bits != 1 && codes.type.bits != 6, "Expected codes of 2, 3, 4 or 8 bits.");
-  return codes;
-}
-
-std::size_t code_bytes(const Codes& codes) { return codes.rows * codes.type.packed_bytes(codes.layout.columns); }
-
 Bytes zero_points_at(const Arguments& a, std::size_t i, std::size_t count) {
   return a.optional_array(i, "zeroPoints", napi_int32_array, count);
 }
 
-RangeChoice read_range(const Arguments& a, Record& record) {
-  const auto method = static_cast<RangeChoice::Method>(record.integer(0, 3));
-  const RangeChoice range{method, record.number()};
-  a.check(range.percentile > 50.0 && range.percentile <= 100.0, "Expected a percentile in (50, 100].");
-  return range;
-}
-
-// quantizeAffine(record, input, scales, zeroPoints | null, codes), where the record holds the numbers of Codes, then
-// inputType, symmetric, lowest, highest, scaleType, rangeMethod, percentile, saturate.
+// quantizeAffine(record, input, scales, zeroPoints | null, codes), where the record holds what
+// read_affine_quantization() reads.
 Work prepare_quantize(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, kCodesNumbers + 8);
-  const Codes codes = read_integer_codes(a, record);
-  const FloatType type = record.float_type();
-  AffineScheme scheme{};
-  scheme.code = codes.type;
-  scheme.symmetric = record.flag();
-  scheme.lowest = static_cast<int>(record.integer(codes.type.lowest(), codes.type.highest()));
-  scheme.highest = static_cast<int>(record.integer(scheme.lowest, codes.type.highest()));
-  scheme.scale_type = record.float_type();
-  const RangeChoice range = read_range(a, record);
-  const NonFinite non_finite = record.flag() ? NonFinite::kSaturate : NonFinite::kThrow;
+  const AffineQuantization q = read_affine_quantization(a, 0);
+  const Codes& codes = q.codes;
+  const FloatType type = q.type;
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes input = a.floats(1, "input", type);
   const Bytes scales = a.array(2, "scales", napi_float32_array);
   const Bytes zero_points = zero_points_at(a, 3, parameters);
   const Bytes out = a.array(4, "out", napi_uint8_array);
-  const bool given = range.method == RangeChoice::Method::kGiven;
   a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
-  a.check(given || scheme.symmetric || zero_points.data != nullptr, "Expected zeroPoints for an asymmetric scheme.");
-  a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(q.given() || q.scheme.symmetric || zero_points.data != nullptr,
+          "Expected zeroPoints for an asymmetric scheme.");
+  a.check(out.size == codes.bytes(), "Expected data to be as long as the packed codes.");
   a.check(!out.overlaps(input) && !out.overlaps(scales) && !out.overlaps(zero_points) && !scales.overlaps(input) &&
               !zero_points.overlaps(input) && !scales.overlaps(zero_points),
           "Expected input, data, scales and zeroPoints not to overlap.");
-  if (given) {
+  if (q.given()) {
     check_scales(a, "scales", scales.as<const float>(), parameters, true);
     check_zero_points(a, "zeroPoints", zero_points.as<const std::int32_t>(), parameters, codes.type.lowest(),
                       codes.type.highest());
   }
   return [=](const CancelFlag* cancel) {
-    return quantize_affine(input.data, type, codes.layout, scheme, range, non_finite, scales.as<float>(),
+    return quantize_affine(input.data, type, codes.layout, q.scheme, q.range, q.non_finite, scales.as<float>(),
                            zero_points.as<std::int32_t>(), out.data, cancel);
   };
 }
 
-// dequantizeAffine(record, codes, scales, zeroPoints | null, output), where the record holds the numbers of Codes, then
-// outputType.
+// dequantizeAffine(record, codes, scales, zeroPoints | null, output), where the record holds what
+// read_affine_dequantization() reads.
 Work prepare_dequantize(const Napi::CallbackInfo& info) {
-  // Far past any dtype's range, and small enough that code − zero point is exact in float32.
-  constexpr int kZeroPointLimit = 1 << 20;
   const Arguments a(info);
-  Record record(a, 0, kCodesNumbers + 1);
-  const Codes codes = read_integer_codes(a, record);
-  const FloatType type = record.float_type();
+  const Dequantization d = read_affine_dequantization(a, 0);
+  const Codes& codes = d.codes;
+  const FloatType type = d.type;
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes data = a.array(1, "data", napi_uint8_array);
   const Bytes scales = a.array(2, "scales", napi_float32_array);
   const Bytes zero_points = zero_points_at(a, 3, parameters);
   const Bytes output = a.floats(4, "out", type);
-  a.check(data.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(data.size == codes.bytes(), "Expected data to be as long as the packed codes.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
   a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
   a.check(!output.overlaps(data) && !output.overlaps(scales) && !output.overlaps(zero_points),
@@ -140,62 +89,52 @@ Work prepare_dequantize(const Napi::CallbackInfo& info) {
   };
 }
 
-// quantizeCodebook(record, input, scales, globalScale, codes), where the record holds the numbers of Codes, then book,
-// rule, inputType, scaleType, rangeMethod, percentile, saturate; globalScale is a Float32Array of one: NVFP4's, or 0 to
-// receive it.
+// quantizeCodebook(record, input, scales, globalScale, codes), where the record holds what read_codebook_quantization()
+// reads; globalScale is a Float32Array of one: NVFP4's, or 0 to receive it.
 Work prepare_quantize_codebook(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, kCodesNumbers + 7);
-  const Codes codes = read_codes(a, record);
-  CodebookScheme scheme{};
-  scheme.book = record.codebook(codes.type);
-  scheme.rule = static_cast<ScaleRule>(record.integer(0, kScaleRules - 1));
-  const FloatType type = record.float_type();
-  scheme.scale_type = record.float_type();
-  const RangeChoice range = read_range(a, record);
-  const NonFinite non_finite = record.flag() ? NonFinite::kSaturate : NonFinite::kThrow;
+  const CodebookQuantization q = read_codebook_quantization(a, 0);
+  const Codes& codes = q.codes;
+  const FloatType type = q.type;
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes input = a.floats(1, "input", type);
   const Bytes scales = a.array(2, "scales", napi_float32_array);
   const Bytes global_scale = a.array(3, "globalScale", napi_float32_array);
   const Bytes out = a.array(4, "out", napi_uint8_array);
-  a.check(range.method != RangeChoice::Method::kMse, "Expected another range method.");
   a.check(input.size == codes.count * size_of(type), "Expected the input to have as many elements as the shape says.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
   a.check(global_scale.size == 4, "Expected room for one global scale.");
   const float given_scale = *global_scale.as<const float>();
   a.check(given_scale >= 0.0F && is_finite(given_scale), "Expected a global scale that is positive, or 0.");
-  a.check(out.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(out.size == codes.bytes(), "Expected data to be as long as the packed codes.");
   a.check(!out.overlaps(input) && !out.overlaps(scales) && !scales.overlaps(input) && !global_scale.overlaps(input) &&
               !global_scale.overlaps(out) && !global_scale.overlaps(scales),
           "Expected input, data and scales not to overlap.");
-  if (range.method == RangeChoice::Method::kGiven) {
+  if (q.range.method == RangeChoice::Method::kGiven) {
     check_scales(a, "scales", scales.as<const float>(), parameters, true);
   }
   return [=](const CancelFlag* cancel) {
-    return quantize_codebook(input.data, type, codes.layout, scheme, range, non_finite, scales.as<float>(),
+    return quantize_codebook(input.data, type, codes.layout, q.scheme, q.range, q.non_finite, scales.as<float>(),
                              global_scale.as<float>(), out.data, cancel);
   };
 }
 
-// dequantizeCodebook(record, codes, scales, output), where the record holds the numbers of Codes, then book and
-// outputType.
+// dequantizeCodebook(record, codes, scales, output), where the record holds what read_codebook_dequantization() reads.
 Work prepare_dequantize_codebook(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, kCodesNumbers + 2);
-  const Codes codes = read_codes(a, record);
-  const Codebook book = record.codebook(codes.type);
-  const FloatType type = record.float_type();
+  const Dequantization d = read_codebook_dequantization(a, 0);
+  const Codes& codes = d.codes;
+  const FloatType type = d.type;
   const std::size_t parameters = codes.layout.parameter_count();
   const Bytes data = a.array(1, "data", napi_uint8_array), scales = a.array(2, "scales", napi_float32_array);
   const Bytes output = a.floats(3, "out", type);
-  a.check(data.size == code_bytes(codes), "Expected data to be as long as the packed codes.");
+  a.check(data.size == codes.bytes(), "Expected data to be as long as the packed codes.");
   a.check(scales.size == 4 * parameters, "Expected as many scales as parameter sets.");
   a.check(output.size == codes.count * size_of(type), "Expected out to have as many elements as the tensor.");
   a.check(!output.overlaps(data) && !output.overlaps(scales), "Expected out not to overlap data or scales.");
   check_scales(a, "q.scales", scales.as<const float>(), parameters, false);
   return [=](const CancelFlag* cancel) {
-    return dequantize_codebook(data.data, book, codes.layout, scales.as<const float>(), output.data, type, cancel);
+    return dequantize_codebook(data.data, d.book, codes.layout, scales.as<const float>(), output.data, type, cancel);
   };
 }
 

@@ -126,7 +126,7 @@ describe('every option with every wrong value', () => {
   it('gram', () =>
     attack(
       { k },
-      ['k', 'out'],
+      ['k', 'out', 'device'],
       (options) => gram(x, options),
       (options) => lowbit.gramAsync(x, options),
     ));
@@ -142,7 +142,7 @@ describe('every option with every wrong value', () => {
   it('prepackInteger', () =>
     attack(
       { k, n },
-      ['k', 'n'],
+      ['k', 'n', 'device'],
       (options) => prepackInteger(b, options),
       (options) => lowbit.prepackIntegerAsync(b, options),
     ));
@@ -288,7 +288,11 @@ describe('messages name the argument, what was expected and what came', () => {
       () => prepack({ ...q, data: new Uint8Array(63) }),
       'Expected length 64 for q.data but received a Uint8Array of length 63.',
     ],
-    ['device', () => prepack(q, { device: any('cuda') }), 'Expected one of cpu for device but received "cuda".'],
+    [
+      'device',
+      () => prepack(q, { device: any('gpu') }),
+      "Expected 'cpu', 'cuda' or 'cuda:<n>' for device but received \"gpu\".",
+    ],
     ['q', () => prepack(any(undefined)), 'Expected a QuantizedTensor for q but received undefined.'],
     [
       'weights',

@@ -104,7 +104,7 @@ posix('the tarball', () => {
     /^LICENSE$/,
     /^CMakeLists\.txt$/,
     /^dist\/[\w/-]+\.(js|d\.ts)$/,
-    /^native\/(?!test\/)[\w/-]+\.(cc|h|cu|inc|md)$/,
+    /^native\/(?!test\/)[\w/-]+\.(cc|h|cu|cuh|inc|md)$/,
     /^scripts\/(build-native|install|requirements)\.cjs$/,
     new RegExp(`^prebuilds/${PLATFORM}/lowbit(\\.glibc|\\.musl)?\\.node$`),
   ];

@@ -361,7 +361,7 @@ describe('bad input', () => {
     [
       'importance',
       () => dequantizeBlocks(new Uint8Array(18), { type: 'q4_0', rowLength: 32, importance: x } as never),
-      'Unknown option "importance". Known are type, rowLength, out.',
+      'Unknown option "importance". Known are type, rowLength, out, device.',
     ],
   ])('%s', (argument, call, message) => {
     expect(call).toThrow(InvalidArgumentError);

@@ -35,8 +35,9 @@ prepack(floats);
 prepack(floats, { shape: [2, 3, 4] });
 // @ts-expect-error: a Float32Array holds float32
 prepack(floats, { shape: [2, 3], dtype: 'float16' });
-// @ts-expect-error: there is no such device yet
-prepack(q, { device: 'cuda' });
+prepack(q, { device: 'cuda:1' });
+// @ts-expect-error: there is no such device
+prepack(q, { device: 'gpu' });
 
 export const y: Float32Array = linear(floats, quantized, { bias: floats, computeDtype: 'int8', activation: 'gelu' });
 export const later: Promise<Float32Array> = linearAsync(floats, quantized, { signal: AbortSignal.timeout(1) });

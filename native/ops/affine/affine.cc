@@ -5,8 +5,6 @@
 
 namespace lowbit {
 
-std::size_t AffineLayout::groups_per_block() const { return ceil_div(block_size, group_size); }
-
 namespace {
 
 // Integer codes with a scale and a zero point, for a TensorQuantizer.

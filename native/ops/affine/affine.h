@@ -25,7 +25,7 @@ struct AffineLayout {
   std::size_t columns;
 
   std::size_t element_count() const { return blocks * block_size; }
-  std::size_t groups_per_block() const;
+  std::size_t groups_per_block() const { return ceil_div(block_size, group_size); }
   std::size_t parameter_count() const { return ceil_div(blocks, blocks_alike) * groups_per_block(); }
 };
 

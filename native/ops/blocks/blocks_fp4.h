@@ -11,7 +11,7 @@ namespace {
 // float32 first, as in the reference. That makes a difference just below a power of two 2^k: the logarithm of
 // 2^k · (1 − m · 2^−24) is k − m · 2^−24 / ln 2, which rounds to k if it is nearer to k than to the float below, that
 // is if m < 2^j · ln 2 where 2^(j − 23) is the distance of the floats on that side of k.
-LOWBIT_INLINE std::uint8_t e8m0_for(float largest) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE std::uint8_t e8m0_for(float largest) {
   const std::uint32_t bits = bits_of(largest);
   int exponent = static_cast<int>(bits >> 23) - 127;  // subnormals count as 2^−127: the scale is 0 below 2^−125
   const int k = exponent + 1;
@@ -39,7 +39,7 @@ inline int nearest_e2m1(float x, float half_scale) {
 }
 
 // float32 → unsigned E4M3, to nearest, ties up. At most 0x7e (448).
-LOWBIT_INLINE std::uint8_t ue4m3_of(float x) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE std::uint8_t ue4m3_of(float x) {
   if (!(x > 0.0F)) return 0;
   if (x > 448.0F) x = 448.0F;
   const std::uint32_t bits = bits_of(x);

@@ -41,15 +41,17 @@ inline void store_one_bit(std::uint8_t* out, const std::uint8_t* codes, int bit)
 }
 
 // The code of element i.
-inline int load_two_bits(const std::uint8_t* in, std::size_t i) {
+LOWBIT_HOST_DEVICE inline int load_two_bits(const std::uint8_t* in, std::size_t i) {
   return (in[32 * (i / 128) + i % 32] >> (2 * (i % 128 / 32))) & 3;
 }
-inline int load_four_bits(const std::uint8_t* in, std::size_t i) {
+LOWBIT_HOST_DEVICE inline int load_four_bits(const std::uint8_t* in, std::size_t i) {
   const std::uint8_t byte = in[32 * (i / 64) + i % 32];
   return i % 64 < 32 ? byte & 15 : byte >> 4;
 }
-inline int load_one_bit(const std::uint8_t* in, std::size_t i) { return (in[i % 32] >> (i / 32)) & 1; }
-inline int load_q6_k(const std::uint8_t* y, std::size_t i) {
+LOWBIT_HOST_DEVICE inline int load_one_bit(const std::uint8_t* in, std::size_t i) {
+  return (in[i % 32] >> (i / 32)) & 1;
+}
+LOWBIT_HOST_DEVICE inline int load_q6_k(const std::uint8_t* y, std::size_t i) {
   const std::size_t h = i / 128, quarter = i % 128 / 32, l = i % 32;
   const std::uint8_t low = y[64 * h + 32 * (quarter % 2) + l];
   return (quarter < 2 ? low & 15 : low >> 4) | ((y[128 + 32 * h + l] >> (2 * quarter)) & 3) << 4;

@@ -22,40 +22,44 @@ constexpr float kNothing = 1e-15F;
 
 // To the nearest integer, ties to even, by adding 1.5·2^23: the sum's last mantissa bits are the integer. Past ±2^22
 // the result is whatever these bits are, which the reference relies on.
-LOWBIT_INLINE int nearest_int(float x) { return static_cast<int>(bits_of(x + 0x1.8p23F) & 0x7fffffU) - 0x400000; }
+LOWBIT_HOST_DEVICE LOWBIT_INLINE int nearest_int(float x) {
+  return static_cast<int>(bits_of(x + 0x1.8p23F) & 0x7fffffU) - 0x400000;
+}
 
 // To the nearest integer, ties away from zero, for |x| < 2^22. The addend is the float below one half, so that what
 // lies just below a tie does not reach the next integer.
-LOWBIT_INLINE int round_half_away(float x) { return static_cast<int>(x + std::copysign(0x1.fffffep-2F, x)); }
+LOWBIT_HOST_DEVICE LOWBIT_INLINE int round_half_away(float x) {
+  return static_cast<int>(x + std::copysign(0x1.fffffep-2F, x));
+}
 
-LOWBIT_INLINE int clamp(int value, int lowest, int highest) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE int clamp(int value, int lowest, int highest) {
   return value < lowest ? lowest : value > highest ? highest : value;
 }
 
 // A code from a float in [0, highest + 1), its fraction cut off; `highest` from any other.
-LOWBIT_INLINE std::uint8_t cut_off(float x, int highest) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE std::uint8_t cut_off(float x, int highest) {
   return static_cast<std::uint8_t>(x < static_cast<float>(highest) ? static_cast<int>(x) : highest);
 }
 
 // 1 / d, or 0 where that is not finite: then all codes stand for zero, which is what the block's float16 scale makes of
 // such small numbers anyway.
-LOWBIT_INLINE float inverse_of(float d) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float inverse_of(float d) {
   const float inverse = 1.0F / d;
   return is_finite(inverse) ? inverse : 0.0F;
 }
 
-LOWBIT_INLINE std::uint16_t load_u16(const std::uint8_t* in) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE std::uint16_t load_u16(const std::uint8_t* in) {
   return static_cast<std::uint16_t>(in[0] | (in[1] << 8));
 }
-LOWBIT_INLINE void store_u16(std::uint8_t* out, std::uint16_t value) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE void store_u16(std::uint8_t* out, std::uint16_t value) {
   out[0] = static_cast<std::uint8_t>(value);
   out[1] = static_cast<std::uint8_t>(value >> 8);
 }
-LOWBIT_INLINE float load_half(const std::uint8_t* in) { return float_of_float16(load_u16(in)); }
-LOWBIT_INLINE void store_half(std::uint8_t* out, float value) { store_u16(out, float16_of(value)); }
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float load_half(const std::uint8_t* in) { return float_of_float16(load_u16(in)); }
+LOWBIT_HOST_DEVICE LOWBIT_INLINE void store_half(std::uint8_t* out, float value) { store_u16(out, float16_of(value)); }
 
 // The value of the largest magnitude, the first of equals; +0 if all are zero.
-LOWBIT_INLINE float extreme_of(const float* x, std::size_t count) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float extreme_of(const float* x, std::size_t count) {
   float largest = 0.0F, extreme = 0.0F;
   for (std::size_t i = 0; i < count; i++) {
     const float magnitude = std::fabs(x[i]);
@@ -68,14 +72,14 @@ LOWBIT_INLINE float extreme_of(const float* x, std::size_t count) {
 }
 
 // Σx², in order.
-LOWBIT_INLINE float sum_of_squares(const float* x, std::size_t count) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float sum_of_squares(const float* x, std::size_t count) {
   float sum = 0.0F;
   for (std::size_t i = 0; i < count; i++) sum += x[i] * x[i];
   return sum;
 }
 
 // What an element weighs whose column has this importance: large values of a row weigh more.
-LOWBIT_INLINE float weight_of(float importance, float mean_square, float x) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float weight_of(float importance, float mean_square, float x) {
   return importance * std::sqrt(mean_square + x * x);
 }
 
@@ -87,7 +91,7 @@ LOWBIT_INLINE float weight_of(float importance, float mean_square, float x) {
 struct ScaleAndMinimum {
   int scale, minimum;
 };
-LOWBIT_INLINE ScaleAndMinimum load_six_bits(const std::uint8_t* packed, std::size_t i) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE ScaleAndMinimum load_six_bits(const std::uint8_t* packed, std::size_t i) {
   if (i < 4) return {packed[i] & 63, packed[i + 4] & 63};
   return {(packed[i + 4] & 15) | ((packed[i - 4] >> 6) << 4), (packed[i + 4] >> 4) | ((packed[i] >> 6) << 4)};
 }
@@ -97,7 +101,7 @@ LOWBIT_INLINE ScaleAndMinimum load_six_bits(const std::uint8_t* packed, std::siz
 // Bytes 0–7: the low four bits of scale i, above them those of scale i + 8. Byte 8 + i % 4: high two bits, at bit
 // 2·(i / 4).
 
-LOWBIT_INLINE int load_q3_k_scale(const std::uint8_t* packed, std::size_t i) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE int load_q3_k_scale(const std::uint8_t* packed, std::size_t i) {
   const int low = i < 8 ? packed[i] & 15 : packed[i - 8] >> 4;
   return (low | (((packed[8 + i % 4] >> (2 * (i / 4))) & 3) << 4)) - 32;
 }
@@ -111,12 +115,12 @@ constexpr std::int8_t kNonlinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10
 constexpr std::int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // 2^(e − 128), half of what the E8M0 scale e stands for.
-LOWBIT_INLINE float half_e8m0(std::uint8_t e) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float half_e8m0(std::uint8_t e) {
   return float_of(e < 2 ? 0x00200000U << e : static_cast<std::uint32_t>(e - 1) << 23);
 }
 
 // Half of what an unsigned E4M3 scale stands for. The sign bit counts for nothing, and 0x7f, its NaN, is 0.
-LOWBIT_INLINE float half_ue4m3(std::uint8_t code) {
+LOWBIT_HOST_DEVICE LOWBIT_INLINE float half_ue4m3(std::uint8_t code) {
   if (code == 0 || code == 0x7f) return 0.0F;
   const int exponent = (code >> 3) & 15, mantissa = code & 7;
   const float value = exponent == 0 ? static_cast<float>(mantissa) * 0x1p-9F

@@ -70,18 +70,18 @@ constexpr unsigned fp4_code_of_rank(unsigned rank) { return rank ^ ((rank & 2U) 
 
 // What x is multiplied with instead of being divided by the scale. bitsandbytes keeps blocks of tiny numbers from
 // infinity like this.
-inline float inverse_of_absmax(float scale) { return 1.0F / (scale > 1e-38F ? scale : 1e-38F); }
+LOWBIT_HOST_DEVICE inline float inverse_of_absmax(float scale) { return 1.0F / (scale > 1e-38F ? scale : 1e-38F); }
 
 constexpr float kLargestE4m3 = 448.0F, kLargestE2m1 = 6.0F;
 
-inline float power_of_two_scale(float largest, int largest_exponent) {
+LOWBIT_HOST_DEVICE inline float power_of_two_scale(float largest, int largest_exponent) {
   // Zeros have the exponent of the smallest normal number, and no scale is less than 2^-127.
   const int exponent = largest == 0.0F ? 1 : static_cast<int>(bits_of(largest) >> 23);
   const int scale = exponent - largest_exponent;
   return scale > 0 ? float_of(static_cast<std::uint32_t>(scale) << 23) : 0x1p-127F;
 }
 
-inline float nvfp4_scale(float largest, float global_scale) {
+LOWBIT_HOST_DEVICE inline float nvfp4_scale(float largest, float global_scale) {
   const float wanted = global_scale * largest / kLargestE2m1;
   const float scale =
       float_of_small<SmallFloatType::kFloat8E4m3fn>(small_float_of<SmallFloatType::kFloat8E4m3fn>(wanted, true));
@@ -116,7 +116,7 @@ inline std::uint8_t fp4_of(float quotient) {
 }
 
 // Rounds |x| ≤ 2^22 to an integer, half to even: in x + 1.5·2^23 the last bit of a float32 is worth one.
-inline int rounded_between(float x, float lowest, float highest) {
+LOWBIT_HOST_DEVICE inline int rounded_between(float x, float lowest, float highest) {
   x = x > lowest ? x : lowest;  // a NaN becomes the lowest
   x = x < highest ? x : highest;
   return static_cast<int>((x + 0x1.8p23F) - 0x1.8p23F);

@@ -65,10 +65,12 @@ constexpr ElementFormat element_format(ElementType type) {
 }
 
 // 2^k for −127 ≤ k ≤ 127.
-inline float power_of_two(int k) { return float_of(k < -126 ? 0x400000U : static_cast<std::uint32_t>(k + 127) << 23); }
+LOWBIT_HOST_DEVICE inline float power_of_two(int k) {
+  return float_of(k < -126 ? 0x400000U : static_cast<std::uint32_t>(k + 127) << 23);
+}
 
 // The scale of a block by its max|x|, which is finite. MX: 2^(⌊log2 max⌋ − the highest exponent), at least 2^-127.
-inline float block_scale(const BlockScale& scale, const ElementFormat& format, float absmax) {
+LOWBIT_HOST_DEVICE inline float block_scale(const BlockScale& scale, const ElementFormat& format, float absmax) {
   if (scale.power_of_two) {
     const int shared = static_cast<int>(bits_of(absmax) >> 23) - 127 - format.highest_exponent;
     return power_of_two(shared > -127 ? shared : -127);

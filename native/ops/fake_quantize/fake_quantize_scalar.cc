@@ -3,33 +3,15 @@
 
 #include <cmath>
 
-#include "ops/fake_quantize/fake_quantize_kernels.h"
+#include "ops/fake_quantize/fake_quantize_math.h"
 
 namespace lowbit::scalar {
 namespace {
 
 constexpr std::size_t kSumLanes = 8;
 
-// Rounds |x| ≤ 2^22 to an integer: in x + 1.5·2^23 the last bit of a float32 is worth one.
-float round_half_even(float x) { return (x + 0x1.8p23F) - 0x1.8p23F; }
-
-float round_half_away(float x) {
-  const float whole = static_cast<float>(static_cast<std::int32_t>(x)), rest = x - whole;
-  return rest >= 0.5F ? whole + 1.0F : rest <= -0.5F ? whole - 1.0F : whole;
-}
-
-struct Step {
-  float steps;  // clamped, without the shift
-  bool inside;
-};
-
 Step step_of(float position, const QuantizerSteps& q, std::size_t p, Rounding rounding) {
-  const float low = q.low[p], high = q.high[p];
-  position = position > low - 1.0F ? position : low - 1.0F;
-  position = position < high + 1.0F ? position : high + 1.0F;
-  const float rounded = rounding == Rounding::kHalfEven ? round_half_even(position) : round_half_away(position);
-  const float clamped = rounded < low ? low : rounded > high ? high : rounded;
-  return {clamped - q.shift[p], rounded >= low && rounded <= high};
+  return lowbit::step_of(position, q.low[p], q.high[p], q.shift[p], rounding);
 }
 
 void integers(const float* x, std::size_t count, const QuantizerSteps& steps, Rounding rounding, bool /*stream*/,
@@ -69,46 +51,6 @@ void gradients(const float* dy, const float* x, std::size_t count, const Quantiz
   if (steps.each) return;
   *scale_sums += pairwise_sum(scale_lanes);
   *zero_point_sums += pairwise_sum(zero_point_lanes);
-}
-
-struct Rounded {
-  float value;
-  bool inside;
-};
-
-template <SmallFloatType Type>
-Rounded round_float(float x) {
-  constexpr SmallFloat kFormat = small_float(Type);
-  const std::uint32_t magnitude = bits_of(x) & 0x7fffffffU;
-  const std::uint32_t code = magnitude >= kInfinity32 ? kFormat.largest() + 1 : rounded_magnitude(kFormat, magnitude);
-  const bool inside = code <= kFormat.largest();
-  const float value = float_of_small<Type>(static_cast<std::uint8_t>(inside ? code : kFormat.largest()));
-  return {float_of(bits_of(value) | (bits_of(x) & 0x80000000U)), inside};
-}
-
-Rounded round_int8(float x) {
-  const std::uint32_t sign = bits_of(x) & 0x80000000U;
-  const float magnitude = float_of(bits_of(x) ^ sign);
-  const float code = magnitude < 2.0F ? round_half_even(magnitude * 64.0F) : 128.0F;
-  const bool inside = code <= 127.0F;
-  return {float_of(bits_of((inside ? code : 127.0F) / 64.0F) | sign), inside};
-}
-
-Rounded round_element(float x, ElementType type) {
-  switch (type) {
-    case ElementType::kFloat8E4m3fn:
-      return round_float<SmallFloatType::kFloat8E4m3fn>(x);
-    case ElementType::kFloat8E5m2:
-      return round_float<SmallFloatType::kFloat8E5m2>(x);
-    case ElementType::kFloat6E2m3fn:
-      return round_float<SmallFloatType::kFloat6E2m3fn>(x);
-    case ElementType::kFloat6E3m2fn:
-      return round_float<SmallFloatType::kFloat6E3m2fn>(x);
-    case ElementType::kFloat4E2m1fn:
-      return round_float<SmallFloatType::kFloat4E2m1fn>(x);
-    default:
-      return round_int8(x);
-  }
 }
 
 void scaled(const float* x, std::size_t count, ElementType type, const float* scales, bool each, bool /*stream*/,
