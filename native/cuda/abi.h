@@ -1,7 +1,7 @@
 #pragma once
 
 // The surface between the addon and the CUDA module, a library of its own that is opened when a GPU is first asked for:
-// C functions in tables, over types of standard layout. Both sides must have been built from the same number.
+// C functions in tables, over types of standard layout. Both sides must have been built with the same kCudaAbi.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +21,6 @@ struct GramCuda;
 struct IntegerCuda;
 struct LinearCuda;
 
-constexpr std::uint32_t kCudaAbi = 1;
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
 
 enum class CudaStatus : std::int32_t {
@@ -87,6 +86,9 @@ struct CudaApi {
   const GramCuda* gram;
   const GptqCuda* gptq;
 };
+
+// The version of all these tables; their number shows in the size.
+constexpr std::uint32_t kCudaAbi = (1U << 16) | static_cast<std::uint32_t>(sizeof(CudaApi));
 
 using CudaEntry = const CudaApi* (*)(std::uint32_t abi);
 

@@ -1,6 +1,6 @@
 // The CUDA module: devices, memory, streams, and the table of everything.
 
-#include <cstring>
+#include <cstdio>
 #include <new>
 
 #include "cuda/stream.cuh"
@@ -30,7 +30,7 @@ constexpr std::uint64_t kKeptBytes = std::uint64_t{256} << 20;
 
 CudaStatus cuda_status(cudaError_t error) {
   if (error == cudaSuccess) return CudaStatus::kOk;
-  std::strncpy(error_text, cudaGetErrorString(error), sizeof error_text - 1);
+  std::snprintf(error_text, sizeof error_text, "%s", cudaGetErrorString(error));
   cudaGetLastError();  // forgets it, unless the device is lost
   switch (error) {
     case cudaErrorMemoryAllocation:
@@ -78,8 +78,7 @@ CudaStatus device_info(std::int32_t device, CudaDeviceInfo* info) {
   LOWBIT_TRY(cuda_status(cudaSetDevice(device)));
   std::size_t free_bytes = 0, total_bytes = 0;
   LOWBIT_TRY(cuda_status(cudaMemGetInfo(&free_bytes, &total_bytes)));
-  std::strncpy(info->name, properties.name, sizeof info->name - 1);
-  info->name[sizeof info->name - 1] = '\0';
+  std::snprintf(info->name, sizeof info->name, "%s", properties.name);
   info->major = properties.major;
   info->minor = properties.minor;
   info->multiprocessors = properties.multiProcessorCount;
