@@ -142,7 +142,7 @@ export class DeviceTensor<D extends DeviceDtype = DeviceDtype> {
    * @throws {@link InvalidArgumentError} for a wrong type, dtype or shape; {@link DeviceError} where there is no such device;
    *   {@link OutOfMemoryError} of the device.
    */
-  static upload<A extends RawArray | Float16ArrayLike, D extends DeviceDtype = DtypeOfArray<A>>(
+  static upload<A extends DeviceInputOf<DeviceDtype>, D extends DeviceDtype = DtypeOfArray<A>>(
     array: A & DeviceInputOf<D>,
     options: UploadOptions<D> = {},
   ): DeviceTensor<D> {
@@ -161,7 +161,7 @@ export class DeviceTensor<D extends DeviceDtype = DeviceDtype> {
    *
    * @throws As {@link DeviceTensor.upload}, as a rejection; the signal's reason when it aborts.
    */
-  static async uploadAsync<A extends RawArray | Float16ArrayLike, D extends DeviceDtype = DtypeOfArray<A>>(
+  static async uploadAsync<A extends DeviceInputOf<DeviceDtype>, D extends DeviceDtype = DtypeOfArray<A>>(
     array: A & DeviceInputOf<D>,
     options: UploadOptions<D> & TransferAsyncOptions = {},
   ): Promise<DeviceTensor<D>> {
