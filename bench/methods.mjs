@@ -32,6 +32,7 @@ process.on('exit', () => rmSync(work, { recursive: true, force: true }));
 /** Name, settings, what the reference has for each method: Δ nats. */
 const SETTINGS = [
   ['int4, groups of 32, symmetric', { dtype: 'int4', groupSize: 32 }, { rtn: 0.00381, awq: 0.0036, gptq: 0.00144 }],
+  ['int4, groups of 32, asymmetric', { dtype: 'int4', groupSize: 32, scheme: 'asymmetric' }, { rtn: 0.00248 }],
   ['int4, groups of 128, symmetric', { dtype: 'int4', groupSize: 128 }, { rtn: 0.00658, gptq: 0.00198 }],
   [
     'int3, groups of 128, asymmetric',
