@@ -90,7 +90,7 @@ async function main() {
   ]);
   await check('types, tests included', [node, tool('typescript', 'bin/tsc'), '-p', 'test/tsconfig.json']);
 
-  const cxx = [...sources('native', /\.(h|cc)$/), ...sources('bench/limits', /\.(h|cc)$/)];
+  const cxx = [...sources('native', /\.(h|cc|cu|cuh)$/), ...sources('bench/limits', /\.(h|cc)$/)];
   if (has('clang-format-19', 'format of C++'))
     await check('format of C++', ['clang-format-19', '--dry-run', '--Werror', ...cxx]);
 
