@@ -308,7 +308,7 @@ describe('converting', () => {
 
   it.each([
     [{ format: 'gptq', groupSize: 32 }, 'q4_0'],
-    [{ format: 'awq', groupSize: 128 }, 'q8_0'],
+    [{ format: 'awq', groupSize: 128 }, 'q5_0'],
     [{ format: 'gptq_v2', dtype: 'int3', scheme: 'asymmetric', groupSize: 64 }, 'q4_0'],
     [{ dtype: 'int8', groupSize: 32 }, 'q8_0'],
     [{ dtype: 'int4', groupSize: null }, 'q4_0'],
