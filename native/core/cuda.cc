@@ -11,6 +11,20 @@
 #include <dlfcn.h>
 #endif
 
+// Since glibc 2.34 these functions live in another library under a new version, which older systems don't have. The old
+// version is in both.
+#if defined(__GLIBC__) && defined(__x86_64__)
+#define LOWBIT_OLD_VERSION "GLIBC_2.2.5"
+#elif defined(__GLIBC__) && defined(__aarch64__)
+#define LOWBIT_OLD_VERSION "GLIBC_2.17"
+#endif
+#if defined(LOWBIT_OLD_VERSION)
+__asm__(".symver dladdr, dladdr@" LOWBIT_OLD_VERSION);
+__asm__(".symver dlerror, dlerror@" LOWBIT_OLD_VERSION);
+__asm__(".symver dlopen, dlopen@" LOWBIT_OLD_VERSION);
+__asm__(".symver dlsym, dlsym@" LOWBIT_OLD_VERSION);
+#endif
+
 namespace lowbit {
 namespace {
 

@@ -23,7 +23,7 @@ struct LinearCuda;
 
 constexpr char kCudaEntry[] = "lowbit_cuda_entry";
 
-enum class CudaStatus : std::int32_t {
+enum class CudaStatus : std::uint8_t {
   kOk,
   kOutOfMemory,  // of the device
   kNoDevice,     // no such device, no driver, or one too old
