@@ -160,6 +160,8 @@ function fuzzing() {
   };
 }
 
+const ADDRESS = { names: 'address,undefined', folder: 'build-asan' };
+
 /** The native tests under a sanitizer. */
 function sanitized(stage, names, folder, args) {
   const compiler = process.env.CXX ?? 'c++';
@@ -242,12 +244,12 @@ function emulatedCuda() {
   }
   const { folder, options } = variants.emulated;
   const built = build(stage, folder, options, CUDA_TEST, EMULATED);
-  const names = 'address,undefined';
   const compiler = process.env.CXX ?? 'c++';
-  const sanitizes = hasSanitizer(compiler, names);
-  if (!sanitizes) skip(`${stage}, address sanitizer`, `${compiler} has no -fsanitize=${names} here`);
-  const asan = 'build-cuda-asan';
-  const sanitizing = [...options, `-DLOWBIT_SANITIZE=${names}`];
+  const sanitizes = hasSanitizer(compiler, ADDRESS.names);
+  if (!sanitizes) skip(`${stage}, address sanitizer`, `${compiler} has no -fsanitize=${ADDRESS.names} here`);
+  // In the folder of the native tests, where everything else is built already.
+  const asan = ADDRESS.folder;
+  const sanitizing = [...TESTS, `-DLOWBIT_SANITIZE=${ADDRESS.names}`];
   const builtAsan = sanitizes ? build(`${stage}, address sanitizer`, asan, sanitizing, CUDA_TEST, EMULATED) : undefined;
   return async () => {
     if (await built) {
@@ -327,7 +329,7 @@ async function main() {
   const stages = [
     native(),
     fuzzing(),
-    sanitized('native, address and undefined behaviour sanitizers', 'address,undefined', 'build-asan', []),
+    sanitized('native, address and undefined behaviour sanitizers', ADDRESS.names, ADDRESS.folder, []),
     sanitized('native, thread sanitizer', 'thread', 'build-tsan', ['thread']),
     emulatedAvx512(),
     emulatedNeon(),
