@@ -97,7 +97,7 @@ DeviceMemory::~DeviceMemory() {
     const Device on(device);
     on.api().release(on.stream(), data_);
   } catch (const Failure&) {
-    // The device is lost, and its memory with it.
+    data_ = nullptr;  // the device is lost, and its memory with it
   }
 }
 
