@@ -123,8 +123,9 @@ class Environment {
     // for it.
     try {
       napi_value argument = env.Undefined();
-      if (job->failure.has_value()) {
-        argument = error_of(env, *job->failure).Value();
+      const std::optional<Failure>& failure = job->failure;
+      if (failure.has_value()) {
+        argument = error_of(env, *failure).Value();
       } else if (job->outcome.status != Status::kOk) {
         argument = error_of(env, job->outcome).Value();
       }

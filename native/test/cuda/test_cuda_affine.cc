@@ -210,7 +210,8 @@ TEST("cuda affine: more than a grid holds at once") {
     c.scheme = scheme_of({4, false}, false, false, FloatType::kFloat32);
     Buffer<std::uint8_t> x(layout.element_count() * 2);
     for (std::size_t i = 0; i < x.size() / 2; i++) {
-      set_element(x.data(), c.type, i, random.between(-1.0F, 1.0F) * static_cast<float>(1 + i / 149800));
+      const std::size_t size = 1 + i / 149800;
+      set_element(x.data(), c.type, i, random.between(-1.0F, 1.0F) * static_cast<float>(size));
     }
     expect_same(device, c, x, nullptr, nullptr);
   }

@@ -142,7 +142,7 @@ TEST("cuda blocks: more than a grid holds at once") {
     for (std::size_t i = 0; i < x.size(); i++) x[i] = random.between(-2.0F, 2.0F);
     expect_same_blocks(device, type, x, 1, x.size(), "many");
   }
-  Buffer<std::uint8_t> bytes(525056 / 32 * 18);
+  Buffer<std::uint8_t> bytes(std::size_t{525056} / 32 * 18);
   for (std::size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<std::uint8_t>(random.bits());
   expect_same_values(device, BlockType::kQ4_0, bytes, 525056 / 32);
 }

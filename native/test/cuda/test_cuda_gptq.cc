@@ -163,7 +163,8 @@ void expect_same(const Device& device, Random& random, const Case& c) {
   a.highest = c.code.highest();
   a.rule = (c.choice & 256) != 0 ? RangeRule::kGptq : RangeRule::kAffine;
   a.symmetric = symmetric;
-  a.zero = static_cast<float>((c.code.lowest() + c.code.highest() + 1) / 2);
+  const int middle = (c.code.lowest() + c.code.highest() + 1) / 2;
+  a.zero = static_cast<float>(middle);
   a.steps = static_cast<float>(c.code.highest() - c.code.lowest()) / 2.0F;
   a.scale_type = static_cast<FloatType>(c.choice % 3);
   a.factors = factors.data();
