@@ -107,7 +107,8 @@ __device__ void from_floats(const float* floats, AnyFloatType type, bool saturat
       } else {
 #pragma unroll
         for (int i = 0; i < kUnit; i += 4) {
-          const unsigned four = codes[i] | codes[i + 1] << 6 | codes[i + 2] << 12 | codes[i + 3] << 18;
+          const unsigned four = unsigned{codes[i]} | unsigned{codes[i + 1]} << 6 | unsigned{codes[i + 2]} << 12 |
+                                unsigned{codes[i + 3]} << 18;
 #pragma unroll
           for (int j = 0; j < 3; j++) bytes[i / 4 * 3 + j] = static_cast<std::uint8_t>(four >> (8 * j));
         }
