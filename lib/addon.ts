@@ -514,6 +514,7 @@ export interface RawAddon extends WithTwins<RawDeviceCalls> {
   cudaDevices(): { reason?: string; devices: RawDevice[] };
   /** Memory that is there from the first call on that writes it. */
   createMemory(device: number, bytes: number): RawMemory;
+  shareMemory(handle: RawMemory): RawMemory;
   describeMemory(handle: RawMemory): Float64Array;
   disposeMemory(handle: RawMemory): void;
   /** What calls check of the parameters of quantized tensors, for those that go to a device. */

@@ -5,6 +5,7 @@
  */
 
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
+import { DEFAULT_THRESHOLD } from '../matmul/llm-int8.js';
 import { awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';
@@ -42,6 +43,7 @@ import {
   isStatic,
   type LayerActivations,
   type QuantizeModelOptions,
+  usedActivations,
   type Work,
 } from './quantize-work.js';
 import { sampleRows } from './sampled-rows.js';
@@ -393,7 +395,10 @@ export async function* quantizeModel(
 }
 
 async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStates): AsyncGenerator<ModelPart> {
-  const { model, transforms, rounding, hasStatic, source, options } = work;
+  const { model, transforms, rounding, source, options } = work;
+  const names = LINEARS.map((name) => block.weightName(name));
+  const activations = usedActivations(names, work.settingsOf, work.activationsOf);
+  const hasStatic = [...activations].some(isStatic);
   const isLast = block.index === model.config.numLayers - 1;
   const weights = await readBlockWeights(block, model.config);
   const run =
@@ -414,7 +419,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     yield { kind: 'float', name: full, block: block.index, shape: [data.length], data };
   }
   // The largest magnitudes can be divided by scales, histograms and signs can't: those are collected once more.
-  const isDivisible = (options.range ?? 'minmax') === 'minmax' && !hasAsymmetric(work, block);
+  const isDivisible = (options.range ?? 'minmax') === 'minmax' && !activations.has('static-asymmetric');
   const observesAnew = source === 'parallel' && hasStatic && scales.size > 0 && !isDivisible;
   for (const name of weights.linears.keys()) {
     if ((source === 'sequential' || observesAnew) && weights.changed.has(name))
@@ -465,17 +470,13 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
           );
       if (source === 'sequential') {
         const activations = work.activationsOf(name);
-        const how = activations === 'llm-int8' ? { threshold: options.threshold ?? 6 } : activations;
+        const how = activations === 'llm-int8' ? { threshold: options.threshold ?? DEFAULT_THRESHOLD } : activations;
         block.replace(linear, await layerOfPart(part, block.bias(linear), how));
       }
       yield part;
     }
   }
   if (source === 'sequential' && !isLast) await (run as BlockRun).collect([], false, null);
-}
-
-function hasAsymmetric({ activationsOf }: Work, block: DecoderBlock): boolean {
-  return LINEARS.some((name) => activationsOf(block.weightName(name)) === 'static-asymmetric');
 }
 
 /** Statistics with the ranges of others, if there are any. */

@@ -106,6 +106,15 @@ const ACTIVATIONS = ['none', 'dynamic', 'static', 'static-asymmetric'] as const;
 const INT8: WeightSettings = { dtype: 'int8', granularity: 'per-channel', axis: 0 };
 const INT4: WeightSettings = { dtype: 'int4', granularity: 'per-group', groupSize: 128 };
 
+/** @internal What becomes of the activations of those weights that are quantized. */
+export function usedActivations(
+  names: readonly string[],
+  settingsOf: Work['settingsOf'],
+  activationsOf: Work['activationsOf'],
+): ReadonlySet<LayerActivations | 'llm-int8'> {
+  return new Set(names.filter((name) => settingsOf(name) !== null).map(activationsOf));
+}
+
 /** Everything decided. */
 export interface Work {
   readonly model: DecoderModel;
@@ -114,8 +123,6 @@ export interface Work {
   readonly transforms: 'awq' | 'smoothquant' | null;
   readonly settingsOf: (name: string) => WeightSettings | BlockSettings | null;
   readonly activationsOf: (name: string) => LayerActivations | 'llm-int8';
-  /** Whether any activations are static. */
-  readonly hasStatic: boolean;
   readonly source: 'none' | 'file' | 'parallel' | 'sequential';
   readonly options: QuantizeModelOptions;
   readonly signal: AbortSignal | undefined;
@@ -161,11 +168,7 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     method === 'awq' || method === 'awq-gptq' ? 'awq' : method === 'smoothquant' ? 'smoothquant' : null;
   const rounding = method === 'gptq' || method === 'awq-gptq' ? 'gptq' : method === 'hqq' ? 'hqq' : 'rtn';
   const settingsOf = typeof weights === 'function' ? weights : () => weights;
-  const kinds = new Set(
-    weightNames(model)
-      .filter((name) => settingsOf(name) !== null)
-      .map(activationsOf),
-  );
+  const kinds = usedActivations(weightNames(model), settingsOf, activationsOf);
   const hasStatic = [...kinds].some(isStatic);
   const needs = transforms !== null || rounding === 'gptq' || hasStatic;
   if (needs && windows === undefined && statistics === undefined) {
@@ -208,7 +211,6 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     transforms,
     settingsOf,
     activationsOf,
-    hasStatic,
     source: !needs ? 'none' : statistics !== undefined ? 'file' : mode,
     options,
     signal: validate.abortSignal('signal', given['signal']),

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { addon, type RawArray, type RawDeviceCalls, type RawMemory, runJob } from '../addon.js';
+import { addon, type RawArray, type RawDeviceCalls, type RawMemory, type RawWeight, runJob } from '../addon.js';
 import { detachedFromCaller } from '../tensor/off-thread.js';
 import { type DeviceTensor, isDeviceTensor, memoryOf } from './device-tensor.js';
 
@@ -32,10 +32,19 @@ export class Operands {
   readonly downloads: Transfer[] = [];
   /** New tensors, which nobody gets if the call fails. */
   readonly fresh: DeviceTensor[] = [];
+  /** What is the caller's. */
+  readonly memories: RawMemory[] = [];
+  readonly weights: RawWeight[] = [];
   readonly #index: number;
 
   constructor(index: number) {
     this.#index = index;
+  }
+
+  #memoryOf(tensor: DeviceTensor): RawMemory {
+    const memory = memoryOf(tensor);
+    this.memories.push(memory);
+    return memory;
   }
 
   #memoryFor(array: RawArray): RawMemory {
@@ -46,17 +55,23 @@ export class Operands {
 
   /** What the operation reads. */
   reads(data: Data): RawMemory {
-    if (isDeviceTensor(data)) return memoryOf(data);
+    if (isDeviceTensor(data)) return this.#memoryOf(data);
     const memory = this.#memoryFor(data);
     this.uploads.push({ memory, array: data, fresh: false });
     return memory;
+  }
+
+  /** A packed weight that it reads. */
+  uses(weight: RawWeight): RawWeight {
+    this.weights.push(weight);
+    return weight;
   }
 
   /** What it writes; `fresh`: that is not the caller's. `first` is what is there before, if that matters. */
   writes(data: Data, fresh: boolean, first?: Data | null): RawMemory {
     let memory: RawMemory;
     if (isDeviceTensor(data)) {
-      memory = memoryOf(data);
+      memory = this.#memoryOf(data);
       if (fresh) this.fresh.push(data);
     } else {
       memory = this.#memoryFor(data);
@@ -64,7 +79,7 @@ export class Operands {
     }
     if (first == null) return memory;
     if (!isDeviceTensor(first)) this.uploads.push({ memory, array: first, fresh: false });
-    else if (first !== data) this.copies.push([memoryOf(first), memory]);
+    else if (first !== data) this.copies.push([this.#memoryOf(first), memory]);
     return memory;
   }
 }
@@ -108,7 +123,10 @@ export class DeviceCall<N extends Name> {
 
   /** The same off the event loop, step by step. Arrays of the caller that are not shared are copied first. */
   async later(signal: AbortSignal | undefined, explained: (error: unknown, seen: Seen) => unknown): Promise<void> {
-    const { uploads, copies, downloads } = this.#operands;
+    const { uploads, copies, downloads, memories, weights } = this.#operands;
+    // The caller may dispose of tensors and weights between two steps: until the last, they are ours as well.
+    const shares = new Map<unknown, RawMemory | RawWeight>();
+    const own = <T>(value: T): T => (shares.get(value) as T | undefined) ?? value;
     const copied = new Map<unknown, unknown>();
     const seen: Seen = (value) => (copied.get(value) as typeof value | undefined) ?? value;
     const job = (operation: Name, ...operands: unknown[]) =>
@@ -119,15 +137,17 @@ export class DeviceCall<N extends Name> {
       );
     let failed = true;
     try {
+      for (const memory of memories) if (!shares.has(memory)) shares.set(memory, addon.shareMemory(memory));
+      for (const weight of weights) if (!shares.has(weight)) shares.set(weight, addon.shareWeight(weight));
       signal?.throwIfAborted();
       for (const { array } of uploads) {
         if (!copied.has(array)) copied.set(array, detachedFromCaller.input(array));
       }
       const rooms = downloads.map(({ array, fresh }) => (fresh ? array : detachedFromCaller.output(array)));
       // The numbers of a record are read when the operation begins: until then other calls may write theirs.
-      const args = this.#args.map((value) => (value instanceof Float64Array ? value.slice() : value));
-      for (const { memory, array } of uploads) await job('upload', memory, seen(array));
-      for (const [from, to] of copies) await job('copyMemory', from, to);
+      const args = this.#args.map((value) => (value instanceof Float64Array ? value.slice() : own(value)));
+      for (const { memory, array } of uploads) await job('upload', own(memory), seen(array));
+      for (const [from, to] of copies) await job('copyMemory', own(from), own(to));
       await job(this.#name, ...args);
       for (const [i, { memory }] of downloads.entries()) await job('download', memory, 0, rooms[i]);
       for (const [i, { array }] of downloads.entries()) {
@@ -136,6 +156,8 @@ export class DeviceCall<N extends Name> {
       failed = false;
     } finally {
       this.#giveBack(failed);
+      for (const memory of new Set(memories)) if (shares.has(memory)) addon.disposeMemory(own(memory));
+      for (const weight of new Set(weights)) if (shares.has(weight)) addon.disposeWeight(own(weight));
     }
   }
 

@@ -419,7 +419,7 @@ function onDevice(p: DeviceProduct): DeviceCall<'deviceMatmulInteger'> {
   return new DeviceCall(p.index, 'deviceMatmulInteger', (on) => [
     deviceRecord,
     on.reads(p.a),
-    isPackedWeight(p.b) ? handleOf(p.b) : on.reads(p.b),
+    isPackedWeight(p.b) ? on.uses(handleOf(p.b)) : on.reads(p.b),
     p.aZeros === null ? null : on.reads(p.aZeros),
     p.bZeros === null ? null : on.reads(p.bZeros),
     on.writes(p.out, p.fresh),

@@ -226,9 +226,9 @@ function onDevice(p: DeviceLinear): DeviceCall<'deviceLinear'> {
   return new DeviceCall(p.index, 'deviceLinear', (on) => [
     deviceRecord,
     on.reads(p.x),
-    p.weight,
+    on.uses(p.weight),
     p.bias === null ? null : on.reads(p.bias),
-    p.gate,
+    p.gate === null ? null : on.uses(p.gate),
     p.gateBias === null ? null : on.reads(p.gateBias),
     on.writes(p.out, p.fresh),
   ]);

@@ -68,6 +68,9 @@ const PREPACK_ASYNC_OPTIONS: ReadonlySet<string> = new Set(['signal']);
 /** In the order of the addon's numbers. */
 const FLOAT_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 
+/** @internal From which magnitude on activations count as outliers, unless something else is said. */
+export const DEFAULT_THRESHOLD = 6;
+
 function thresholdOf(value: unknown, fallback: number): number {
   if (value === undefined) return fallback;
   const threshold = validate.finite('threshold', value, false);
@@ -413,7 +416,7 @@ function prepareLinear(xValue: unknown, wValue: unknown, options: unknown, known
   return {
     x,
     w,
-    threshold: thresholdOf(given['threshold'], 6),
+    threshold: thresholdOf(given['threshold'], DEFAULT_THRESHOLD),
     bias: bias === undefined ? null : validate.float32Array('bias', bias, rows),
     out: validate.result(out, Float32Array, m * rows),
     fresh: out === undefined,

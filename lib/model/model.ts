@@ -297,10 +297,13 @@ class Model implements DecoderModel, Generator {
     return this.ownTokenizer !== null;
   }
 
+  private unknown: readonly number[] | null = null;
+
   get unknownTokens(): readonly number[] {
     const { ownTokenizer: own, config } = this;
-    if (own === null) return [];
-    return Array.from({ length: config.vocabSize }, (_, id) => id).filter((id) => !own.has(id));
+    this.unknown ??=
+      own === null ? [] : Array.from({ length: config.vocabSize }, (_, id) => id).filter((id) => !own.has(id));
+    return this.unknown;
   }
 
   begin(prompt: Int32Array, wanted: number, signal: AbortSignal | undefined): { sequence: Sequence; room: number } {

@@ -123,14 +123,21 @@ export type DeviceQuantizeOptions<D extends QuantDtype = QuantDtype> = Granulari
     shape?: readonly number[];
     /** The element type of the input, which it must not contradict. */
     inputDtype?: LargeFloatDtype;
+    /** As in {@link QuantizeOptions}. */
     dtype: D;
+    /** As in {@link QuantizeOptions}: default `'float32'`. */
     scaleDtype?: LargeFloatDtype;
+    /** As in {@link QuantizeOptions}: default `'throw'`. */
     nonFinite?: 'throw' | 'saturate';
     /** As in {@link QuantizeOptions}; devices have `'minmax'` alone. */
     range?: RangeOptions<D>['range'];
+    /** One for each tensor, channel, group or block, finite and greater than 0; on a device nobody looks at them. */
     scales?: Float32Array | DeviceTensor<'float32'>;
+    /** As many, within the codes of `dtype`. Default: 0 if asymmetric, the middle of the codes if symmetric and unsigned. */
     zeroPoints?: D extends CodebookDtype ? never : Int32Array | DeviceTensor<'int32'>;
+    /** A tensor on the same device, of the same dtype, shape and granularity; it is also the result. */
     out?: DeviceQuantizedTensor;
+    /** Where the input is, which it must not contradict. */
     device?: Device;
   };
 
@@ -380,7 +387,7 @@ function emptyOnDevice(p: Prepared, globalScale: Float32Array): AnyQuantizedTens
   try {
     uploadEmpty(p, p.result as DeviceQuantizedTensor);
   } catch (error) {
-    disposeResult(p);
+    if (p.fresh) disposeResult(p);
     throw explain(error, 'input');
   }
   return nestedNow(p, completed(p, globalScale));

@@ -201,6 +201,11 @@ Napi::Value create_memory(const Napi::CallbackInfo& info) {
   });
 }
 
+// shareMemory(handle): another handle of the same memory.
+Napi::Value share_memory(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { return MemoryHandles::make(info.Env(), MemoryHandles::at(Arguments(info), 0)); });
+}
+
 // describeMemory(handle): [device, bytes], and from then on the garbage collector knows of its size.
 Napi::Value describe_memory(const Napi::CallbackInfo& info) {
   const Arguments a(info);
@@ -282,6 +287,7 @@ Napi::Value check_parameters(const Napi::CallbackInfo& info) {
 void register_device_calls(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaDevices", Napi::Function::New<cuda_devices>(env, "cudaDevices"));
   exports.Set("createMemory", Napi::Function::New<create_memory>(env, "createMemory"));
+  exports.Set("shareMemory", Napi::Function::New<share_memory>(env, "shareMemory"));
   exports.Set("describeMemory", Napi::Function::New<describe_memory>(env, "describeMemory"));
   exports.Set("disposeMemory", Napi::Function::New<dispose_memory>(env, "disposeMemory"));
   exports.Set("checkParameters", Napi::Function::New<check_parameters>(env, "checkParameters"));

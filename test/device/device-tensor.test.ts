@@ -8,6 +8,9 @@ import {
   DeviceTensor,
   gramAsync,
   InvalidArgumentError,
+  linear,
+  linearAsync,
+  prepack,
   quantizeTensor,
 } from '../../lib/index.js';
 import { freeBytes, hasEmulatedModule } from '../support/cuda.js';
@@ -104,6 +107,18 @@ describe.skipIf(!hasEmulatedModule)('DeviceTensor', () => {
     expect(await same).toEqual(x);
     expect(await later[1]).toEqual(x);
     expect(half.download()).toEqual(castTensor(x, { from: 'float32', to: 'float16' }));
+  });
+
+  it('and weights live until calls of several steps have ended', async () => {
+    const [n, k] = [48, 64];
+    const weights = quantizeTensor(normal(n * k, 4), { dtype: 'int8', shape: [n, k], granularity: 'per-channel' });
+    const [x, bias] = [normal(3 * k, 5), normal(n, 6)];
+    const [w, t] = [prepack(weights, { device: 'cuda' }), DeviceTensor.upload(x, { shape: [3, k] })];
+    const expected = [linear(x, w, { bias }), linear(t, w, { bias }).download()];
+    const later = [linearAsync(x, w, { bias }), linearAsync(t, w, { bias }).then((y) => y.download())];
+    w.dispose();
+    t.dispose();
+    expect(await Promise.all(later)).toEqual(expected);
   });
 
   it("can't be changed, made by new, cloned or sent", () => {

@@ -183,13 +183,13 @@ describe.skipIf(!hasEmulatedModule)('linear with a weight on a device', () => {
   it('other calls refuse it', () => {
     using w = prepack(weights, { shape: [n, k], device: 'cuda' });
     using b = prepackInteger(new Int8Array(n * k), { k, n, device: 'cuda' });
-    expect(() => savePacked(w, '/tmp/never')).toThrow(invalid('w', /on cuda:0\. Pack it without device/));
+    expect(() => savePacked(w, 'never.lowbit')).toThrow(invalid('w', /on cuda:0\. Pack it without device/));
     expect(() => ternaryMatmul(new Int8Array(k), w, { m: 1, n, k } as never)).toThrow(invalid('w', /on cuda:0|kind/));
     const size = { m: 1, n, k };
     const scales = { aScale: 1, bScale: 1, outScale: 1, outDtype: 'int8' } as const;
     expect(() => quantizedMatmul(new Int8Array(k), b, { ...size, ...scales })).toThrow(invalid('b', /on cuda:0/));
     expect(() => matmulInteger(new Int8Array(k), w as PackedWeight, size)).toThrow(invalid('b', /kind/));
-    expect(() => llmInt8Linear(x, w as never)).toThrow(/./);
+    expect(() => llmInt8Linear(x, w as never)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
     w.dispose();
     expect(() => linear(x, w)).toThrow(invalid('w', /disposed/));
   });

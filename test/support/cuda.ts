@@ -22,8 +22,11 @@ if (hasEmulatedModule) {
 
 /** Bytes of a device that are free. */
 export function freeBytes(
-  capabilities: () => { cuda: { devices: readonly { freeBytes: number }[] } },
+  capabilities: () => { cuda: { reason?: string; devices: readonly { freeBytes: number }[] } },
   index = 0,
 ): number {
-  return capabilities().cuda.devices[index]?.freeBytes ?? Number.NaN;
+  const { devices, reason } = capabilities().cuda;
+  const device = devices[index];
+  if (device === undefined) throw new Error(`There is no device ${index}: ${reason}`);
+  return device.freeBytes;
 }

@@ -5,9 +5,6 @@
  */
 import type { Json } from '../../checkpoint.js';
 
-/** From which magnitude on activations count as outliers, unless a config says otherwise. */
-export const DEFAULT_THRESHOLD = 6;
-
 /**
  * @param own - What goes with the codes.
  * @param ignored - Layers that stay in float.

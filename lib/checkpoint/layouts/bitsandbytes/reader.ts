@@ -19,6 +19,7 @@
  * @module
  */
 import { CheckpointError } from '../../../errors.js';
+import { DEFAULT_THRESHOLD } from '../../../matmul/llm-int8.js';
 import { dequantizeLlmInt8Async, swapNibblesAsync } from '../../../tensor/fields.js';
 import type { QuantizedTensor } from '../../../tensor/quantized-tensor.js';
 import type { Checkpoint } from '../../checkpoint.js';
@@ -38,7 +39,6 @@ import {
   readFloats,
   requiredPart,
 } from '../parts.js';
-import { DEFAULT_THRESHOLD } from './config.js';
 import { type QuantState, readQuantState, rowsOfBlocks, STATE_NAME } from './quant-state.js';
 import { codeValues } from './tables.js';
 
