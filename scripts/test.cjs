@@ -253,7 +253,10 @@ function emulatedCuda() {
   const builtAsan = sanitizes ? build(`${stage}, address sanitizer`, asan, sanitizing, CUDA_TEST, EMULATED) : undefined;
   return async () => {
     if (await built) {
-      await counted(stage, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE: emulatedModule(folder) });
+      const LOWBIT_CUDA_MODULE = emulatedModule(folder);
+      await counted(stage, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE });
+      const turing = { LOWBIT_CUDA_MODULE, LOWBIT_EMULATED_CAPABILITY: '75' };
+      await counted(`${stage}, compute capability 7.5`, program(folder, CUDA_TEST), ['linear'], turing);
     }
     if (await builtAsan) {
       await counted(`${stage}, address sanitizer`, program(asan, CUDA_TEST), [], {

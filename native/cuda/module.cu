@@ -199,9 +199,13 @@ CudaStatus synchronize(CudaStream* stream, Outcome* outcome) {
   return CudaStatus::kOk;
 }
 
-CudaStatus start_timer(CudaStream* stream) { return cuda_status(cudaEventRecord(stream->begin, stream->stream)); }
+CudaStatus start_timer(CudaStream* stream) {
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  return cuda_status(cudaEventRecord(stream->begin, stream->stream));
+}
 
 CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
   LOWBIT_TRY(cuda_status(cudaEventRecord(stream->end, stream->stream)));
   LOWBIT_TRY(cuda_status(cudaEventSynchronize(stream->end)));
   return cuda_status(cudaEventElapsedTime(milliseconds, stream->begin, stream->end));

@@ -55,6 +55,7 @@ template <typename... Parameters, typename... Arguments>
 CudaStatus launch(const CudaStream& stream, void (*kernel)(Parameters...), dim3 grid, unsigned threads,
                   std::size_t shared_bytes, Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return CudaStatus::kOk;
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream.device)));
   constexpr std::size_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking) {
     const cudaError_t error =

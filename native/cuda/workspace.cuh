@@ -16,6 +16,7 @@ class Workspace {
   CudaStatus reserve(std::size_t bytes) {
     free();
     if (bytes == 0) return CudaStatus::kOk;
+    LOWBIT_TRY(cuda_status(cudaSetDevice(stream_.device)));
     return cuda_status(stream_.has_pools ? cudaMallocAsync(&memory_, bytes, stream_.stream)
                                          : cudaMalloc(&memory_, bytes));
   }

@@ -211,6 +211,24 @@ describe.skipIf(!hasEmulatedModule)('on a device', () => {
     }
   });
 
+  it('goes from one device to the other and back, whatever is current', () => {
+    const [m, k] = [9, 20];
+    const x = normal(m * k, 31);
+    const once = gram(x, { k });
+    const expected = gram(x, { k, out: once.slice() });
+    const places = (['cuda:0', 'cuda:1'] as const).map((device) => ({
+      t: DeviceTensor.upload(x, { device, shape: [m, k] }),
+      sums: DeviceTensor.upload(once, { device, shape: [k, k] }),
+    }));
+    capabilities(); // looks at the last device as well
+    for (const { t, sums } of places) gram(t, { k, out: sums });
+    for (const { t, sums } of places) {
+      expect(sums.download()).toEqual(expected);
+      sums.dispose();
+      t.dispose();
+    }
+  });
+
   it('gram', async () => {
     const [k, m] = [20, 9];
     const x = normal(m * k, 6);

@@ -83,24 +83,7 @@ __device__ inline void float8_pair(float a, float b, unsigned* codes) {
 
 // The definition, for what is not finite and for parameters that change within a unit.
 __device__ __noinline__ unsigned exact_code(Codebook book, float x, float scale) {
-  switch (book) {
-    case Codebook::kE4m3fn:
-      return small_float_of<SmallFloatType::kFloat8E4m3fn>(x / scale, true);
-    case Codebook::kE5m2:
-      return small_float_of<SmallFloatType::kFloat8E5m2>(x / scale, true);
-    case Codebook::kE2m3:
-      return small_float_of<SmallFloatType::kFloat6E2m3fn>(x / scale, true);
-    case Codebook::kE3m2:
-      return small_float_of<SmallFloatType::kFloat6E3m2fn>(x / scale, true);
-    case Codebook::kE2m1:
-      return small_float_of<SmallFloatType::kFloat4E2m1fn>(x / scale, true);
-    case Codebook::kFixed8:
-      return static_cast<unsigned>(rounded_between(x / scale * 64.0F, -127.0F, 127.0F)) & 0xffU;
-    case Codebook::kTernary:
-      return static_cast<unsigned>(rounded_between(x / scale, -1.0F, 1.0F)) & 3U;
-    default:  // kBinary
-      return x >= 0.0F ? 1 : 0;
-  }
+  return rounded_code_of(book, x, scale);
 }
 
 struct CodebookCodec {

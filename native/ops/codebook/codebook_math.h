@@ -122,12 +122,9 @@ LOWBIT_HOST_DEVICE inline int rounded_between(float x, float lowest, float highe
   return static_cast<int>((x + 0x1.8p23F) - 0x1.8p23F);
 }
 
-inline std::uint8_t code_of(Codebook book, float x, float scale) {
+// Of codebooks that are rounded to, rather than looked up.
+LOWBIT_HOST_DEVICE inline std::uint8_t rounded_code_of(Codebook book, float x, float scale) {
   switch (book) {
-    case Codebook::kNf4:
-      return nf4_of(x * inverse_of_absmax(scale));
-    case Codebook::kFp4:
-      return fp4_of(x * inverse_of_absmax(scale));
     case Codebook::kE4m3fn:
       return small_float_of<SmallFloatType::kFloat8E4m3fn>(x / scale, true);
     case Codebook::kE5m2:
@@ -145,6 +142,12 @@ inline std::uint8_t code_of(Codebook book, float x, float scale) {
     default:  // kBinary
       return x >= 0.0F ? 1 : 0;
   }
+}
+
+inline std::uint8_t code_of(Codebook book, float x, float scale) {
+  if (book == Codebook::kNf4) return nf4_of(x * inverse_of_absmax(scale));
+  if (book == Codebook::kFp4) return fp4_of(x * inverse_of_absmax(scale));
+  return rounded_code_of(book, x, scale);
 }
 
 inline float value_of(Codebook book, std::uint8_t code) {

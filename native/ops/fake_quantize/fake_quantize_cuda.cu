@@ -1,5 +1,6 @@
 // Fake quantization: a thread takes four elements. Sums of gradients are in the order of fake_quantize.cc.
 
+#include "cuda/workspace.cuh"
 #include "ops/affine/ranges_cuda.h"
 #include "ops/fake_quantize/fake_quantize_cuda.h"
 #include "ops/fake_quantize/fake_quantize_math.h"
@@ -250,45 +251,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Memory of the stream for the length of a call.
-class Scratch {
- public:
-  explicit Scratch(const CudaStream& stream) : stream_(stream) {}
-  ~Scratch() {
-    if (memory_ == nullptr) return;
-    stream_.has_pools ? cudaFreeAsync(memory_, stream_.stream) : cudaFree(memory_);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  // Zeros.
-  CudaStatus allocate(std::size_t bytes) {
-    LOWBIT_TRY(cuda_status(stream_.has_pools ? cudaMallocAsync(&memory_, bytes, stream_.stream)
-                                             : cudaMalloc(&memory_, bytes)));
-    return cuda_status(cudaMemsetAsync(memory_, 0, bytes, stream_.stream));
-  }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(memory_);
-  }
-
- private:
-  const CudaStream& stream_;
-  void* memory_ = nullptr;
-};
-
 CudaStatus blocks(CudaStream* stream, const float* x, std::size_t rows, std::size_t columns, std::size_t length,
                   ElementType type, BlockScale scale, float* out, std::uint8_t* mask) {
   const std::size_t count = rows * columns;
   if (count == 0) return CudaStatus::kOk;
-  Scratch absmax(*stream);
+  Workspace absmax(*stream);
   if (!scale.power_of_two && scale.global == 0.0F) {
-    LOWBIT_TRY(absmax.allocate(sizeof(float)));
+    LOWBIT_TRY(absmax.reserve(sizeof(float)));
+    LOWBIT_TRY(cuda_status(cudaMemsetAsync(absmax.as<float>(), 0, sizeof(float), stream->stream)));
     const AffineLayout whole = {1, count, count, 1, count};
     LOWBIT_TRY(find_largest(*stream, x, FloatType::kFloat32, UnitGrid::of(whole, {8, true}, x, nullptr),
                             NonFinite::kThrow, nullptr, absmax.as<unsigned>()));
   }
-  // Rows of whole blocks are one long row, of which no block knows the end.
   const std::size_t blocks_per_row = ceil_div(columns, length), all = rows * blocks_per_row;
   const bool aligned = columns % 4 == 0 && is_aligned(x, out, mask);
   const unsigned lanes = static_cast<unsigned>(length / 4);
@@ -444,10 +418,10 @@ CudaStatus gradients(CudaStream* stream, const float* dy, const float* x, const 
   const Channels& seen = tiles.channels();
   const std::size_t stretches = tiles.tile_count() == 0 || !tiles.wide() ? 0 : tiles.stretch_count();
   const std::size_t parts = tiles.wide() ? stretches : tiles.chunk_count() * seen.count;
-  Scratch memory(*stream);
+  Workspace memory(*stream);
   GradientSums sums{};
   if (parts != 0) {
-    LOWBIT_TRY(memory.allocate(2 * parts * sizeof(double)));
+    LOWBIT_TRY(memory.reserve(2 * parts * sizeof(double)));
     sums = {memory.as<double>(), memory.as<double>() + parts};
   }
   std::size_t rounds = 0, pieces = 1;

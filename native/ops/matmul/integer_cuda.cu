@@ -246,10 +246,11 @@ CudaStatus launch_sums(const CudaStream& stream, const ByteRows& in, std::size_t
 constexpr unsigned kSquare = 64;
 
 __global__ void __launch_bounds__(kThreads)
-    transpose(const std::uint8_t* in, std::size_t k, std::size_t n, unsigned flip, std::uint8_t* out) {
+    transpose(const std::uint8_t* in, std::size_t k, std::size_t n, unsigned across, unsigned flip, std::uint8_t* out) {
   constexpr unsigned kPitch = kSquare + 4;  // a word more, so that columns meet different banks
   std::uint8_t* const square = shared_memory();
-  const std::size_t first_k = std::size_t{blockIdx.y} * kSquare, first_n = std::size_t{blockIdx.x} * kSquare;
+  const std::size_t first_k = std::size_t{blockIdx.x / across} * kSquare,
+                    first_n = std::size_t{blockIdx.x % across} * kSquare;
   for (unsigned i = threadIdx.x; i < kSquare * kSquare; i += kThreads) {
     const unsigned row = i / kSquare, column = i % kSquare;
     const bool inside = first_k + row < k && first_n + column < n;
@@ -271,9 +272,9 @@ __global__ void __launch_bounds__(kThreads)
 CudaStatus pack(CudaStream* stream, const std::uint8_t* b, bool is_signed, std::size_t k, std::size_t n, void* packed) {
   if (n == 0) return CudaStatus::kOk;
   const Packed to = packed_in(packed, k, n);
-  const dim3 grid(static_cast<unsigned>((n + kSquare - 1) / kSquare),
-                  static_cast<unsigned>((padded_row(k) + kSquare - 1) / kSquare));
-  LOWBIT_TRY(launch(*stream, transpose, grid, kThreads, std::size_t{kSquare} * (kSquare + 4), b, k, n,
+  const std::size_t across = (n + kSquare - 1) / kSquare, down = (padded_row(k) + kSquare - 1) / kSquare;
+  LOWBIT_TRY(launch(*stream, transpose, dim3(static_cast<unsigned>(across * down)), kThreads,
+                    std::size_t{kSquare} * (kSquare + 4), b, k, n, static_cast<unsigned>(across),
                     is_signed ? 0U : 0x80U, to.codes));
   return launch_sums(*stream, {to.codes, n, padded_row(k)}, k, true, to.sums);
 }

@@ -1,5 +1,6 @@
 // y = x·Wᵀ on a device: what x must become before, which kernel multiplies, and the gate.
 
+#include "cuda/workspace.cuh"
 #include "ops/codebook/codebook_math.h"
 #include "ops/matmul/linear_cuda_kernels.cuh"
 
@@ -7,13 +8,6 @@ namespace lowbit {
 namespace {
 
 constexpr unsigned kThreads = 256;
-
-// The power of two that makes the largest magnitude of a row less than 2^15.
-__device__ inline float row_scale(float largest) {
-  int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 0xffU) - 14;
-  exponent = exponent < 1 ? 1 : exponent;
-  return __uint_as_float(static_cast<unsigned>(exponent) << 23);
-}
 
 __device__ inline bool is_finite_magnitude(float magnitude) { return magnitude < INFINITY; }
 
@@ -36,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = largest;
     __syncthreads();
     for (unsigned i = 0; i < kThreads / kWarp; i++) largest = larger(largest, warps[i]);
-    scale = row_scale(largest);
+    scale = power_below(largest);
     if (threadIdx.x == 0) scales[row] = scale;
   }
   for (std::size_t k = threadIdx.x; k < stride; k += kThreads) {
@@ -144,8 +138,17 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
   const std::size_t factors_at = x_scales_at + aligned(x.scaled ? m * sizeof(float) : 0);
   const std::size_t partials_at = factors_at + aligned(a.gate != nullptr ? m * n * sizeof(float) : 0);
   const std::size_t partials = plan.partials > gate_plan.partials ? plan.partials : gate_plan.partials;
-  unsigned char* memory = nullptr;
-  LOWBIT_TRY(scratch(*stream, partials_at + partials * sizeof(float), &memory));
+  // The stream keeps what decoding needs, call after call; what more rows need is given back.
+  constexpr std::size_t kMostKept = std::size_t{64} << 20;
+  const std::size_t bytes = partials_at + partials * sizeof(float);
+  Workspace room(*stream);
+  unsigned char *counters = nullptr, *memory = nullptr;
+  LOWBIT_TRY(scratch(*stream, bytes <= kMostKept ? bytes : kScratchZeros, &counters));
+  memory = counters;
+  if (bytes > kMostKept) {
+    LOWBIT_TRY(room.reserve(bytes));
+    memory = room.as<unsigned char>();
+  }
   auto* const x_scales = x.scaled ? reinterpret_cast<float*>(memory + x_scales_at) : nullptr;
 
   CudaFinding* const finding = a.check_finite ? stream->finding : nullptr;
@@ -167,7 +170,7 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
     p.x_stride = x.stride;
     p.m = static_cast<unsigned>(m);
     p.partials = reinterpret_cast<float*>(memory + partials_at);
-    p.counters = reinterpret_cast<unsigned*>(memory);
+    p.counters = reinterpret_cast<unsigned*>(counters);
     p.factor = of.factor * missing_factor(of.format, x.half);
     if (of.format == CudaWeightFormat::kTable4) {
       fill_values(of.table, x.half, p.table);

@@ -237,5 +237,12 @@ __device__ inline float load_written(const float* address) {
 #endif
 }
 
+// The power of two that rows of floats are divided by: their largest magnitude, at most 2^128, then lies below 2^15.
+__device__ inline float power_below(float largest) {
+  int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 0xffU) - 14;
+  exponent = exponent < 1 ? 1 : exponent;
+  return __uint_as_float(static_cast<unsigned>(exponent) << 23);
+}
+
 }  // namespace
 }  // namespace lowbit

@@ -327,6 +327,8 @@ CudaStatus plan_tiled(const CudaStream& stream, const CudaPackedLayout& layout, 
   plan->tokens = s.tokens();
   plan->row_groups = static_cast<unsigned>((layout.tiles + s.row_tiles() - 1) / s.row_tiles());
   plan->token_groups = static_cast<unsigned>((m + s.tokens() - 1) / s.tokens());
+  constexpr unsigned kMostInGridY = 65535;
+  if (plan->token_groups > kMostInGridY) return CudaStatus::kUnsupported;
   const auto blocks = static_cast<unsigned>(layout.blocks);
   const std::uint64_t groups = std::uint64_t{plan->row_groups} * plan->token_groups;
   constexpr unsigned kLeastBlocks = 4;  // of columns in a split

@@ -74,13 +74,6 @@ __device__ inline unsigned stored_code(const Source& s, std::size_t row, std::si
   return stored;
 }
 
-// The power of two that rows of floats are divided by: their largest magnitude, at most 2^128, then lies below 2^15.
-__device__ inline float power_below(float largest) {
-  int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 0xffU) - 14;
-  exponent = exponent < 1 ? 1 : exponent;
-  return __uint_as_float(static_cast<unsigned>(exponent) << 23);
-}
-
 // A block of one warp for each row: the scale of row r of floats.
 __global__ void scales_of_rows(Source s, float* scales, CudaFinding* finding) {
   const std::size_t row = blockIdx.x;

@@ -214,6 +214,7 @@ std::mutex allocating;
 std::unordered_map<void*, std::size_t> allocations;
 std::size_t allocated = 0;
 thread_local cudaError_t last = cudaSuccess;
+thread_local int device_in_use = 0;
 
 std::size_t total_memory() { return static_cast<std::size_t>(setting("LOWBIT_EMULATED_BYTES", 4L << 30)); }
 
@@ -225,6 +226,8 @@ cudaError_t remember(cudaError_t error) {
 bool is_device(int device) { return device >= 0 && device < setting("LOWBIT_EMULATED_DEVICES", 1); }
 
 }  // namespace
+
+int lowbit::emulator::current_device() { return device_in_use; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -252,7 +255,11 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return remember(*count == 0 ? cudaErrorNoDevice : cudaSuccess);
 }
 
-cudaError_t cudaSetDevice(int device) { return remember(is_device(device) ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  if (!is_device(device)) return remember(cudaErrorInvalidDevice);
+  device_in_use = device;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (!is_device(device)) return remember(cudaErrorInvalidDevice);
@@ -280,7 +287,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = properties.multiProcessorCount;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = 227 << 10;
+      *value = properties.major < 8 ? 64 << 10 : 227 << 10;
       break;
     case cudaDevAttrMemoryPoolsSupported:
       *value = 1;
@@ -338,7 +345,7 @@ cudaError_t cudaMemsetAsync(void* memory, int byte, std::size_t bytes, cudaStrea
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new int(0);
+  *stream = new int(device_in_use);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {

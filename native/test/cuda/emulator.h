@@ -66,6 +66,7 @@ struct Thread {
 extern Thread current;
 extern unsigned char* shared;
 
+int current_device();
 void wait_for_block();
 void wait_for_warp(unsigned mask);
 // 64 bytes for every lane of the running warp, to exchange values in.
@@ -300,7 +301,9 @@ namespace lowbit {
 
 template <typename... Parameters>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
-                          cudaStream_t, Parameters... parameters) {
+                          cudaStream_t stream, Parameters... parameters) {
+  // As CUDA does: a stream belongs to the device that was current when it was made, and y and z end early.
+  if (*stream != emulator::current_device() || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidValue;
   const auto body = [&] { kernel(parameters...); };
   emulator::run(
       grid, threads, shared_bytes, [](const void* context) { (*static_cast<const decltype(body)*>(context))(); },

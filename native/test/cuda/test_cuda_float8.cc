@@ -19,12 +19,32 @@ struct Shape {
   std::size_t m, n, k;
 };
 
-// Emulated devices have the instructions only if told so.
-void emulate_float8() {
+// Emulated devices have the instructions only if told so: for the length of a test.
+class EmulatedFloat8 {
+ public:
+  EmulatedFloat8() {
+    const char* before = std::getenv(kName);
+    if (before != nullptr) before_ = before;
+    was_set_ = before != nullptr;
+    set("89");
+  }
+  ~EmulatedFloat8() { set(was_set_ ? before_.c_str() : nullptr); }
+  EmulatedFloat8(const EmulatedFloat8&) = delete;
+  EmulatedFloat8& operator=(const EmulatedFloat8&) = delete;
+
+ private:
+  static constexpr const char* kName = "LOWBIT_EMULATED_CAPABILITY";
+  static void set(const char* value) {
 #if !defined(_WIN32)
-  setenv("LOWBIT_EMULATED_CAPABILITY", "89", 1);
+    static_cast<void>(value != nullptr ? setenv(kName, value, 1) : unsetenv(kName));
+#else
+    static_cast<void>(value);
 #endif
-}
+  }
+
+  std::string before_;
+  bool was_set_ = false;
+};
 
 bool is_emulated(const Device& device) {
   CudaDeviceInfo info{};
@@ -93,7 +113,7 @@ void expect_layer(const Device& device, Random& random, Float8Linear linear, Sha
 }
 
 TEST("cuda float8: products are those of float64 within the bound of their sums, whatever the shape") {
-  emulate_float8();
+  const EmulatedFloat8 emulated;
   const Device device;
   if (!device) return;
   CudaDeviceInfo info{};
@@ -135,7 +155,7 @@ TEST("cuda float8: products of warp groups keep the same bound") {
 }
 
 TEST("cuda float8: a NaN among the codes reaches the results that it takes part in, and no others") {
-  emulate_float8();
+  const EmulatedFloat8 emulated;
   const Device device;
   if (!device) return;
   CudaDeviceInfo info{};
