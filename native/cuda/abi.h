@@ -54,6 +54,9 @@ struct CudaApi {
 
   CudaStatus (*open_stream)(std::int32_t device, CudaStream** stream);
   void (*close_stream)(CudaStream* stream);
+  // Whether layers of many rows are multiplied by whole warp groups, which compute capability 9.0 has, there: as the
+  // environment variable LOWBIT_CUDA_WARPGROUPS (1 or 0) said when the stream was opened.
+  bool (*uses_warp_groups)(const CudaStream* stream);
 
   // At least 256-byte aligned; zero bytes give null. Memory may be used and given back on any stream of its device,
   // once the stream that last used it has been synchronized.

@@ -71,6 +71,11 @@ class StageCopies {
   std::size_t left_;
 };
 
+// The first row and column of a tile.
+struct TilePlace {
+  std::size_t row, column;
+};
+
 // Where a lane's parts of a warp's products are: with (i, j) of its sums, row 16 · i + row (and eight further), column
 // 8 · j + column (and the next).
 template <typename Tile>
@@ -114,6 +119,23 @@ __device__ inline void multiply_stage(const unsigned char* stage, Sum (&sums)[Ti
   }
 }
 
+// Gives a warp's sums to finish.store(row, column, sum, sum of the next column).
+template <typename Tile, typename Sum, typename Finish>
+__device__ inline void store_tile(const TilePlace& tile, const Sum (&sums)[Tile::kDown][Tile::kAcross][4],
+                                  const Finish& finish) {
+  const LanePlace<Tile> place(tile.row, tile.column);
+#pragma unroll
+  for (int j = 0; j < Tile::kAcross; j++) {
+#pragma unroll
+    for (int i = 0; i < Tile::kDown; i++) {
+      const std::size_t row = place.row + 16 * static_cast<std::size_t>(i);
+      const std::size_t column = place.column + 8 * static_cast<std::size_t>(j);
+      finish.store(row, column, sums[i][j][0], sums[i][j][1]);
+      finish.store(row + 8, column, sums[i][j][2], sums[i][j][3]);
+    }
+  }
+}
+
 // Passes the stages of columns [0, k) through shared memory; use(stage's number, its memory) for each.
 template <typename Tile, typename Use>
 __device__ inline void for_stages(const ByteRows& a, const ByteRows& b, std::size_t row, std::size_t column,
@@ -146,9 +168,6 @@ __device__ inline void for_stages(const ByteRows& a, const ByteRows& b, std::siz
 
 // Which tile a block makes: eight rows of tiles at a time, so that blocks that run together share operands in the
 // second-level cache.
-struct TilePlace {
-  std::size_t row, column;
-};
 template <typename Tile>
 __device__ inline TilePlace tile_of_block(std::size_t m, std::size_t n) {
   constexpr unsigned kBand = 8;
@@ -163,9 +182,7 @@ unsigned tiles_of(std::size_t m, std::size_t n) {
   return static_cast<unsigned>((m + Tile::kRows - 1) / Tile::kRows * ((n + Tile::kColumns - 1) / Tile::kColumns));
 }
 
-// --- rows whose length is no multiple of sixteen
-// ---------------------------------------------------------------------
-
+// Rows whose length is no multiple of sixteen become copies that are.
 constexpr std::size_t padded_row(std::size_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
 
 inline bool can_be_tiled(const void* rows, std::size_t k) {
@@ -190,7 +207,7 @@ __global__ void pad_rows(const std::uint8_t* in, std::size_t rows, std::size_t k
   }
 }
 
-// Rows as tiles read them: as they are, or a copy in `room`.
+// Rows as tiles read them: as they are, or a copy in `room`, which is made anew for every call.
 inline CudaStatus tileable(const CudaStream& stream, const void* data, std::size_t rows, std::size_t k, Workspace& room,
                            ByteRows* out) {
   const auto* const bytes = static_cast<const std::uint8_t*>(data);

@@ -1,10 +1,13 @@
 // The CUDA module: devices, memory, streams, and the table of everything.
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "cuda/stream.cuh"
 #include "cuda/tensor_cores.cuh"
+#include "cuda/warpgroups.cuh"
 #include "ops/affine/affine_cuda.h"
 #include "ops/blocks/blocks_cuda.h"
 #include "ops/cast/cast_cuda.h"
@@ -88,6 +91,28 @@ CudaStatus device_info(std::int32_t device, CudaDeviceInfo* info) {
   return CudaStatus::kOk;
 }
 
+__global__ void find_warp_groups(unsigned* found) {
+#if LOWBIT_HAS_WARPGROUPS
+  *found = 1;
+#else
+  *found = 0;
+#endif
+}
+
+// Whether the stream shall use products of warp groups, and its device and this build's code for it have them.
+CudaStatus choose_warp_groups(CudaStream& stream) {
+  const char* const said = std::getenv("LOWBIT_CUDA_WARPGROUPS");
+  const bool wanted = said == nullptr || *said == '\0' ? kUsesWarpGroups : std::strcmp(said, "0") != 0;
+  if (!wanted || stream.major != 9) return CudaStatus::kOk;
+  auto* const memory = reinterpret_cast<unsigned*>(stream.finding);
+  LOWBIT_TRY(launch(stream, find_warp_groups, dim3(1), 1, 0, memory));
+  unsigned found = 0;
+  LOWBIT_TRY(cuda_status(cudaMemcpyAsync(&found, memory, sizeof found, cudaMemcpyDeviceToHost, stream.stream)));
+  LOWBIT_TRY(cuda_status(cudaStreamSynchronize(stream.stream)));
+  stream.uses_warp_groups = found != 0;
+  return CudaStatus::kOk;
+}
+
 CudaStatus set_up(CudaStream& stream) {
   LOWBIT_TRY(cuda_status(cudaSetDevice(stream.device)));
   int value = 0;
@@ -114,6 +139,7 @@ CudaStatus set_up(CudaStream& stream) {
   LOWBIT_TRY(cuda_status(cudaEventCreate(&stream.begin)));
   LOWBIT_TRY(cuda_status(cudaEventCreate(&stream.end)));
   LOWBIT_TRY(cuda_status(cudaMalloc(reinterpret_cast<void**>(&stream.finding), sizeof *stream.finding)));
+  LOWBIT_TRY(choose_warp_groups(stream));
   LOWBIT_TRY(cuda_status(cudaMemsetAsync(stream.finding, 0xff, sizeof *stream.finding, stream.stream)));
   return CudaStatus::kOk;
 }
@@ -156,6 +182,8 @@ CudaStatus open_stream(std::int32_t device, CudaStream** out) {
   *out = stream;
   return CudaStatus::kOk;
 }
+
+bool uses_warp_groups(const CudaStream* stream) { return stream->uses_warp_groups; }
 
 CudaStatus transfer(CudaStream* stream, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   if (bytes == 0) return CudaStatus::kOk;
@@ -258,10 +286,10 @@ CudaStatus read_memory(CudaStream* stream, const void* device, std::size_t bytes
 }
 
 const CudaApi kApi = {
-    kCudaAbi,     device_count,  device_info,  last_error,   open_stream,    close_stream, allocate,
-    release,      upload,        download,     copy,         fill,           synchronize,  start_timer,
-    stop_timer,   read_memory,   &kCastCuda,   &kAffineCuda, &kCodebookCuda, &kBlocksCuda, &kFakeQuantizeCuda,
-    &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
+    kCudaAbi,           device_count, device_info,   last_error,   open_stream,  close_stream,   uses_warp_groups,
+    allocate,           release,      upload,        download,     copy,         fill,           synchronize,
+    start_timer,        stop_timer,   read_memory,   &kCastCuda,   &kAffineCuda, &kCodebookCuda, &kBlocksCuda,
+    &kFakeQuantizeCuda, &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
 };
 
 }  // namespace

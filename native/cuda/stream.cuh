@@ -18,6 +18,7 @@ struct CudaStream {
   int major, minor, multiprocessors;
   std::size_t shared_bytes;  // that a block may ask for
   bool has_pools;
+  bool uses_warp_groups;  // see warpgroups.cuh
   cudaStream_t stream;
   cudaEvent_t begin, end;
   CudaFinding* finding;  // on the device

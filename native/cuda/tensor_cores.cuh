@@ -21,7 +21,7 @@ namespace lowbit {
 namespace emulator {
 
 // c += A · B, of `Elements` consecutive elements to a register; value_of_a(register, i) is one of them.
-template <int Elements, typename Sum, typename Accumulator, typename ValueOfA, typename ValueOfB>
+template <int Elements, typename Sum, bool Cuts = false, typename Accumulator, typename ValueOfA, typename ValueOfB>
 void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], const ValueOfA& value_of_a,
                     const ValueOfB& value_of_b) {
   struct Fragments {
@@ -36,25 +36,33 @@ void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned 
   for (unsigned i = 0; i < 4; i++) {
     const unsigned upper = i / 2, column = 2 * t + i % 2;
     Sum sum = 0;
+    double products[8 * Elements];
+    unsigned count = 0;
     for (unsigned other = 0; other < 4; other++) {
       Fragments of_a, of_b;
       std::memcpy(&of_a, exchange(4 * g + other), sizeof of_a);
       std::memcpy(&of_b, exchange(4 * column + other), sizeof of_b);
       for (unsigned half = 0; half < 2; half++) {
         for (int e = 0; e < Elements; e++) {
-          sum +=
+          const Sum product =
               static_cast<Sum>(value_of_a(of_a.a[2 * half + upper], e)) * static_cast<Sum>(value_of_b(of_b.b[half], e));
+          sum += product;
+          products[count++] = static_cast<double>(product);
         }
       }
     }
-    c[i] = static_cast<Accumulator>(static_cast<Sum>(c[i]) + sum);
+    if constexpr (Cuts) {
+      c[i] = static_cast<Accumulator>(cut_sum(static_cast<double>(c[i]), products, count));
+    } else {
+      c[i] = static_cast<Accumulator>(static_cast<Sum>(c[i]) + sum);
+    }
   }
   wait_for_warp(kAllLanes);
 }
 
-template <int Elements, typename Sum, typename Accumulator, typename Value>
+template <int Elements, typename Sum, bool Cuts = false, typename Accumulator, typename Value>
 void matrix_product(Accumulator (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], const Value& value) {
-  matrix_product<Elements, Sum>(c, a, b, value, value);
+  matrix_product<Elements, Sum, Cuts>(c, a, b, value, value);
 }
 
 }  // namespace emulator
@@ -164,7 +172,7 @@ __device__ inline int dot_uint8(unsigned a, unsigned b, int c) {
 // sums of compute capability 9.0 keep fewer bits than float32: add them up outside every few hundred columns.)
 __device__ inline void multiply_float8(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #if defined(LOWBIT_CUDA_EMULATED)
-  emulator::matrix_product<4, double>(c, a, b, [](unsigned word, int i) {
+  emulator::matrix_product<4, double, true>(c, a, b, [](unsigned word, int i) {
     return float_of_small<SmallFloatType::kFloat8E4m3fn>(static_cast<std::uint8_t>(word >> (8 * i)));
   });
 #elif __CUDA_ARCH__ >= 890
@@ -179,11 +187,13 @@ __device__ inline void multiply_float8(float (&c)[4], const unsigned (&a)[4], co
 #endif
 }
 
-#if !defined(LOWBIT_CUDA_EMULATED)
 __device__ inline unsigned shared_address(const void* pointer) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - emulator::shared);
+#else
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
 #endif
+}
 
 // Four 8 × 8 matrices of 16 bits from shared memory: lane 8i + r names the sixteen bytes of row r of matrix i; the lane
 // gets columns 2t and 2t + 1 of row g of each.
@@ -206,11 +216,7 @@ __device__ inline void load_matrices(unsigned (&out)[4], const void* row) {
 // aligned.
 __device__ inline void copy_async(void* shared, const void* global, bool wanted) {
 #if defined(LOWBIT_CUDA_EMULATED)
-  if (wanted) {
-    std::memcpy(shared, global, 16);
-  } else {
-    std::memset(shared, 0, 16);
-  }
+  emulator::begin_copy(shared, wanted ? global : nullptr);
 #elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :
@@ -223,7 +229,9 @@ __device__ inline void copy_async(void* shared, const void* global, bool wanted)
 
 // Ends a group of copies.
 __device__ inline void commit_copies() {
-#if !defined(LOWBIT_CUDA_EMULATED) && __CUDA_ARCH__ >= 800
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::commit_copies();
+#elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
@@ -232,7 +240,9 @@ __device__ inline void commit_copies() {
 // to all.
 template <int Groups>
 __device__ inline void wait_for_copies() {
-#if !defined(LOWBIT_CUDA_EMULATED) && __CUDA_ARCH__ >= 800
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::wait_for_copies(Groups);
+#elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" : : "n"(Groups) : "memory");
 #endif
 }

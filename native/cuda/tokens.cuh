@@ -97,9 +97,6 @@ inline bool has_whole_units(const void* x, const void* codes, std::size_t k) {
          reinterpret_cast<std::uintptr_t>(codes) % 8 == 0;
 }
 
-// --- what linear layers of quantized activations end with
-// ------------------------------------------------------------
-
 // Two results side by side; the second may be past the end of a row.
 __device__ inline void store_pair(void* y, FloatType type, std::size_t at, float first, float second, bool both) {
   if (type == FloatType::kFloat32) {

@@ -3,9 +3,13 @@
 // Products of whole warp groups, of compute capability 9.0 alone: 128 threads multiply 64 rows with matrices in shared
 // memory that are read while they go on. Only where LOWBIT_HAS_WARPGROUPS.
 //
-// Both operands lie in shared memory by rows of 128 bytes, 1024-byte aligned, with chunk c of row r at c ^ (r % 8).
-// With w the warp, g = lane / 4 and t = lane % 4, c[4j] and c[4j + 1] are row 16w + g, columns 8j + 2t and 8j + 2t + 1
-// of the result; c[4j + 2] and c[4j + 3] eight rows further.
+// Matrices lie in shared memory by rows of 128 bytes, 1024-byte aligned, with chunk c of row r at c ^ (r % 8). With w
+// the warp of the group, g = lane / 4 and t = lane % 4, c[4j] and c[4j + 1] are row 16w + g, columns 8j + 2t and 8j +
+// 2t + 1 of the result; c[4j + 2] and c[4j + 3] eight rows further.
+//
+// Between commit_products() and the wait for it, neither sums nor operands may be touched, in registers or in shared
+// memory. Registers that were written since the last products are held (hold()) before begin_products(), sums once more
+// after the wait; the emulator gives wrong sums where that is forgotten.
 //
 // Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
 
@@ -14,16 +18,21 @@
 #include "cuda/device.cuh"
 #include "cuda/tensor_cores.cuh"
 
+#if defined(LOWBIT_CUDA_EMULATED)
+#include "test/cuda/emulated_groups.h"
+#endif
+
 namespace lowbit {
 
-// Whether layers use them, from this many rows on. Off until a device has shown that they are right: the tests named
-// "warp groups" try them wherever they can run.
+// Whether streams use them where the environment variable LOWBIT_CUDA_WARPGROUPS says nothing: not until a device has
+// shown that they are right and faster.
 constexpr bool kUsesWarpGroups = false;
+// Layers use them from this many rows on.
 constexpr std::size_t kRowsForWarpGroups = 65;
 
 }  // namespace lowbit
 
-#if !defined(LOWBIT_CUDA_EMULATED) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(LOWBIT_CUDA_EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LOWBIT_HAS_WARPGROUPS 1
 
 namespace lowbit {
@@ -38,32 +47,61 @@ __device__ inline std::uint64_t matrix_descriptor(const void* shared) {
 __device__ inline std::uint64_t next_columns(std::uint64_t descriptor) { return descriptor + (32 >> 4); }
 
 // What threads wrote to shared memory becomes visible to the products, once they have met at a barrier after it.
-__device__ inline void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void publish_to_products() {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::publish_copies();
+#else
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 
-// Before the first product, and whenever sums were touched since the last.
-__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Before the first product, and whenever its registers were written since the last.
+__device__ inline void begin_products() {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::begin_products();
+#else
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
 // Ends a group of products.
-__device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ inline void commit_products() {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::commit_products();
+#else
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
 // Waits until no more than the last `Groups` groups are under way.
 template <int Groups>
 __device__ inline void wait_for_products() {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::wait_for_products(Groups);
+#else
   asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Groups) : "memory");
+#endif
 }
-// Keeps the compiler from moving sums that products under way still write.
-template <typename Sum, int Count>
-__device__ inline void hold(Sum (&c)[Count]) {
+// Keeps the compiler from moving what is done with registers of products past this place.
+template <typename Register, int Count>
+__device__ inline void hold(Register (&c)[Count]) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::hold(c, sizeof c);
+#else
 #pragma unroll
   for (int i = 0; i < Count; i++) {
-    if constexpr (std::is_same_v<Sum, int>) {
-      asm volatile("" : "+r"(c[i])::"memory");
-    } else {
+    if constexpr (std::is_same_v<Register, float>) {
       asm volatile("" : "+f"(c[i])::"memory");
+    } else {
+      asm volatile("" : "+r"(c[i])::"memory");
     }
   }
+#endif
 }
 
 // c (+)= A · Bᵀ for A[64, 32] and B[256, 32] of signed bytes: added to what is there if it `adds`.
 __device__ inline void multiply_group_int8(int (&c)[128], std::uint64_t a, std::uint64_t b, bool adds) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::multiply_group({emulator::GroupElement::kInt8, 256, adds, nullptr, a, b, c});
+#else
   asm volatile(
       "{\n.reg .pred adds;\nsetp.ne.b32 adds, %130, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
@@ -92,10 +130,14 @@ __device__ inline void multiply_group_int8(int (&c)[128], std::uint64_t a, std::
         "+r"(c[113]), "+r"(c[114]), "+r"(c[115]), "+r"(c[116]), "+r"(c[117]), "+r"(c[118]), "+r"(c[119]), "+r"(c[120]),
         "+r"(c[121]), "+r"(c[122]), "+r"(c[123]), "+r"(c[124]), "+r"(c[125]), "+r"(c[126]), "+r"(c[127])
       : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+#endif
 }
 
 // The same for B[128, 32], with elements of E4M3FN.
 __device__ inline void multiply_group_float8(float (&c)[64], std::uint64_t a, std::uint64_t b, bool adds) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::multiply_group({emulator::GroupElement::kFloat8, 128, adds, nullptr, a, b, c});
+#else
   asm volatile(
       "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {"
@@ -113,6 +155,44 @@ __device__ inline void multiply_group_float8(float (&c)[64], std::uint64_t a, st
         "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]), "+f"(c[56]),
         "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
       : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+#endif
+}
+
+// c (+)= A · Bᵀ for A[64, 16] in registers, whose rows 16w … 16w + 15 are the operand A of tensor_cores.cuh in warp w,
+// and B[64, 16] of float16 or bfloat16. The registers of A must stay as they are until the product has been waited for.
+template <FloatType Half>
+__device__ inline void multiply_group(float (&c)[32], const unsigned (&a)[4], std::uint64_t b, bool adds) {
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::multiply_group(
+      {Half == FloatType::kFloat16 ? emulator::GroupElement::kFloat16 : emulator::GroupElement::kBfloat16, 64, adds, a,
+       0, b, c});
+#else
+  if constexpr (Half == FloatType::kFloat16) {
+    asm volatile(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
+        "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, %36, adds, 1, 1, 0;\n}\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]),
+          "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]),
+          "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]),
+          "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds ? 1 : 0));
+  } else {
+    asm volatile(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
+        "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, %36, adds, 1, 1, 0;\n}\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]),
+          "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]),
+          "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]),
+          "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds ? 1 : 0));
+  }
+#endif
 }
 
 }  // namespace lowbit

@@ -47,17 +47,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
     if (number % kStagesOfSum == kStagesOfSum - 1) add_up();
   });
   add_up();  // what is left, or zeros
-  const LanePlace<Tile> place(tile.row, tile.column);
-#pragma unroll
-  for (int j = 0; j < Tile::kAcross; j++) {
-#pragma unroll
-    for (int i = 0; i < Tile::kDown; i++) {
-      const std::size_t row = place.row + 16 * static_cast<std::size_t>(i);
-      const std::size_t column = place.column + 8 * static_cast<std::size_t>(j);
-      result.store(row, column, totals[i][j][0], totals[i][j][1]);
-      result.store(row + 8, column, totals[i][j][2], totals[i][j][3]);
-    }
-  }
+  store_tile<Tile>(tile, totals, result);
 }
 
 template <typename Tile>
@@ -70,7 +60,7 @@ CudaStatus launch_tiles(const CudaStream& stream, const ByteRows& a, const ByteR
 CudaStatus multiply_layer(CudaStream* stream, const Float8LinearCuda& l) {
   if (stream->major * 10 + stream->minor < 89) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
-  if (kUsesWarpGroups && stream->major == 9 && l.m >= kRowsForWarpGroups) return float8_linear_by_groups(stream, l);
+  if (stream->uses_warp_groups && l.m >= kRowsForWarpGroups) return float8_linear_by_groups(stream, l);
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));
@@ -106,6 +96,6 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const Float8Cuda kFloat8Cuda = {quantize_tokens, multiply_layer, float8_linear_by_groups};
+const Float8Cuda kFloat8Cuda = {quantize_tokens, multiply_layer};
 
 }  // namespace lowbit

@@ -30,15 +30,14 @@ struct Float8Cuda {
   // such element. On every device.
   CudaStatus (*quantize_tokens)(CudaStream* stream, const void* x, FloatType type, std::size_t m, std::size_t k,
                                 std::uint8_t* codes, float* scales);
-  // kUnsupported before compute capability 8.9. Fastest where k is a multiple of 16.
+  // kUnsupported before compute capability 8.9. Fastest where k is a multiple of 16: other operands are
+  // copied, at every call.
   CudaStatus (*linear)(CudaStream* stream, const Float8LinearCuda& layer);
-  // The same by products of whole warp groups, for tests and benchmarks: linear() does not use them. kUnsupported on
-  // all but compute capability 9.x.
-  CudaStatus (*linear_by_groups)(CudaStream* stream, const Float8LinearCuda& layer);
 };
 
 extern const Float8Cuda kFloat8Cuda;
 
+// linear() by products of whole warp groups, for streams that use them.
 CudaStatus float8_linear_by_groups(CudaStream* stream, const Float8LinearCuda& layer);
 
 }  // namespace lowbit

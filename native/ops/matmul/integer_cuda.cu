@@ -12,9 +12,6 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-// --- what becomes of the sums
-// ------------------------------------------------------------------------------------------------------
-
 // b is signed here: its zero points are less by 128 where it was not.
 struct IntegerFinish {
   const std::int32_t *a_zeros, *b_zeros;  // or nullptr: 0
@@ -82,9 +79,6 @@ struct ScaledFinish {
   }
 };
 
-// --- products
-// --------------------------------------------------------------------------------------------------------------
-
 struct SignedBytes {
   __device__ static void multiply(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     multiply_int8(c, a, b);
@@ -108,17 +102,7 @@ __global__ void __launch_bounds__(Tile::kThreads) multiply_bytes(ByteRows a, Byt
   int sums[Tile::kDown][Tile::kAcross][4] = {};
   for_stages<Tile>(a, b, tile.row, tile.column, k,
                    [&](int, const unsigned char* stage) { multiply_stage<Tile, Product>(stage, sums); });
-  const LanePlace<Tile> place(tile.row, tile.column);
-#pragma unroll
-  for (int j = 0; j < Tile::kAcross; j++) {
-#pragma unroll
-    for (int i = 0; i < Tile::kDown; i++) {
-      const std::size_t row = place.row + 16 * static_cast<std::size_t>(i);
-      const std::size_t column = place.column + 8 * static_cast<std::size_t>(j);
-      finish.store(row, column, sums[i][j][0], sums[i][j][1]);
-      finish.store(row + 8, column, sums[i][j][2], sums[i][j][3]);
-    }
-  }
+  store_tile<Tile>(tile, sums, finish);
 }
 
 // For a few rows of a, where reading b is what takes time: a warp makes two columns of the result.
@@ -199,9 +183,6 @@ CudaStatus multiply(const CudaStream& stream, const ByteRows& a, const ByteRows&
   }
   return launch_tiles<WideTile, Product>(stream, a, b, k, finish);
 }
-
-// --- packing
-// ---------------------------------------------------------------------------------------------------------------
 
 // A packed operand: [n][padded_row(k)] signed bytes, then the sums of its rows.
 struct Packed {
@@ -288,9 +269,6 @@ CudaStatus pack_rows(CudaStream* stream, const std::uint8_t* rows, bool is_signe
   return launch_sums(*stream, {to.codes, n, padded_row(k)}, k, true, to.sums);
 }
 
-// --- the operations
-// -----------------------------------------------------------------------------------------------------
-
 CudaStatus matmul(CudaStream* stream, const IntegerMatmulCuda& p) {
   if (p.m == 0 || p.n == 0) return CudaStatus::kOk;
   const Packed packed = packed_in(const_cast<void*>(p.b), p.k, p.n);
@@ -325,7 +303,7 @@ CudaStatus matmul(CudaStream* stream, const IntegerMatmulCuda& p) {
 CudaStatus multiply_layer(CudaStream* stream, const Int8LinearCuda& l) {
   if (l.k > kMostInt8Columns) return CudaStatus::kUnsupported;
   if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
-  if (kUsesWarpGroups && stream->major == 9 && l.m >= kRowsForWarpGroups) return int8_linear_by_groups(stream, l);
+  if (stream->uses_warp_groups && l.m >= kRowsForWarpGroups) return int8_linear_by_groups(stream, l);
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));
@@ -357,7 +335,6 @@ CudaStatus quantize_tokens(CudaStream* stream, const void* x, FloatType type, st
 
 }  // namespace
 
-const IntegerCuda kIntegerCuda = {packed_bytes,         pack, pack_rows, matmul, quantize_tokens, multiply_layer,
-                                  int8_linear_by_groups};
+const IntegerCuda kIntegerCuda = {packed_bytes, pack, pack_rows, matmul, quantize_tokens, multiply_layer};
 
 }  // namespace lowbit

@@ -61,15 +61,13 @@ struct IntegerCuda {
   // kNonFinite with the index in x of the first such element.
   CudaStatus (*quantize_tokens)(CudaStream* stream, const void* x, FloatType type, std::size_t m, std::size_t k,
                                 std::int8_t* codes, float* scales);
-  // Fastest where k is a multiple of 16.
+  // Fastest where k is a multiple of 16: other operands are copied, at every call.
   CudaStatus (*linear)(CudaStream* stream, const Int8LinearCuda& layer);
-  // The same by products of whole warp groups, for tests and benchmarks: linear() does not use them. kUnsupported on
-  // all but compute capability 9.x.
-  CudaStatus (*linear_by_groups)(CudaStream* stream, const Int8LinearCuda& layer);
 };
 
 extern const IntegerCuda kIntegerCuda;
 
+// linear() by products of whole warp groups, for streams that use them.
 CudaStatus int8_linear_by_groups(CudaStream* stream, const Int8LinearCuda& layer);
 
 }  // namespace lowbit

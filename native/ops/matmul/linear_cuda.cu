@@ -1,5 +1,6 @@
 // y = x·Wᵀ on a device: what x must become before, which kernel multiplies, and the gate.
 
+#include "cuda/warpgroups.cuh"
 #include "cuda/workspace.cuh"
 #include "ops/codebook/codebook_math.h"
 #include "ops/matmul/linear_cuda_kernels.cuh"
@@ -11,11 +12,16 @@ constexpr unsigned kThreads = 256;
 
 __device__ inline bool is_finite_magnitude(float magnitude) { return magnitude < INFINITY; }
 
+// Where products of warp groups want column k of x: of 32 columns, pair 4i + j changes places with pair 4j + i.
+__device__ inline std::size_t transposed(std::size_t k) {
+  return (k & ~std::size_t{31}) | (k >> 1 & 3U) << 3 | (k >> 3 & 3U) << 1 | (k & 1U);
+}
+
 // A block for each row of x: to the compute type, with zeros up to the stride; divided by a power of two if there are
 // scales to write.
 __global__ void __launch_bounds__(kThreads)
-    prepare_rows(const void* x, FloatType from, std::uint64_t columns, std::uint16_t* out, std::uint64_t stride,
-                 float* scales, CudaFinding* finding) {
+    prepare_rows(const void* x, FloatType from, std::uint64_t columns, bool transposes, std::uint16_t* out,
+                 std::uint64_t stride, float* scales, CudaFinding* finding) {
   const std::size_t row = blockIdx.x;
   auto* const warps = reinterpret_cast<float*>(shared_memory());
   float scale = 1.0F;
@@ -48,7 +54,32 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
-    out[row * stride + k] = result;
+    out[row * stride + (transposes ? transposed(k) : k)] = result;
+  }
+}
+
+// x of the compute type whose rows are whole blocks: a thread transposes 32 columns.
+__global__ void __launch_bounds__(kThreads)
+    transpose_pairs(const uint4* x, std::size_t count, unsigned exponent, uint4* out, CudaFinding* finding) {
+  for (std::size_t i = grid_thread(); i < count; i += grid_threads()) {
+    unsigned pairs[4][4];
+#pragma unroll
+    for (int row = 0; row < 4; row++) {
+      const uint4 four = __ldg(x + 4 * i + row);
+      pairs[row][0] = four.x, pairs[row][1] = four.y, pairs[row][2] = four.z, pairs[row][3] = four.w;
+    }
+    if (finding != nullptr) {
+      std::size_t first = 32;
+#pragma unroll
+      for (int e = 31; e >= 0; e--) {
+        if ((pairs[e / 8][e / 2 % 4] >> (16 * (e % 2)) & exponent) == exponent) first = static_cast<std::size_t>(e);
+      }
+      if (first != 32) note(finding, Status::kNonFinite, 32 * i + first);
+    }
+#pragma unroll
+    for (int row = 0; row < 4; row++) {
+      out[4 * i + row] = make_uint4(pairs[0][row], pairs[1][row], pairs[2][row], pairs[3][row]);
+    }
   }
 }
 
@@ -72,26 +103,33 @@ void fill_values(Codebook book, FloatType half, std::uint16_t (&values)[16]) {
 // x as the kernels read it.
 struct Activations {
   FloatType half;
-  bool scaled, prepared;
+  bool scaled;
+  bool whole;  // blocks of columns, aligned
+  bool transposed;
+  bool prepared;  // not as it is given
   std::uint64_t stride;
 };
 
-Activations activations_of(const CudaStream& stream, const CudaLinearArguments& a) {
+Activations activations_of(const CudaStream& stream, const CudaLinearArguments& a, bool transposed) {
   Activations x{};
   const bool float16_weights = a.layout->format == CudaWeightFormat::kFloat16 ||
                                (a.gate != nullptr && a.gate_layout->format == CudaWeightFormat::kFloat16);
   x.half = a.x_type == FloatType::kBfloat16 && stream.major >= 8 && !float16_weights ? FloatType::kBfloat16
                                                                                      : FloatType::kFloat16;
   x.scaled = a.x_type != x.half;
-  x.prepared = x.scaled || a.layout->columns % kColumnsOfBlock != 0 || reinterpret_cast<std::uintptr_t>(a.x) % 16 != 0;
+  x.whole = a.layout->columns % kColumnsOfBlock == 0 && reinterpret_cast<std::uintptr_t>(a.x) % 16 == 0;
+  x.transposed = transposed;
+  x.prepared = x.scaled || !x.whole || transposed;
   x.stride = a.layout->blocks * kColumnsOfBlock;
   return x;
 }
 
 CudaStatus plan_product(const CudaStream& stream, const CudaPackedLayout& layout, std::uint64_t m,
                         CudaProductPlan* plan) {
-  if (m > kStreamedRows) return plan_tiled(stream, layout, m, plan);
-  *plan = plan_streamed(stream, layout, m);
+  if (m > kStreamedRows && !(stream.uses_warp_groups && m >= kRowsForWarpGroups)) {
+    return plan_tiled(stream, layout, m, plan);
+  }
+  *plan = m > kStreamedRows ? plan_groups(stream, layout, m) : plan_streamed(stream, layout, m);
   return CudaStatus::kOk;
 }
 
@@ -127,10 +165,10 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
   if (m > kMost || layout.tiles > kMost || layout.blocks > kMost) return CudaStatus::kUnsupported;
   if (m == 0 || n == 0) return CudaStatus::kOk;
 
-  const Activations x = activations_of(*stream, a);
   CudaProductPlan plan{}, gate_plan{};
   LOWBIT_TRY(plan_product(*stream, layout, m, &plan));
   if (a.gate != nullptr) LOWBIT_TRY(plan_product(*stream, *a.gate_layout, m, &gate_plan));
+  const Activations x = activations_of(*stream, a, plan.way == CudaProductWay::kGroups);
 
   const auto aligned = [](std::size_t bytes) { return (bytes + 255) / 256 * 256; };
   const std::size_t x_at = kProductCounters * sizeof(unsigned);
@@ -153,14 +191,22 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
 
   CudaFinding* const finding = a.check_finite ? stream->finding : nullptr;
   const auto* ready = static_cast<const std::uint16_t*>(a.x);
+  const unsigned exponent = a.x_type == FloatType::kFloat16 ? 0x7c00U : 0x7f80U;
   if (x.prepared) {
     auto* const out = reinterpret_cast<std::uint16_t*>(memory + x_at);
-    LOWBIT_TRY(launch(*stream, prepare_rows, dim3(static_cast<unsigned>(m)), kThreads, kThreads / kWarp * sizeof(float),
-                      a.x, a.x_type, k, out, x.stride, x_scales, finding));
     ready = out;
+    if (x.transposed && x.whole && !x.scaled) {
+      const std::size_t count = m * k / 32;
+      LOWBIT_TRY(launch(*stream, transpose_pairs, dim3(blocks_for(*stream, count, kThreads)), kThreads, 0,
+                        static_cast<const uint4*>(a.x), count, exponent, reinterpret_cast<uint4*>(out), finding));
+    } else {
+      LOWBIT_TRY(launch(*stream, prepare_rows, dim3(static_cast<unsigned>(m)), kThreads,
+                        kThreads / kWarp * sizeof(float), a.x, a.x_type, k, x.transposed, out, x.stride, x_scales,
+                        finding));
+    }
   } else if (a.check_finite) {
     LOWBIT_TRY(launch(*stream, find_non_finite, dim3(blocks_for(*stream, m * k, kThreads)), kThreads, 0, ready,
-                      a.x_type == FloatType::kFloat16 ? 0x7c00U : 0x7f80U, m * k, finding));
+                      exponent, m * k, finding));
   }
 
   const auto multiply = [&](const CudaPackedLayout& of, const void* weight, const CudaProductPlan& planned,
@@ -182,8 +228,10 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
     p.factors = factors;
     p.y = y;
     p.y_type = y_type;
-    return (planned.streamed ? multiply_streamed : multiply_tiled)(*stream, planned, of.format, x.half,
-                                                                   cuda_scales_of_block(of), p);
+    const auto run = planned.way == CudaProductWay::kStreamed ? multiply_streamed
+                     : planned.way == CudaProductWay::kTiled  ? multiply_tiled
+                                                              : multiply_groups;
+    return run(*stream, planned, of.format, x.half, cuda_scales_of_block(of), p);
   };
   const float* factors = nullptr;
   if (a.gate != nullptr) {

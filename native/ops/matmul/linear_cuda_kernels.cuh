@@ -1,6 +1,6 @@
 #pragma once
 
-// What the two kernels of linear_cuda.h share: their arguments, what becomes of sums, and how blocks that divide the
+// What the kernels of linear_cuda.h share: their arguments, what becomes of sums, and how blocks that divide the
 // columns add up.
 
 #include "core/packed_codes.h"
@@ -12,7 +12,8 @@
 namespace lowbit {
 
 struct CudaProduct {
-  // [m, x_stride] of the compute type, zeros to the end of the last block; rows are 16-byte aligned.
+  // [m, x_stride] of the compute type, zeros to the end of the last block; rows are 16-byte aligned. For warp groups,
+  // the pairs of 32 columns are transposed as a square of 4 × 4: see linear_groups_cuda.cu.
   const std::uint16_t* x;
   std::uint64_t x_stride;
   unsigned m, rows, tiles, blocks;
@@ -41,12 +42,14 @@ struct CudaProduct {
 // Products with up to so many rows of x are streamed.
 constexpr std::uint64_t kStreamedRows = 16;
 
+enum class CudaProductWay : std::uint8_t { kStreamed, kTiled, kGroups };
+
 // How a product is divided among blocks.
 struct CudaProductPlan {
-  bool streamed;
-  unsigned shape;              // not streamed: of blocks
+  CudaProductWay way;
+  unsigned shape;              // kTiled: of blocks
   unsigned row_tiles, tokens;  // of a block
-  unsigned stages;             // not streamed: of the pipeline
+  unsigned stages;             // kTiled: of the pipeline
   unsigned row_groups, token_groups, splits, blocks_of_split;
   std::size_t partials;  // floats
 };
@@ -59,6 +62,10 @@ CudaStatus multiply_streamed(CudaStream& stream, const CudaProductPlan& plan, Cu
 CudaStatus plan_tiled(const CudaStream& stream, const CudaPackedLayout& layout, std::uint64_t m, CudaProductPlan* plan);
 CudaStatus multiply_tiled(CudaStream& stream, const CudaProductPlan& plan, CudaWeightFormat format, FloatType half,
                           unsigned scales, const CudaProduct& product);
+// For streams that use warp groups.
+CudaProductPlan plan_groups(const CudaStream& stream, const CudaPackedLayout& layout, std::uint64_t m);
+CudaStatus multiply_groups(CudaStream& stream, const CudaProductPlan& plan, CudaWeightFormat format, FloatType half,
+                           unsigned scales, const CudaProduct& product);
 
 // Two of the functions of LinearCuda.
 CudaStatus cuda_weight_layout(const CudaWeightSource* source, CudaPackedLayout* layout);
@@ -78,6 +85,38 @@ inline std::uint64_t cuda_scale_sets(const CudaPackedLayout& layout) {
 constexpr std::size_t kProductCounters = kScratchZeros / sizeof(unsigned);
 
 namespace {
+
+// A format and a compute type that kernels are compiled for.
+template <CudaWeightFormat Format, FloatType Half>
+struct ProductCase {
+  static constexpr CudaWeightFormat kFormat = Format;
+  static constexpr FloatType kHalf = Half;
+};
+template <CudaWeightFormat Format, typename Call>
+CudaStatus with_half(FloatType half, const Call& call) {
+  if constexpr (Format != CudaWeightFormat::kFloat16) {
+    if (half == FloatType::kBfloat16) return call(ProductCase<Format, FloatType::kBfloat16>{});
+  }
+  return call(ProductCase<Format, FloatType::kFloat16>{});
+}
+// call(a ProductCase).
+template <typename Call>
+CudaStatus with_case(CudaWeightFormat format, FloatType half, const Call& call) {
+  switch (format) {
+    case CudaWeightFormat::kBits4:
+      return with_half<CudaWeightFormat::kBits4>(half, call);
+    case CudaWeightFormat::kBits8:
+      return with_half<CudaWeightFormat::kBits8>(half, call);
+    case CudaWeightFormat::kTable4:
+      return with_half<CudaWeightFormat::kTable4>(half, call);
+    case CudaWeightFormat::kFloat8E4m3fn:
+      return with_half<CudaWeightFormat::kFloat8E4m3fn>(half, call);
+    case CudaWeightFormat::kFloat8E5m2:
+      return with_half<CudaWeightFormat::kFloat8E5m2>(half, call);
+    default:
+      return with_half<CudaWeightFormat::kFloat16>(half, call);
+  }
+}
 
 constexpr unsigned kProductThreads = 256, kProductWarps = kProductThreads / kWarp;
 
@@ -105,12 +144,16 @@ __device__ inline float activated(Activation activation, float x) {
   }
 }
 
-__device__ inline void finish(const CudaProduct& p, unsigned token, unsigned row, float sum) {
+__device__ inline float finished(const CudaProduct& p, unsigned token, unsigned row, float sum) {
   float value = sum * (p.x_scales == nullptr ? p.factor : p.factor * p.x_scales[token]);
   if (p.bias != nullptr) value += p.bias[row];
   value = activated(p.activation, value);
+  return p.factors == nullptr ? value : value * p.factors[std::size_t{token} * p.rows + row];
+}
+
+__device__ inline void finish(const CudaProduct& p, unsigned token, unsigned row, float sum) {
+  const float value = finished(p, token, row, sum);
   const std::size_t at = std::size_t{token} * p.rows + row;
-  if (p.factors != nullptr) value *= p.factors[at];
   if (p.y_type == FloatType::kFloat32) {
     static_cast<float*>(p.y)[at] = value;
   } else {

@@ -232,20 +232,11 @@ CudaStatus with_zeros(CudaStream& stream, const CudaProductPlan& plan, unsigned 
   }
 }
 
-template <CudaWeightFormat Format>
-CudaStatus with_half(CudaStream& stream, const CudaProductPlan& plan, FloatType half, unsigned scales,
-                     const CudaProduct& product) {
-  if constexpr (Format != CudaWeightFormat::kFloat16) {
-    if (half == FloatType::kBfloat16) return with_zeros<Format, FloatType::kBfloat16>(stream, plan, scales, product);
-  }
-  return with_zeros<Format, FloatType::kFloat16>(stream, plan, scales, product);
-}
-
 }  // namespace
 
 CudaProductPlan plan_streamed(const CudaStream& stream, const CudaPackedLayout& layout, std::uint64_t m) {
   CudaProductPlan plan{};
-  plan.streamed = true;
+  plan.way = CudaProductWay::kStreamed;
   plan.tokens = m <= 8 ? 8 : 16;
   plan.row_tiles = static_cast<unsigned>(row_tiles_of(layout.format, static_cast<int>(plan.tokens / 8)));
   const auto tiles = static_cast<unsigned>(layout.tiles), blocks = static_cast<unsigned>(layout.blocks);
@@ -266,20 +257,10 @@ CudaProductPlan plan_streamed(const CudaStream& stream, const CudaPackedLayout& 
 
 CudaStatus multiply_streamed(CudaStream& stream, const CudaProductPlan& plan, CudaWeightFormat format, FloatType half,
                              unsigned scales, const CudaProduct& product) {
-  switch (format) {
-    case CudaWeightFormat::kBits4:
-      return with_half<CudaWeightFormat::kBits4>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kBits8:
-      return with_half<CudaWeightFormat::kBits8>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kTable4:
-      return with_half<CudaWeightFormat::kTable4>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kFloat8E4m3fn:
-      return with_half<CudaWeightFormat::kFloat8E4m3fn>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kFloat8E5m2:
-      return with_half<CudaWeightFormat::kFloat8E5m2>(stream, plan, half, scales, product);
-    default:
-      return with_half<CudaWeightFormat::kFloat16>(stream, plan, half, scales, product);
-  }
+  return with_case(format, half, [&](auto of) {
+    using Case = decltype(of);
+    return with_zeros<Case::kFormat, Case::kHalf>(stream, plan, scales, product);
+  });
 }
 
 }  // namespace lowbit

@@ -289,15 +289,6 @@ CudaStatus with_scales(CudaStream& stream, const CudaProductPlan& plan, unsigned
   return with_shape<Format, Half, false>(stream, plan, scales, product);
 }
 
-template <CudaWeightFormat Format>
-CudaStatus with_half(CudaStream& stream, const CudaProductPlan& plan, FloatType half, unsigned scales,
-                     const CudaProduct& product) {
-  if constexpr (Format != CudaWeightFormat::kFloat16) {
-    if (half == FloatType::kBfloat16) return with_scales<Format, FloatType::kBfloat16>(stream, plan, scales, product);
-  }
-  return with_scales<Format, FloatType::kFloat16>(stream, plan, scales, product);
-}
-
 unsigned stages_of(const CudaStream& stream, CudaWeightFormat format, const Shape& shape) {
   const std::size_t table = format == CudaWeightFormat::kTable4 ? kTableBytes : 0;
   const std::size_t stages = (stream.shared_bytes - table) / shape.stage_bytes(format);
@@ -309,6 +300,7 @@ unsigned stages_of(const CudaStream& stream, CudaWeightFormat format, const Shap
 CudaStatus plan_tiled(const CudaStream& stream, const CudaPackedLayout& layout, std::uint64_t m,
                       CudaProductPlan* plan) {
   *plan = {};
+  plan->way = CudaProductWay::kTiled;
   // The fewest tokens that hold all; many take the largest tiles if that leaves no multiprocessor without work.
   unsigned shape = m <= 32 ? 0 : m <= 64 ? 1 : 2;
   if (m > 2 * kShapes[2].tokens()) {
@@ -344,20 +336,10 @@ CudaStatus plan_tiled(const CudaStream& stream, const CudaPackedLayout& layout, 
 
 CudaStatus multiply_tiled(CudaStream& stream, const CudaProductPlan& plan, CudaWeightFormat format, FloatType half,
                           unsigned scales, const CudaProduct& product) {
-  switch (format) {
-    case CudaWeightFormat::kBits4:
-      return with_half<CudaWeightFormat::kBits4>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kBits8:
-      return with_half<CudaWeightFormat::kBits8>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kTable4:
-      return with_half<CudaWeightFormat::kTable4>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kFloat8E4m3fn:
-      return with_half<CudaWeightFormat::kFloat8E4m3fn>(stream, plan, half, scales, product);
-    case CudaWeightFormat::kFloat8E5m2:
-      return with_half<CudaWeightFormat::kFloat8E5m2>(stream, plan, half, scales, product);
-    default:
-      return with_half<CudaWeightFormat::kFloat16>(stream, plan, half, scales, product);
-  }
+  return with_case(format, half, [&](auto of) {
+    using Case = decltype(of);
+    return with_scales<Case::kFormat, Case::kHalf>(stream, plan, scales, product);
+  });
 }
 
 }  // namespace lowbit

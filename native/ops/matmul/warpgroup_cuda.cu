@@ -132,7 +132,7 @@ __device__ void multiply_tile(const ByteRows& a, const ByteRows& b, std::size_t 
 
 template <bool IsFloat8>
 __global__ void __launch_bounds__(kThreads)
-    multiply_by_groups(ByteRows a, ByteRows b, std::size_t k, ScaledResult result) {
+    multiply_groups(ByteRows a, ByteRows b, std::size_t k, ScaledResult result) {
 #if LOWBIT_HAS_WARPGROUPS
   multiply_tile<std::conditional_t<IsFloat8, Float8Group, Int8Group>>(a, b, k, result);
 #else
@@ -142,14 +142,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <bool IsFloat8, typename Layer>
-CudaStatus multiply(CudaStream* stream, const Layer& l) {
-#if defined(LOWBIT_CUDA_EMULATED)
-  constexpr bool kHas = false;
-#else
-  constexpr bool kHas = true;
-#endif
-  if (!kHas || stream->major != 9 || (!IsFloat8 && l.k > kMostInt8Columns)) return CudaStatus::kUnsupported;
-  if (l.m == 0 || l.n == 0) return CudaStatus::kOk;
+CudaStatus multiply_by_groups(CudaStream* stream, const Layer& l) {
   using Tile = GroupTile<IsFloat8 ? 128 : 256>;
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
@@ -157,18 +150,18 @@ CudaStatus multiply(CudaStream* stream, const Layer& l) {
   LOWBIT_TRY(tileable(*stream, l.w, l.n, l.k, copy_of_w, &w));
   const ScaledResult result{l.x_scales, l.w_scales, l.bias, l.x_scale_per_row, l.w_scale_per_row, l.type,
                             l.y,        l.m,        l.n};
-  return launch(*stream, multiply_by_groups<IsFloat8>, dim3(tiles_of<Tile>(l.m, l.n)), unsigned{kThreads},
+  return launch(*stream, multiply_groups<IsFloat8>, dim3(tiles_of<Tile>(l.m, l.n)), unsigned{kThreads},
                 Tile::kSharedBytes, x, w, l.k, result);
 }
 
 }  // namespace
 
 CudaStatus int8_linear_by_groups(CudaStream* stream, const Int8LinearCuda& layer) {
-  return multiply<false>(stream, layer);
+  return multiply_by_groups<false>(stream, layer);
 }
 
 CudaStatus float8_linear_by_groups(CudaStream* stream, const Float8LinearCuda& layer) {
-  return multiply<true>(stream, layer);
+  return multiply_by_groups<true>(stream, layer);
 }
 
 }  // namespace lowbit

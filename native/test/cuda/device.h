@@ -2,7 +2,10 @@
 
 // What tests of the CUDA module need: its functions, a stream, and buffers of a device.
 
+#include <cstdlib>
+#include <cstring>
 #include <initializer_list>
+#include <string>
 
 #include "core/cuda.h"
 #include "test/check.h"
@@ -11,6 +14,33 @@ namespace lowbit::test {
 
 // To loop over.
 using Sizes = std::initializer_list<std::size_t>;
+
+// An environment variable that is set while this exists. (Not on Windows, where there is no emulator to tell.)
+class Setting {
+ public:
+  Setting(const char* name, const char* value) : name_(name) {
+    const char* const before = std::getenv(name);
+    was_set_ = before != nullptr;
+    if (was_set_) before_ = before;
+    set(value);
+  }
+  ~Setting() { set(was_set_ ? before_.c_str() : nullptr); }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+
+ private:
+  void set(const char* value) const {
+#if !defined(_WIN32)
+    static_cast<void>(value != nullptr ? setenv(name_, value, 1) : unsetenv(name_));
+#else
+    static_cast<void>(value);
+#endif
+  }
+
+  const char* name_;
+  std::string before_;
+  bool was_set_ = false;
+};
 
 // The module and a stream of its first device; the running test is skipped where there is none.
 struct Device {
@@ -41,6 +71,38 @@ struct Device {
     expect_ok(api->synchronize(stream, &outcome), "synchronize");
     return outcome;
   }
+};
+
+inline bool is_emulated(const Device& device) {
+  CudaDeviceInfo info{};
+  device.api->device_info(0, &info);
+  return std::strcmp(info.name, "Emulated device") == 0;
+}
+
+// Before a Device: its layers are multiplied by whole warp groups, where that is not forbidden
+// (LOWBIT_CUDA_WARPGROUPS=0).
+class WarpGroups {
+ public:
+  // Skips the running test where there are none.
+  bool of(const Device& device) const {
+    if (!device) return false;
+    const bool used = device.api->uses_warp_groups(device.stream);
+    if (!used) {
+      skip(forbidden_ ? "LOWBIT_CUDA_WARPGROUPS is 0" : "the device has no products of warp groups");
+      CHECK(forbidden_ || !is_emulated(device), "the emulator has products of warp groups");
+    }
+    return used;
+  }
+
+ private:
+  static bool is_forbidden() {
+    const char* const said = std::getenv("LOWBIT_CUDA_WARPGROUPS");
+    return said != nullptr && std::strcmp(said, "0") == 0;
+  }
+
+  bool forbidden_ = is_forbidden();
+  Setting capability_{"LOWBIT_EMULATED_CAPABILITY", "90"};
+  Setting groups_{"LOWBIT_CUDA_WARPGROUPS", forbidden_ ? "0" : "1"};
 };
 
 // Memory of a device, as large as the elements need and no larger.

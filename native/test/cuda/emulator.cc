@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <unordered_map>
 #include <vector>
+
+#include "test/cuda/emulated_groups.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -30,12 +34,23 @@ constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kLanes = 32;
 constexpr std::size_t kSlotBytes = 64;
 
+constexpr std::size_t kCopyBytes = 16;
+
+struct Copy {
+  unsigned char* to;
+  const void* from;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<unsigned char[]> stack;
   Thread state;
   enum class Waits : std::uint8_t { kNo, kForBlock, kForWarp, kEnded } waits;
-  unsigned mask;  // of the warp barrier that it waits at
+  unsigned mask;            // of the warp barrier that it waits at
+  std::deque<Copy> copies;  // under way
+  unsigned copy_group;      // that is being made
+  std::vector<std::size_t> unpublished;
 };
 
 // One launch at a time: kernels share `current` and their static shared variables.
@@ -46,6 +61,7 @@ Fiber* running = nullptr;
 void (*body)(const void*) = nullptr;
 const void* context = nullptr;
 std::vector<unsigned char> exchanges;  // kSlotBytes for each thread of a block
+std::vector<bool> unpublished;         // by copies' places in shared memory
 
 #if LOWBIT_FIBER_SANITIZER
 const void* scheduler_stack = nullptr;
@@ -135,6 +151,17 @@ bool release_block(unsigned threads) {
   return any;
 }
 
+// A block of threads begins without copies and products.
+void forget_work(unsigned threads, std::size_t shared_bytes) {
+  for (unsigned i = 0; i < threads; i++) {
+    fibers[i]->copies.clear();
+    fibers[i]->copy_group = 0;
+    fibers[i]->unpublished.clear();
+  }
+  unpublished.assign(shared_bytes / kCopyBytes, false);
+  begin_groups(threads);
+}
+
 void run_block(dim3 block, dim3 grid, unsigned threads) {
   for (unsigned i = 0; i < threads; i++) {
     Fiber& fiber = *fibers[i];
@@ -172,6 +199,46 @@ void wait_for_warp(unsigned mask) { wait(Fiber::Waits::kForWarp, mask); }
 
 unsigned char* exchange(unsigned lane) { return exchanges.data() + kSlotBytes * (current.warp * kLanes + lane); }
 
+void begin_copy(void* to, const void* from) {
+  std::memset(to, 0xa5, kCopyBytes);
+  running->copies.push_back({static_cast<unsigned char*>(to), from, running->copy_group});
+}
+
+void commit_copies() { running->copy_group++; }
+
+void wait_for_copies(int groups) {
+  Fiber& own = *running;
+  while (!own.copies.empty() && own.copies.front().group + static_cast<unsigned>(groups) < own.copy_group) {
+    const Copy& copy = own.copies.front();
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, kCopyBytes);
+    } else {
+      std::memset(copy.to, 0, kCopyBytes);
+    }
+    const std::size_t place = static_cast<std::size_t>(copy.to - shared) / kCopyBytes;
+    if (!unpublished[place]) own.unpublished.push_back(place);
+    unpublished[place] = true;
+    own.copies.pop_front();
+  }
+}
+
+void publish_copies() {
+  for (const std::size_t place : running->unpublished) unpublished[place] = false;
+  running->unpublished.clear();
+}
+
+bool is_published(std::size_t offset) { return !unpublished[offset / kCopyBytes]; }
+
+double cut_sum(double sum, const double* products, unsigned count) {
+  double largest = std::fabs(sum);
+  for (unsigned i = 0; i < count; i++) largest = std::max(largest, std::fabs(products[i]));
+  if (largest == 0.0 || !std::isfinite(largest)) return std::accumulate(products, products + count, sum);
+  const double unit = std::ldexp(1.0, std::ilogb(largest) - 13);
+  double units = std::trunc(sum / unit);
+  for (unsigned i = 0; i < count; i++) units += std::trunc(products[i] / unit);
+  return units * unit;
+}
+
 void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(const void*), const void* arguments) {
   const std::lock_guard<std::mutex> lock(launching);
   body = kernel;
@@ -188,6 +255,7 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
     for (unsigned y = 0; y < grid.y; y++) {
       for (unsigned x = 0; x < grid.x; x++) {
         std::memset(shared, 0xa5, bytes);
+        forget_work(threads, bytes);
         run_block(dim3(x, y, z), grid, threads);
       }
     }
@@ -197,9 +265,6 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
 }
 
 }  // namespace lowbit::emulator
-
-// --- the runtime
-// ------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -54,9 +54,6 @@ inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
-// --- the thread that runs
-// ---------------------------------------------------------------------------------------------
-
 namespace lowbit::emulator {
 
 struct Thread {
@@ -71,6 +68,20 @@ void wait_for_block();
 void wait_for_warp(unsigned mask);
 // 64 bytes for every lane of the running warp, to exchange values in.
 unsigned char* exchange(unsigned lane);
+
+// Copies of sixteen bytes to shared memory (of zeros, if from nothing). They are as late as they may be: until the
+// running thread waits for them, what was there is spoilt and what shall be is not.
+void begin_copy(void* to, const void* from);
+void commit_copies();
+void wait_for_copies(int groups);
+// What the running thread has copied may be read by products of warp groups; is_published(): whether all may that lies
+// in these sixteen bytes of shared memory.
+void publish_copies();
+bool is_published(std::size_t offset);
+
+// Of E4M3, as tensor cores may add: every number is cut off thirteen bits below the highest bit of the largest.
+double cut_sum(double sum, const double* products, unsigned count);
+
 void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*body)(const void*), const void* context);
 
 template <typename Value>
@@ -138,9 +149,6 @@ inline int __syncthreads_or(int predicate) {
   __syncthreads();
   return result;
 }
-
-// --- arithmetic
-// -------------------------------------------------------------------------------------------------------
 
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
@@ -226,9 +234,6 @@ Value atomicCAS(Value* address, Value compare, Value value) {
   if (old == compare) *address = value;
   return old;
 }
-
-// --- the runtime
-// ------------------------------------------------------------------------------------------------------
 
 enum cudaError_t {
   cudaSuccess,

@@ -294,6 +294,7 @@ TEST("cuda linear: every kind of weight and group") {
 }
 
 TEST("cuda linear: ragged sizes") {
+  const Setting tiles("LOWBIT_CUDA_WARPGROUPS", "0");
   const Device device;
   if (!device) return;
   Random random(2);
@@ -313,6 +314,7 @@ TEST("cuda linear: ragged sizes") {
 }
 
 TEST("cuda linear: columns that blocks divide") {
+  const Setting tiles("LOWBIT_CUDA_WARPGROUPS", "0");
   const Device device;
   if (!device) return;
   Random random(3);
@@ -325,6 +327,7 @@ TEST("cuda linear: columns that blocks divide") {
 }
 
 TEST("cuda linear: largest tiles") {
+  const Setting tiles("LOWBIT_CUDA_WARPGROUPS", "0");
   const Device device;
   if (!device) return;
   Random random(4);
@@ -339,12 +342,10 @@ TEST("cuda linear: rows that share scales") {
   expect_product(device, kKinds[13], {5, 70, 300, 128, FloatType::kBfloat16, FloatType::kFloat32}, random, 16);
 }
 
-TEST("cuda linear: bias, activations, gates and types of the result") {
-  const Device device;
-  if (!device) return;
+void expect_results(const Device& device, std::initializer_list<std::size_t> rows, std::size_t n) {
   Random random(6);
-  const std::size_t n = 37, k = 160;
-  for (const std::size_t m : Sizes{3, 19}) {
+  const std::size_t k = 160;
+  for (const std::size_t m : rows) {
     const Weight w = random_weight(kKinds[2], n, k, 32, FloatType::kFloat16, random);
     const Weight gate = random_weight(kKinds[7], n, k, 0, FloatType::kFloat32, random);
     const Packed packed(device, w), packed_gate(device, gate);
@@ -406,17 +407,20 @@ TEST("cuda linear: bias, activations, gates and types of the result") {
   }
 }
 
-TEST("cuda linear: any magnitude of float32") {
+TEST("cuda linear: bias, activations, gates and types of the result") {
   const Device device;
-  if (!device) return;
+  if (device) expect_results(device, {3, 19}, 37);
+}
+
+void expect_magnitudes(const Device& device, std::size_t m) {
   Random random(7);
-  const std::size_t m = 3, n = 20, k = 130;
+  const std::size_t n = 20, k = 130;
   const Weight w = random_weight(kKinds[0], n, k, 0, FloatType::kFloat32, random);
   const Packed packed(device, w);
   Input x = random_input(m, k, FloatType::kFloat32, random);
-  const float powers[m] = {0x1p-120F, 0x1p+110F, 0.0F};
+  const float powers[3] = {0x1p-120F, 0x1p+110F, 0.0F};
   for (std::size_t i = 0; i < m * k; i++) {
-    const float value = static_cast<float>(x.values[i]) * powers[i / k];
+    const float value = static_cast<float>(x.values[i]) * powers[i / k % 3];
     std::memcpy(x.bytes.data() + 4 * i, &value, 4);
     x.values[i] = static_cast<double>(value);
   }
@@ -436,6 +440,11 @@ TEST("cuda linear: any magnitude of float32") {
     CHECK(std::fabs(static_cast<double>(got[i]) - expected.sum[i]) <= 0x1p-10 * expected.magnitude[i],
           "y[%zu] is %g, not %g", i, static_cast<double>(got[i]), expected.sum[i]);
   }
+}
+
+TEST("cuda linear: any magnitude of float32") {
+  const Device device;
+  if (device) expect_magnitudes(device, 3);
 }
 
 TEST("cuda linear: the same bits every time, and close to them in other company") {
@@ -476,13 +485,9 @@ TEST("cuda linear: the same bits every time, and close to them in other company"
   }
 }
 
-TEST("cuda linear: what is not finite is found") {
-  const Device device;
-  if (!device) return;
+void expect_findings(const Device& device, std::size_t m) {
   Random random(9);
-  const std::size_t m = 3, n = 5, k = 128;
-  const Weight w = random_weight(kKinds[0], n, k, 0, FloatType::kFloat32, random);
-  const Packed packed(device, w);
+  const std::size_t n = 5, k = 128;
   const DeviceBuffer<float> y(device, m * n);
   for (const FloatType type : kTypes) {
     for (const std::size_t columns : {k, k - 3}) {
@@ -507,6 +512,14 @@ TEST("cuda linear: what is not finite is found") {
             static_cast<long long>(outcome.index));
     }
   }
+}
+
+TEST("cuda linear: what is not finite is found") {
+  const Device device;
+  if (!device) return;
+  expect_findings(device, 3);
+  Random random(9);
+  const std::size_t n = 5, k = 128;
   // Of weights.
   for (const std::size_t which : Sizes{13, 14, 20, 21}) {
     Weight bad = random_weight(kKinds[which], n, k, 0, FloatType::kFloat32, random);
@@ -565,6 +578,105 @@ TEST("cuda linear: nothing to multiply, and what is not supported") {
   source.group_size = 200;
   source.row_stride = 1;
   CHECK(device.api->linear->layout(&source, &layout) == CudaStatus::kOk, "a group for a row");
+}
+
+TEST("cuda linear: warp groups, every kind of weight and group") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  Random random(11);
+  int turn = 0;
+  for (const Kind& kind : kKinds) {
+    for (const int group : {32, 64, 128, 96, 256, 0, -1}) {
+      if (kind.kind == CudaWeightKind::kFloats && group != 0) continue;
+      // The kinds that kernels know apart see every group, the others some of them.
+      turn++;
+      const bool apart = kind.zeros || kind.kind == CudaWeightKind::kCodebook;
+      if (!apart && group != 32 && turn % 3 != 0) continue;
+      const FloatType x_type = kTypes[turn % 3];
+      const FloatType scale_type = turn / 3 % 2 == 0 ? FloatType::kFloat16 : FloatType::kFloat32;
+      expect_product(device, kind, {70, 40, 320, group, x_type, scale_type}, random);
+      if (failed()) return;
+    }
+  }
+}
+
+TEST("cuda linear: warp groups, ragged sizes") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  Random random(12);
+  int turn = 0;
+  for (const std::size_t m : Sizes{65, 128, 129, 200}) {
+    for (const std::size_t n : Sizes{1, 15, 16, 17, 128, 130, 260}) {
+      for (const std::size_t k : Sizes{1, 33, 128, 257, 896, 1100}) {
+        turn++;
+        if (turn % 4 != 0) continue;
+        const Kind& kind = kKinds[static_cast<std::size_t>(turn / 4) % (sizeof kKinds / sizeof kKinds[0])];
+        expect_product(device, kind, {m, n, k, turn % 8 == 0 ? 0 : 32, kTypes[turn % 3], FloatType::kFloat32}, random);
+        if (failed()) return;
+      }
+    }
+  }
+}
+
+TEST("cuda linear: warp groups, columns that blocks divide") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  Random random(13);
+  for (const std::size_t k : Sizes{1100, 2176, 4224}) {
+    expect_product(device, kKinds[2], {66, 20, k, 128, FloatType::kFloat16, FloatType::kFloat16}, random);
+    expect_product(device, kKinds[10], {66, 20, k, 64, FloatType::kBfloat16, FloatType::kFloat32}, random);
+  }
+}
+
+TEST("cuda linear: warp groups, more tokens than a band has") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  Random random(14);
+  expect_product(device, kKinds[1], {2120, 132, 64, 32, FloatType::kBfloat16, FloatType::kFloat16}, random);
+}
+
+TEST("cuda linear: warp groups, results, magnitudes and findings") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  for (const std::size_t n : Sizes{37, 44}) expect_results(device, {70}, n);
+  expect_magnitudes(device, 66);
+  expect_findings(device, 65);
+}
+
+TEST("cuda linear: warp groups, the same bits every time") {
+  const WarpGroups groups;
+  const Device device;
+  if (!groups.of(device)) return;
+  Random random(15);
+  const std::size_t m = 70, n = 33, k = 1280;
+  const Weight w = random_weight(kKinds[2], n, k, 64, FloatType::kFloat32, random);
+  const Packed packed(device, w);
+  const Input x = random_input(m, k, FloatType::kBfloat16, random);
+  const DeviceBuffer<std::uint8_t> x_device(device, x.bytes);
+  const DeviceBuffer<float> y(device, m * n);
+  CudaLinearArguments a{};
+  a.x = x_device.data();
+  a.x_type = FloatType::kBfloat16;
+  a.m = m;
+  a.layout = &packed.layout;
+  a.weight = packed.memory.data();
+  a.y = y.data();
+  Buffer<float> first(0);
+  for (int call = 0; call < 3; call++) {
+    device.expect_ok(device.api->linear->linear(device.stream, &a), "linear");
+    device.synchronize();
+    Buffer<float> got = y.host();
+    if (call == 0) {
+      first = std::move(got);
+    } else {
+      CHECK(std::memcmp(got.data(), first.data(), m * n * 4) == 0, "call %d: other bits", call);
+    }
+  }
 }
 
 }  // namespace
