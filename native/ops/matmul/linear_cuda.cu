@@ -83,13 +83,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    find_non_finite(const std::uint16_t* x, unsigned exponent, std::size_t count, CudaFinding* finding) {
-  for (std::size_t i = grid_thread(); i < count; i += grid_threads()) {
-    if ((x[i] & exponent) == exponent) note(finding, Status::kNonFinite, i);
-  }
-}
-
 // The values of a table as the compute type, times table_factor().
 void fill_values(Codebook book, FloatType half, std::uint16_t (&values)[16]) {
   for (unsigned code = 0; code < 16; code++) {
@@ -204,16 +197,16 @@ CudaStatus linear(CudaStream* stream, const CudaLinearArguments* arguments) {
                         kThreads / kWarp * sizeof(float), a.x, a.x_type, k, x.transposed, out, x.stride, x_scales,
                         finding));
     }
-  } else if (a.check_finite) {
-    LOWBIT_TRY(launch(*stream, find_non_finite, dim3(blocks_for(*stream, m * k, kThreads)), kThreads, 0, ready,
-                      exponent, m * k, finding));
   }
+  // What is multiplied as it is given is looked through by the product.
+  CudaFinding* const to_find = x.prepared ? nullptr : finding;
 
   const auto multiply = [&](const CudaPackedLayout& of, const void* weight, const CudaProductPlan& planned,
                             const float* bias, Activation activation, const float* factors, void* y, FloatType y_type) {
     CudaProduct p = product_of(of, weight, planned);
     p.x = ready;
     p.x_stride = x.stride;
+    p.finding = to_find;
     p.m = static_cast<unsigned>(m);
     p.partials = reinterpret_cast<float*>(memory + partials_at);
     p.counters = reinterpret_cast<unsigned*>(counters);

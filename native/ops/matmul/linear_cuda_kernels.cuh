@@ -16,6 +16,7 @@ struct CudaProduct {
   // the pairs of 32 columns are transposed as a square of 4 × 4: see linear_groups_cuda.cu.
   const std::uint16_t* x;
   std::uint64_t x_stride;
+  CudaFinding* finding;  // what of x is not finite is noted, or null
   unsigned m, rows, tiles, blocks;
   const uint4* codes;
   const unsigned char* scales;
@@ -159,6 +160,32 @@ __device__ inline void finish(const CudaProduct& p, unsigned token, unsigned row
   } else {
     static_cast<std::uint16_t*>(p.y)[at] =
         p.y_type == FloatType::kFloat16 ? float16_of_fast(value) : bfloat16_of(value);
+  }
+}
+
+// Whether one of eight elements is not finite: its exponent is all ones, and carries if its lowest bit is added again.
+template <FloatType Half>
+__device__ inline bool has_non_finite(const uint4& eight) {
+  constexpr unsigned kExponents = Half == FloatType::kFloat16 ? 0x7c007c00U : 0x7f807f80U;
+  constexpr unsigned kLowest = Half == FloatType::kFloat16 ? 0x04000400U : 0x00800080U;
+  const unsigned carries = ((eight.x & kExponents) + kLowest) | ((eight.y & kExponents) + kLowest) |
+                           ((eight.z & kExponents) + kLowest) | ((eight.w & kExponents) + kLowest);
+  return (carries & 0x80008000U) != 0;
+}
+
+// Notes the first such element of what lane 4g + t reads of a token: of every `step`th block of columns from `begin`
+// on. Apart, as it hardly ever runs and must not cost registers.
+template <FloatType Half>
+__device__ __noinline__ void note_non_finite(CudaFinding* finding, const std::uint16_t* x, std::size_t token_begin,
+                                             unsigned begin, unsigned end, unsigned step, unsigned t) {
+  constexpr unsigned kExponent = Half == FloatType::kFloat16 ? 0x7c00U : 0x7f80U;
+  for (unsigned block = begin; block < end; block += step) {
+    for (unsigned i = 0; i < kColumnsOfBlock / 4; i++) {
+      const std::size_t at = token_begin + block * kColumnsOfBlock + i / 8 * kColumnsOfStep + 8 * t + i % 8;
+      if ((x[at] & kExponent) != kExponent) continue;
+      note(finding, Status::kNonFinite, at);
+      return;
+    }
   }
 }
 

@@ -92,6 +92,8 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
   for (int r = 0; r < kRowTiles; r++) zero[r][0].set(p.zero), zero[r][1].set(p.zero);
 
   float sum[kRowTiles][TokenTiles][4] = {};
+  const bool looks = p.finding != nullptr && blockIdx.x == 0;  // one block of rows for all
+  bool found = false;
   while (block < end) {
 #pragma unroll
     for (int i = 0; i < kBuffers; i++, block += kProductWarps) {
@@ -103,6 +105,13 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
 #pragma unroll
         for (unsigned s = 0; s < kStepsOfBlock; s++) {
           activations[j][s] = __ldg(x[j] + block * (kColumnsOfBlock / 8) + s * (kColumnsOfStep / 8));
+        }
+      }
+      if (looks) {
+#pragma unroll
+        for (int j = 0; j < TokenTiles; j++) {
+#pragma unroll
+          for (unsigned s = 0; s < kStepsOfBlock; s++) found = found || has_non_finite<Half>(activations[j][s]);
         }
       }
       float part[kRowTiles][TokenTiles][4];
@@ -154,6 +163,13 @@ __global__ void __launch_bounds__(kProductThreads, blocks_at_once(Format, TokenT
 #pragma unroll
         for (unsigned r = 0; r < kRowTiles; r++) now[r].load(p, places[r], next);
       }
+    }
+  }
+
+  if (found) {
+    for (unsigned j = 0; j < TokenTiles; j++) {
+      note_non_finite<Half>(p.finding, p.x, smaller(8 * j + g, p.m - 1) * p.x_stride,
+                            blockIdx.y * p.blocks_of_split + warp, end, kProductWarps, t);
     }
   }
 

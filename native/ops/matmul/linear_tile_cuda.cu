@@ -140,7 +140,9 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
   }
   unsigned char* stage = ring;
   unsigned char* const last = ring + (stages - 1) * kStageBytes;
-  unsigned char* free_stage = last;  // whose contents have been multiplied
+  unsigned char* free_stage = last;                                             // whose contents have been multiplied
+  const bool looks = p.finding != nullptr && blockIdx.x == 0 && row_warp == 0;  // one row of warps for all
+  bool found = false;
   for (unsigned index = 0; index < count; index++) {
     wait_for_stage(stages);
     __syncthreads();
@@ -191,6 +193,7 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
       const unsigned token = (token_warp * kTokenTiles + static_cast<unsigned>(n)) * 8 + g;
       const uint4 first = *reinterpret_cast<const uint4*>(stage + slot_of(token, t));
       const uint4 second = *reinterpret_cast<const uint4*>(stage + slot_of(token, 4 + t));
+      if (looks) found = found || has_non_finite<Half>(first) || has_non_finite<Half>(second);
       const unsigned b[4][2] = {{first.x, first.y}, {first.z, first.w}, {second.x, second.y}, {second.z, second.w}};
 #pragma unroll
       for (int r = 0; r < 2; r++) {
@@ -214,6 +217,14 @@ __global__ void __launch_bounds__(kProductThreads, kShapes[ShapeIndex].blocks_at
     }
     free_stage = stage;
     stage = stage == last ? ring : stage + kStageBytes;
+  }
+
+  if (found) {
+    for (unsigned n = 0; n < kShape.token_tiles; n++) {
+      const unsigned token = first_token + (token_warp * kShape.token_tiles + n) * 8 + g;
+      if (token >= p.m) break;
+      note_non_finite<Half>(p.finding, p.x, token * p.x_stride, first_block, end_block, 1, t);
+    }
   }
 
   // Splits leave their sums as they lie in registers, one after the other for each lane.

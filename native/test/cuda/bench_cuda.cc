@@ -2,6 +2,9 @@
 // memory could do. Inputs are larger than the second-level cache, or enough copies of them take turns. Times are
 // medians of batches, by the device's own clock.
 //
+// Products that can be made by whole warp groups are timed both ways, one after the other, unless the environment
+// variable LOWBIT_CUDA_WARPGROUPS is 0.
+//
 //   lowbit_cuda_bench [--quick] [<part of a section's name>]
 //
 // --quick: sizes so small that an emulator can try every call. Its times mean nothing.
@@ -27,7 +30,9 @@ namespace lowbit {
 namespace {
 
 const CudaApi* api = nullptr;
-CudaStream* stream = nullptr;
+CudaStream* stream = nullptr;  // that work is queued on: one of these
+CudaStream *tile_stream = nullptr, *group_stream = nullptr;
+constexpr std::size_t kRowsForGroups = 65;  // from so many on, the second may do otherwise
 CudaDeviceInfo device{};
 bool quick = false;
 double read_limit = 0.0;  // bytes per second
@@ -37,6 +42,15 @@ void expect(CudaStatus status, const char* what) {
   std::fprintf(stderr, "%s: status %d, %s\n", what, static_cast<int>(status), api->last_error());
   std::exit(1);
 }
+
+// The stream of products of whole warp groups for as long as this exists, if there is one.
+class ByGroups {
+ public:
+  explicit ByGroups(bool groups) { stream = groups ? group_stream : tile_stream; }
+  ~ByGroups() { stream = tile_stream; }
+  ByGroups(const ByGroups&) = delete;
+  ByGroups& operator=(const ByGroups&) = delete;
+};
 
 class Memory {
  public:
@@ -123,9 +137,6 @@ const char* name_of(FloatType type) {
   return type == FloatType::kFloat32 ? "float32" : type == FloatType::kFloat16 ? "float16" : "bfloat16";
 }
 
-// --- memory
-// -----------------------------------------------------------------------------------------------------------
-
 void measure_memory() {
   const std::size_t bytes = quick ? std::size_t{1} << 16 : std::size_t{1} << 30;
   const Memory a(bytes), b(bytes);
@@ -137,9 +148,6 @@ void measure_memory() {
   std::printf("| copy (read and written) | %.0f |\n| read | %.0f |\n\n", 2e-9 * static_cast<double>(bytes) / copy,
               1e-9 * read_limit);
 }
-
-// --- conversions
-// ------------------------------------------------------------------------------------------------------
 
 void conversion_row(const char* name, double bytes, double seconds) {
   std::printf("| %s | %.1f | %.0f | %.0f %% |\n", name, seconds * 1e6, 1e-9 * bytes / seconds,
@@ -229,9 +237,6 @@ void measure_conversions() {
   std::printf("\n");
 }
 
-// --- linear layers
-// ----------------------------------------------------------------------------------------------------
-
 struct WeightKind {
   const char* name;
   CudaWeightKind kind;
@@ -295,17 +300,21 @@ void linear_rows(const WeightKind& kind, Shape shape, const std::vector<std::siz
     a.layout = &layout;
     a.y = y.at();
     a.y_type = kind.x_type == FloatType::kFloat32 ? FloatType::kFloat16 : kind.x_type;
-    const double seconds = seconds_of(turns, [&](std::size_t i) {
-      a.weight = weights.at(i * weight_bytes);
-      return api->linear->linear(stream, &a);
-    });
     const double bytes = static_cast<double>(weight_bytes + m * k * size_of(kind.x_type) + m * n * 2);
     const double halves = static_cast<double>(2 * n * k + 2 * m * k + 2 * m * n);
-    std::printf("| %s, x %s | %zu × %zu | %zu | %.1f | %.0f | %.0f %% | %.1f | %.2f |\n", kind.name,
-                name_of(kind.x_type), n, k, m, seconds * 1e6, 1e-9 * bytes / seconds,
-                100.0 * bytes / seconds / read_limit,
-                2e-12 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds,
-                halves / read_limit / seconds);
+    for (const bool groups : {false, true}) {
+      if (groups && (group_stream == nullptr || m < kRowsForGroups)) continue;
+      const ByGroups by_groups(groups);
+      const double seconds = seconds_of(turns, [&](std::size_t i) {
+        a.weight = weights.at(i * weight_bytes);
+        return api->linear->linear(stream, &a);
+      });
+      std::printf("| %s, x %s%s | %zu × %zu | %zu | %.1f | %.0f | %.0f %% | %.1f | %.2f |\n", kind.name,
+                  name_of(kind.x_type), groups ? ", by warp groups" : "", n, k, m, seconds * 1e6,
+                  1e-9 * bytes / seconds, 100.0 * bytes / seconds / read_limit,
+                  2e-12 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds,
+                  halves / read_limit / seconds);
+    }
     std::fflush(stdout);
   }
   std::fprintf(stderr, "%s %zu × %zu: packed in %.1f µs\n", kind.name, n, k, pack * 1e6);
@@ -323,7 +332,7 @@ void measure_linear() {
                                         ? std::vector<Shape>{{256, 512}}
                                         : std::vector<Shape>{{4096, 4096}, {14336, 4096}, {28672, 8192}, {8192, 28672}};
   const std::vector<std::size_t> tokens =
-      quick ? std::vector<std::size_t>{1, 16, 64} : std::vector<std::size_t>{1, 4, 16, 32, 64, 256, 2048};
+      quick ? std::vector<std::size_t>{1, 16, 70} : std::vector<std::size_t>{1, 4, 16, 32, 64, 128, 256, 2048};
   for (const Shape shape : shapes) linear_rows(int4, shape, tokens);
   const WeightKind others[] = {
       {"int4, groups of 128", CudaWeightKind::kCodes, {4, true}, {}, false, 128, kFloat16},
@@ -343,9 +352,6 @@ void measure_linear() {
   std::printf("\n");
 }
 
-// --- integer and 8-bit float products, Gram matrix
-// --------------------------------------------------------------------
-
 void product_row(const char* name, std::size_t m, std::size_t n, std::size_t k, double seconds) {
   const double products = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
   std::printf("| %s | %zu | %zu × %zu | %.1f | %.1f |\n", name, m, n, k, seconds * 1e6, 2e-12 * products / seconds);
@@ -357,7 +363,7 @@ void measure_bytes() {
   const std::vector<Shape> shapes =
       quick ? std::vector<Shape>{{128, 256}} : std::vector<Shape>{{4096, 4096}, {14336, 4096}, {8192, 28672}};
   const std::vector<std::size_t> tokens =
-      quick ? std::vector<std::size_t>{16} : std::vector<std::size_t>{16, 256, 2048, 4096};
+      quick ? std::vector<std::size_t>{16, 70} : std::vector<std::size_t>{16, 256, 2048, 4096};
   for (const Shape shape : shapes) {
     const std::size_t n = shape.n, k = shape.k, turns = turns_for(n * k);
     const Memory w(turns * n * k), w_scales(n * 4);
@@ -396,8 +402,6 @@ void measure_bytes() {
           return integers;
         };
         calls.push_back({"int8", [&, with](std::size_t i) { return api->integer->linear(stream, with(i)); }});
-        calls.push_back({"int8, by warp groups",
-                         [&, with](std::size_t i) { return api->integer->linear_by_groups(stream, with(i)); }});
       }
       if (api->float8 != nullptr) {
         const auto with = [&](std::size_t i) {
@@ -405,8 +409,6 @@ void measure_bytes() {
           return floats;
         };
         calls.push_back({"E4M3", [&, with](std::size_t i) { return api->float8->linear(stream, with(i)); }});
-        calls.push_back({"E4M3, by warp groups",
-                         [&, with](std::size_t i) { return api->float8->linear_by_groups(stream, with(i)); }});
       }
       if (calls.empty()) std::printf("| missing | | | | |\n");
       for (const Call& call : calls) {
@@ -417,6 +419,9 @@ void measure_bytes() {
         }
         expect(status, call.name);
         product_row(call.name, m, n, k, seconds_of(turns, call.call));
+        if (group_stream == nullptr || m < kRowsForGroups) continue;
+        const ByGroups by_groups(true);
+        product_row((std::string(call.name) + ", by warp groups").c_str(), m, n, k, seconds_of(turns, call.call));
       }
     }
   }
@@ -439,6 +444,28 @@ void measure_gram() {
   std::printf("\nOf a symmetric matrix, half of these operations are computed.\n\n");
 }
 
+CudaStream* open(const char* warp_groups) {
+#if defined(_WIN32)
+  static_cast<void>(_putenv_s("LOWBIT_CUDA_WARPGROUPS", warp_groups));
+#else
+  static_cast<void>(setenv("LOWBIT_CUDA_WARPGROUPS", warp_groups, 1));
+#endif
+  CudaStream* opened = nullptr;
+  expect(api->open_stream(0, &opened), "open_stream");
+  return opened;
+}
+
+void open_streams() {
+  const char* const said = std::getenv("LOWBIT_CUDA_WARPGROUPS");
+  const bool without = said != nullptr && std::strcmp(said, "0") == 0;
+  tile_stream = stream = open("0");
+  if (without) return;
+  group_stream = open("1");
+  if (api->uses_warp_groups(group_stream)) return;
+  api->close_stream(group_stream);
+  group_stream = nullptr;
+}
+
 int run(int count, char** arguments) {
   std::string part;
   for (int i = 1; i < count; i++) {
@@ -454,7 +481,7 @@ int run(int count, char** arguments) {
     return 1;
   }
   api = module.api;
-  expect(api->open_stream(0, &stream), "open_stream");
+  open_streams();
   expect(api->device_info(0, &device), "device_info");
   std::printf("%s, compute capability %d.%d, %d multiprocessors, %.0f GiB, L2 %.0f MiB.\n\n", device.name, device.major,
               device.minor, device.multiprocessors, static_cast<double>(device.total_bytes) / (1 << 30),
@@ -472,7 +499,8 @@ int run(int count, char** arguments) {
     if (std::string(section.name).find(part) != std::string::npos) section.measure();
     std::fflush(stdout);
   }
-  api->close_stream(stream);
+  api->close_stream(group_stream);
+  api->close_stream(tile_stream);
   return 0;
 }
 

@@ -517,7 +517,7 @@ void expect_findings(const Device& device, std::size_t m) {
 TEST("cuda linear: what is not finite is found") {
   const Device device;
   if (!device) return;
-  expect_findings(device, 3);
+  for (const std::size_t m : Sizes{3, 16, 20, 130}) expect_findings(device, m);
   Random random(9);
   const std::size_t n = 5, k = 128;
   // Of weights.
