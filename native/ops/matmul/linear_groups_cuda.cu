@@ -39,16 +39,16 @@ constexpr std::size_t shared_bytes(CudaWeightFormat format) {
   return (format == CudaWeightFormat::kTable4 ? kTableBytes : 0) + std::size_t{stages_of(format)} * stage_bytes(format);
 }
 
-// Token tiles side by side whose blocks run together: 2048 tokens, so that x stays in the second-level cache and
-// weights are read from memory once for all of them.
-constexpr unsigned kBandTokens = 16;
-
 // Sums on their way from fragments to rows of y: [128 tokens][128 rows], the stride free of bank conflicts.
 constexpr unsigned kStagingStride = kTileRows + 4;
 static_assert(sizeof(float) * kTileTokens * kStagingStride <= 6 * std::size_t{kXBytes},
               "results fit where stages were");
 
 #if LOWBIT_HAS_WARPGROUPS
+
+// Token tiles side by side whose blocks run together: 2048 tokens, so that x stays in the second-level cache and
+// weights are read from memory once for all of them.
+constexpr unsigned kBandTokens = 16;
 
 constexpr int kSums = kSideTokens / 2;  // of a lane, of a side
 

@@ -2,6 +2,8 @@
 // make the upper and the lower half of a tile; stages of 128 columns pass through shared memory, copied by all threads
 // while earlier ones are multiplied.
 
+#include <type_traits>
+
 #include "cuda/byte_tiles.cuh"
 #include "cuda/tokens.cuh"
 #include "cuda/warpgroups.cuh"
@@ -13,38 +15,22 @@ namespace {
 
 constexpr int kGroupThreads = 128, kGroups = 2, kThreads = kGroupThreads * kGroups;
 constexpr int kTileRows = 64 * kGroups;
-constexpr int kLongStageBytes = 128, kLongStages = 4;
+constexpr int kLongStageBytes = 128;
 
 // The rows and columns of a tile, for tile_of_block().
-template <int Columns>
+template <int Columns, int Stages>
 struct GroupTile {
-  static constexpr int kRows = kTileRows, kColumns = Columns;
+  static constexpr int kRows = kTileRows, kColumns = Columns, kStages = Stages;
   static constexpr int kBytes = (kRows + kColumns) * kLongStageBytes;
-  static constexpr std::size_t kSharedBytes = std::size_t{kBytes} * kLongStages;
+  static constexpr std::size_t kSharedBytes = std::size_t{kBytes} * kStages;
 };
+using Int8Tile = GroupTile<256, 4>;
+// Sums over 128 columns are added up in float32, so there are three sets of sums, and half of the columns.
+using Float8Tile = GroupTile<128, 6>;
 
 #if LOWBIT_HAS_WARPGROUPS
 
 constexpr int kChunksOfLongRow = kLongStageBytes / kChunk;
-
-struct Int8Group {
-  using Sum = int;
-  static constexpr int kColumns = 256;
-  static constexpr bool kAddsOutside = false;
-  __device__ static void multiply(Sum (&c)[kColumns / 2], std::uint64_t a, std::uint64_t b, bool adds) {
-    multiply_group_int8(c, a, b, adds);
-  }
-};
-
-// Sums over 128 columns are added up in float32: a second set of sums, and half of the columns.
-struct Float8Group {
-  using Sum = float;
-  static constexpr int kColumns = 128;
-  static constexpr bool kAddsOutside = true;
-  __device__ static void multiply(Sum (&c)[kColumns / 2], std::uint64_t a, std::uint64_t b, bool adds) {
-    multiply_group_float8(c, a, b, adds);
-  }
-};
 
 // Rows [first, first + Rows) of an operand, columns from `begin` on, to a stage.
 template <int Rows>
@@ -62,70 +48,126 @@ __device__ void copy_long_rows(const ByteRows& from, std::size_t first, std::siz
   }
 }
 
-template <typename Group>
-__device__ void multiply_tile(const ByteRows& a, const ByteRows& b, std::size_t k, const ScaledResult& result) {
-  using Tile = GroupTile<Group::kColumns>;
-  using Sum = typename Group::Sum;
-  constexpr int kSums = Group::kColumns / 2;
-  unsigned char* const shared = shared_memory();
-  const TilePlace tile = tile_of_block<Tile>(a.rows, b.rows);
-  const unsigned group = threadIdx.x / kGroupThreads;
-  const int stages = static_cast<int>((k + kLongStageBytes - 1) / kLongStageBytes);
-  const auto copy = [&](int stage) {
-    if (stage < stages) {
-      unsigned char* const to = shared + stage % kLongStages * Tile::kBytes;
-      const std::size_t begin = static_cast<std::size_t>(stage) * kLongStageBytes;
-      copy_long_rows<kTileRows>(a, tile.row, begin, k, to);
-      copy_long_rows<Group::kColumns>(b, tile.column, begin, k, to + kTileRows * kLongStageBytes);
-    }
+// The stages of a tile, and what the calling thread's group multiplies of them.
+template <typename Tile>
+struct Stages {
+  const ByteRows &a, &b;
+  std::size_t k;
+  TilePlace tile;
+  int count;
+
+  __device__ Stages(const ByteRows& a_, const ByteRows& b_, std::size_t k_)
+      : a(a_),
+        b(b_),
+        k(k_),
+        tile(tile_of_block<Tile>(a_.rows, b_.rows)),
+        count(static_cast<int>((k_ + kLongStageBytes - 1) / kLongStageBytes)) {}
+
+  // Past the last there are stages of zeros.
+  __device__ void copy(int stage) const {
+    unsigned char* const to = shared_memory() + stage % Tile::kStages * Tile::kBytes;
+    const std::size_t begin = static_cast<std::size_t>(stage) * kLongStageBytes;
+    copy_long_rows<kTileRows>(a, tile.row, begin, k, to);
+    copy_long_rows<Tile::kColumns>(b, tile.column, begin, k, to + kTileRows * kLongStageBytes);
     commit_copies();
-  };
-  // Products of a stage may go on while the next is begun, so two stages are not copied to.
-  Sum sums[kSums] = {};
-  float totals[Group::kAddsOutside ? kSums : 1] = {};
-#pragma unroll
-  for (int s = 0; s < kLongStages - 2; s++) copy(s);
-  for (int s = 0; s < stages; s++) {
-    wait_for_copies<kLongStages - 3>();
+  }
+  __device__ std::uint64_t of_a(int stage) const {
+    return matrix_descriptor(shared_memory() + stage % Tile::kStages * Tile::kBytes +
+                             threadIdx.x / kGroupThreads * 64 * kLongStageBytes);
+  }
+  __device__ std::uint64_t of_b(int stage) const {
+    return matrix_descriptor(shared_memory() + stage % Tile::kStages * Tile::kBytes + kTileRows * kLongStageBytes);
+  }
+  // The next stage is there for all; and all have waited for the products that the calling thread has waited for.
+  __device__ void meet() const {
+    wait_for_copies<Tile::kStages - 3>();
     publish_to_products();
     __syncthreads();
-    const unsigned char* const stage = shared + s % kLongStages * Tile::kBytes;
-    std::uint64_t of_a = matrix_descriptor(stage + group * 64 * kLongStageBytes);
-    std::uint64_t of_b = matrix_descriptor(stage + kTileRows * kLongStageBytes);
-    hold(sums);
-    begin_products();
-#pragma unroll
-    for (int step = 0; step < kLongStageBytes / 32; step++) {
-      Group::multiply(sums, of_a, of_b, Group::kAddsOutside ? step != 0 : s + step != 0);
-      of_a = next_columns(of_a);
-      of_b = next_columns(of_b);
-    }
-    commit_products();
-    copy(s + kLongStages - 2);
-    if constexpr (Group::kAddsOutside) {
-      wait_for_products<0>();
-      hold(sums);
-#pragma unroll
-      for (int i = 0; i < kSums; i++) totals[i] += sums[i];
-    } else {
-      wait_for_products<1>();
-    }
   }
-  wait_for_products<0>();
-  hold(sums);
-  const unsigned warp = threadIdx.x / kWarp % 4, lane = threadIdx.x % kWarp;
+};
+
+template <typename Tile, typename Sum>
+__device__ void store_group(const TilePlace& tile, const Sum (&sums)[Tile::kColumns / 2], const ScaledResult& result) {
+  const unsigned group = threadIdx.x / kGroupThreads, warp = threadIdx.x / kWarp % 4, lane = threadIdx.x % kWarp;
   const std::size_t row = tile.row + group * 64 + warp * 16 + lane / 4, column = tile.column + 2 * (lane % 4);
 #pragma unroll
-  for (int j = 0; j < Group::kColumns / 8; j++) {
+  for (int j = 0; j < Tile::kColumns / 8; j++) {
     float four[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      four[i] = Group::kAddsOutside ? totals[Group::kAddsOutside ? 4 * j + i : 0] : static_cast<float>(sums[4 * j + i]);
-    }
+    for (int i = 0; i < 4; i++) four[i] = static_cast<float>(sums[4 * j + i]);
     const std::size_t at = column + 8 * static_cast<std::size_t>(j);
     result.store(row, at, four[0], four[1]);
     result.store(row + 8, at, four[2], four[3]);
   }
+}
+
+// Products of a stage may go on while the next is begun, so two stages are not copied to.
+__device__ void multiply_int8_tile(const ByteRows& a, const ByteRows& b, std::size_t k, const ScaledResult& result) {
+  using Tile = Int8Tile;
+  const Stages<Tile> stages(a, b, k);
+  int sums[Tile::kColumns / 2] = {};
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 2; s++) stages.copy(s);
+  hold(sums);
+  for (int s = 0; s < stages.count; s++) {
+    stages.meet();
+    std::uint64_t of_a = stages.of_a(s), of_b = stages.of_b(s);
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < kLongStageBytes / 32; step++) {
+      multiply_group_int8(sums, of_a, of_b, s + step != 0);
+      of_a = next_columns(of_a);
+      of_b = next_columns(of_b);
+    }
+    commit_products();
+    stages.copy(s + Tile::kStages - 2);
+    wait_for_products<1>();
+  }
+  wait_for_products<0>();
+  hold(sums);
+  store_group<Tile>(stages.tile, sums, result);
+}
+
+// Two sets of sums: while one is added to the totals, the other is being made. Between turns of so many stages products
+// pause, as the compiler does not follow them from one turn of a loop to the next: it would wait for each of them.
+constexpr int kStagesOfTurn = 4;
+
+__device__ void multiply_float8_tile(const ByteRows& a, const ByteRows& b, std::size_t k, const ScaledResult& result) {
+  using Tile = Float8Tile;
+  constexpr int kSums = Tile::kColumns / 2;
+  const Stages<Tile> stages(a, b, k);
+  float sums[2][kSums] = {}, totals[kSums] = {};
+  const auto add_up = [&](int set) {
+    hold(sums[set]);
+#pragma unroll
+    for (int i = 0; i < kSums; i++) totals[i] += sums[set][i];
+  };
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 2; s++) stages.copy(s);
+  stages.meet();
+  for (int first = 0; first < stages.count; first += kStagesOfTurn) {
+#pragma unroll
+    for (int i = 0; i < kStagesOfTurn; i++) {
+      const int s = first + i;
+      std::uint64_t of_a = stages.of_a(s), of_b = stages.of_b(s);
+      hold(sums[i % 2]);
+      begin_products();
+#pragma unroll
+      for (int step = 0; step < kLongStageBytes / 32; step++) {
+        multiply_group_float8(sums[i % 2], of_a, of_b, step != 0);
+        of_a = next_columns(of_a);
+        of_b = next_columns(of_b);
+      }
+      commit_products();
+      stages.copy(s + Tile::kStages - 2);
+      wait_for_products<1>();
+      add_up(1 - i % 2);  // of the stage before, or nothing
+      stages.meet();
+    }
+    wait_for_products<0>();
+  }
+  if (stages.count != 0) add_up(1);
+  store_group<Tile>(stages.tile, totals, result);
 }
 
 #endif
@@ -134,7 +176,11 @@ template <bool IsFloat8>
 __global__ void __launch_bounds__(kThreads)
     multiply_groups(ByteRows a, ByteRows b, std::size_t k, ScaledResult result) {
 #if LOWBIT_HAS_WARPGROUPS
-  multiply_tile<std::conditional_t<IsFloat8, Float8Group, Int8Group>>(a, b, k, result);
+  if constexpr (IsFloat8) {
+    multiply_float8_tile(a, b, k, result);
+  } else {
+    multiply_int8_tile(a, b, k, result);
+  }
 #else
   static_cast<void>(a), static_cast<void>(b), static_cast<void>(k), static_cast<void>(result);
   __trap();
@@ -143,7 +189,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <bool IsFloat8, typename Layer>
 CudaStatus multiply_by_groups(CudaStream* stream, const Layer& l) {
-  using Tile = GroupTile<IsFloat8 ? 128 : 256>;
+  using Tile = std::conditional_t<IsFloat8, Float8Tile, Int8Tile>;
   Workspace copy_of_x(*stream), copy_of_w(*stream);
   ByteRows x, w;
   LOWBIT_TRY(tileable(*stream, l.x, l.m, l.k, copy_of_x, &x));
