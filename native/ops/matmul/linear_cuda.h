@@ -91,7 +91,7 @@ struct LinearCuda {
   // Products of codes (exact in the compute type) and x, added up in float32 over at most 128 columns in tensor cores,
   // then times the scale of their group, added up in float32. The compute type is x's, float16 for float32: rows are
   // then scaled by powers of two, so that none is out of range. The same bits for every call with the same device,
-  // layout and M. kUnsupported: compute capability before 7.5.
+  // layout and M, and the same choice of uses_warp_groups(). kUnsupported: compute capability before 7.5.
   CudaStatus (*linear)(CudaStream* stream, const CudaLinearArguments* arguments);
 };
 

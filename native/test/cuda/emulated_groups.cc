@@ -95,26 +95,44 @@ Bytes operands_of(const Product& p, bool* published) {
   return all;
 }
 
-double element_of(GroupElement element, const unsigned char* row, unsigned i) {
-  std::uint16_t half;
-  std::memcpy(&half, row + 2 * i, sizeof half);
-  return static_cast<double>(element == GroupElement::kFloat16 ? float_of_float16(half) : float_of_bfloat16(half));
+unsigned bytes_of(GroupElement element) {
+  return element == GroupElement::kFloat16 || element == GroupElement::kBfloat16 ? 2 : 1;
+}
+
+float value_of(GroupElement element, unsigned bits) {
+  switch (element) {
+    case GroupElement::kInt8:
+      return static_cast<float>(static_cast<std::int8_t>(bits));
+    case GroupElement::kFloat8:
+      return float_of_small<SmallFloatType::kFloat8E4m3fn>(static_cast<std::uint8_t>(bits));
+    case GroupElement::kFloat16:
+      return float_of_float16(static_cast<std::uint16_t>(bits));
+    default:
+      return float_of_bfloat16(static_cast<std::uint16_t>(bits));
+  }
+}
+
+// The values of all elements by their bits: there is much to convert.
+const std::vector<float>& values_of(GroupElement element) {
+  static std::array<std::vector<float>, 4> tables;
+  std::vector<float>& table = tables[static_cast<std::size_t>(element)];
+  if (table.empty()) {
+    table.resize(std::size_t{1} << (8 * bytes_of(element)));
+    for (std::size_t bits = 0; bits < table.size(); bits++)
+      table[bits] = value_of(element, static_cast<unsigned>(bits));
+  }
+  return table;
 }
 
 void multiply(const Product& p, const Bytes& operands, Bytes& sums) {
   const GroupElement element = p.given.element;
-  const unsigned columns = p.given.columns / 4, rows = 2 + columns;
-  const bool halves = element == GroupElement::kFloat16 || element == GroupElement::kBfloat16;
-  const unsigned elements = halves ? kBytes / 2 : kBytes;
-  std::vector<double> values(std::size_t{rows} * elements);
-  for (unsigned row = 0; row < rows; row++) {
-    const unsigned char* const bytes = operands.data() + row * kBytes;
-    for (unsigned i = 0; i < elements; i++) {
-      values[row * elements + i] = halves ? element_of(element, bytes, i)
-                                   : element == GroupElement::kInt8
-                                       ? static_cast<double>(static_cast<std::int8_t>(bytes[i]))
-                                       : static_cast<double>(float_of_small<SmallFloatType::kFloat8E4m3fn>(bytes[i]));
-    }
+  const unsigned columns = p.given.columns / 4, size = bytes_of(element), elements = kBytes / size;
+  const std::vector<float>& table = values_of(element);
+  static std::vector<double> values;
+  values.resize(operands.size() / size);
+  for (std::size_t i = 0; i < values.size(); i++) {
+    const unsigned char* const at = operands.data() + i * size;
+    values[i] = static_cast<double>(table[size == 1 ? at[0] : at[0] | static_cast<unsigned>(at[1]) << 8]);
   }
   for (unsigned i = 0; i < columns; i++) {
     for (unsigned upper = 0; upper < 2; upper++) {

@@ -589,10 +589,10 @@ TEST("cuda linear: warp groups, every kind of weight and group") {
   for (const Kind& kind : kKinds) {
     for (const int group : {32, 64, 128, 96, 256, 0, -1}) {
       if (kind.kind == CudaWeightKind::kFloats && group != 0) continue;
-      // The kinds that kernels know apart see every group, the others some of them.
+      // Which kernel it is, groups of 32, 64 and more columns decide: of the others, some.
       turn++;
-      const bool apart = kind.zeros || kind.kind == CudaWeightKind::kCodebook;
-      if (!apart && group != 32 && turn % 3 != 0) continue;
+      const bool apart = group == 32 || group == 64 || group == 0;
+      if (!apart && turn % 5 != 0) continue;
       const FloatType x_type = kTypes[turn % 3];
       const FloatType scale_type = turn / 3 % 2 == 0 ? FloatType::kFloat16 : FloatType::kFloat32;
       expect_product(device, kind, {70, 40, 320, group, x_type, scale_type}, random);
