@@ -109,31 +109,45 @@ void wait(Fiber::Waits what, unsigned mask) {
   back_to_scheduler(false);
 }
 
-// Lets those go on that wait at a barrier where all others have come. Threads that have ended are waited for by nobody.
-bool release_warps(unsigned threads) {
+// Lets those of a warp go on that wait at a barrier where all others have come. Threads that have ended are waited for
+// by nobody.
+bool release_warp(unsigned begin, unsigned lanes) {
   bool released = false;
-  for (unsigned begin = 0; begin < threads; begin += kLanes) {
-    const unsigned lanes = std::min(kLanes, threads - begin);
-    for (unsigned first = 0; first < lanes; first++) {
-      const Fiber& fiber = *fibers[begin + first];
-      if (fiber.waits != Fiber::Waits::kForWarp) continue;
-      const unsigned mask = fiber.mask;
-      bool all = true;
-      for (unsigned lane = 0; lane < lanes; lane++) {
-        if ((mask >> lane & 1U) == 0) continue;
-        const Fiber& other = *fibers[begin + lane];
-        all = all &&
-              (other.waits == Fiber::Waits::kEnded || (other.waits == Fiber::Waits::kForWarp && other.mask == mask));
-      }
-      if (!all) continue;
-      for (unsigned lane = 0; lane < lanes; lane++) {
-        Fiber& other = *fibers[begin + lane];
-        if ((mask >> lane & 1U) != 0 && other.waits == Fiber::Waits::kForWarp) other.waits = Fiber::Waits::kNo;
-      }
-      released = true;
+  for (unsigned first = 0; first < lanes; first++) {
+    const Fiber& fiber = *fibers[begin + first];
+    if (fiber.waits != Fiber::Waits::kForWarp) continue;
+    const unsigned mask = fiber.mask;
+    bool all = true;
+    for (unsigned lane = 0; lane < lanes; lane++) {
+      if ((mask >> lane & 1U) == 0) continue;
+      const Fiber& other = *fibers[begin + lane];
+      all =
+          all && (other.waits == Fiber::Waits::kEnded || (other.waits == Fiber::Waits::kForWarp && other.mask == mask));
     }
+    if (!all) continue;
+    for (unsigned lane = 0; lane < lanes; lane++) {
+      Fiber& other = *fibers[begin + lane];
+      if ((mask >> lane & 1U) != 0 && other.waits == Fiber::Waits::kForWarp) other.waits = Fiber::Waits::kNo;
+    }
+    released = true;
   }
   return released;
+}
+
+// Runs a warp as far as it goes without the others, so that what they have not done yet is missed where no barrier is.
+bool run_warp(unsigned begin, unsigned lanes) {
+  bool any = false;
+  for (bool more = true; more;) {
+    more = false;
+    for (unsigned lane = 0; lane < lanes; lane++) {
+      if (fibers[begin + lane]->waits != Fiber::Waits::kNo) continue;
+      resume(*fibers[begin + lane]);
+      more = true;
+    }
+    if (release_warp(begin, lanes)) more = true;
+    any = any || more;
+  }
+  return any;
 }
 
 bool release_block(unsigned threads) {
@@ -162,6 +176,20 @@ void forget_work(unsigned threads, std::size_t shared_bytes) {
   begin_groups(threads);
 }
 
+// From one barrier of the block to the next, from the first warp to the last, then from the last to the first.
+void run_warps(unsigned threads) {
+  const unsigned warps = (threads + kLanes - 1) / kLanes;
+  bool backwards = false;
+  for (bool more = true; more; backwards = !backwards) {
+    more = false;
+    for (unsigned i = 0; i < warps; i++) {
+      const unsigned begin = (backwards ? warps - 1 - i : i) * kLanes;
+      if (run_warp(begin, std::min(kLanes, threads - begin))) more = true;
+    }
+    if (release_block(threads)) more = true;
+  }
+}
+
 void run_block(dim3 block, dim3 grid, unsigned threads) {
   for (unsigned i = 0; i < threads; i++) {
     Fiber& fiber = *fibers[i];
@@ -173,15 +201,7 @@ void run_block(dim3 block, dim3 grid, unsigned threads) {
     fiber.state = {dim3(i, 0, 0), block, dim3(threads), grid, i % kLanes, i / kLanes};
     fiber.waits = Fiber::Waits::kNo;
   }
-  for (bool more = true; more;) {
-    more = false;
-    for (unsigned i = 0; i < threads; i++) {
-      if (fibers[i]->waits != Fiber::Waits::kNo) continue;
-      resume(*fibers[i]);
-      more = true;
-    }
-    if (release_warps(threads) || release_block(threads)) more = true;
-  }
+  run_warps(threads);
   for (unsigned i = 0; i < threads; i++) {
     if (fibers[i]->waits == Fiber::Waits::kEnded) continue;
     std::fprintf(stderr,
