@@ -263,7 +263,8 @@ __device__ void multiply_group_tile(const CudaProduct& p, unsigned row_group, un
       }
     }
   }
-  __syncthreads();  // nobody reads the ring any more
+  wait_for_copies<0>();  // of zeros, to the ring
+  __syncthreads();       // nobody reads it any more
   float* const staging = reinterpret_cast<float*>(ring);
 #pragma unroll
   for (unsigned i = 0; i < 2 * kSums; i++) {

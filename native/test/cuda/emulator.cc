@@ -35,6 +35,7 @@ constexpr unsigned kLanes = 32;
 constexpr std::size_t kSlotBytes = 64;
 
 constexpr std::size_t kCopyBytes = 16;
+constexpr unsigned char kSpoilt = 0xa5;  // what is where a copy is under way to
 
 struct Copy {
   unsigned char* to;
@@ -80,11 +81,21 @@ void back_to_scheduler(bool ended) {
 #endif
 }
 
+// Nobody else writes where a copy is under way to.
+void expect_untouched(const Copy& copy) {
+  for (std::size_t i = 0; i < kCopyBytes; i++) {
+    if (copy.to[i] == kSpoilt) continue;
+    std::fprintf(stderr, "Shared memory is written where a copy is under way to, at byte %td.\n", copy.to - shared);
+    std::abort();
+  }
+}
+
 void fiber_main() {
 #if LOWBIT_FIBER_SANITIZER
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
   body(context);
+  for (const Copy& copy : running->copies) expect_untouched(copy);  // that nobody waited for
   running->waits = Fiber::Waits::kEnded;
   back_to_scheduler(true);
 }
@@ -190,14 +201,20 @@ void run_warps(unsigned threads) {
   }
 }
 
+// (Not inlined: getcontext() returns twice, as far as the compiler knows, and loops around it would have to be
+// volatile.)
+__attribute__((noinline)) void begin_fiber(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+}
+
 void run_block(dim3 block, dim3 grid, unsigned threads) {
   for (unsigned i = 0; i < threads; i++) {
     Fiber& fiber = *fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    begin_fiber(fiber);
     fiber.state = {dim3(i, 0, 0), block, dim3(threads), grid, i % kLanes, i / kLanes};
     fiber.waits = Fiber::Waits::kNo;
   }
@@ -220,7 +237,7 @@ void wait_for_warp(unsigned mask) { wait(Fiber::Waits::kForWarp, mask); }
 unsigned char* exchange(unsigned lane) { return exchanges.data() + kSlotBytes * (current.warp * kLanes + lane); }
 
 void begin_copy(void* to, const void* from) {
-  std::memset(to, 0xa5, kCopyBytes);
+  std::memset(to, kSpoilt, kCopyBytes);
   running->copies.push_back({static_cast<unsigned char*>(to), from, running->copy_group});
 }
 
@@ -230,6 +247,7 @@ void wait_for_copies(int groups) {
   Fiber& own = *running;
   while (!own.copies.empty() && own.copies.front().group + static_cast<unsigned>(groups) < own.copy_group) {
     const Copy& copy = own.copies.front();
+    expect_untouched(copy);
     if (copy.from != nullptr) {
       std::memcpy(copy.to, copy.from, kCopyBytes);
     } else {
