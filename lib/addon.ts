@@ -375,6 +375,19 @@ export interface RawDeviceCalls {
     out: RawMemory,
   ];
   deviceGram: [x: RawMemory, type: number, k: number, adds: boolean, out: RawMemory];
+  deviceGptq: [
+    record: Float64Array,
+    weight: RawMemory,
+    gram: RawMemory | null,
+    order: Int32Array | null,
+    groups: Int32Array,
+    factors: Float32Array,
+    importance: Float32Array | null,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    codes: RawMemory,
+    result: Float64Array,
+  ];
 }
 
 type WithTwins<Calls extends Record<keyof Calls, unknown[]>> = {
