@@ -375,6 +375,33 @@ export interface RawDeviceCalls {
     out: RawMemory,
   ];
   deviceGram: [x: RawMemory, type: number, k: number, adds: boolean, out: RawMemory];
+  deviceFakeQuantizeIntegers: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    out: RawMemory,
+    mask: RawMemory,
+  ];
+  deviceFakeQuantizeScaled: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    out: RawMemory,
+    mask: RawMemory,
+  ];
+  deviceFakeQuantizeBlocks: [record: Float64Array, input: RawMemory, out: RawMemory, mask: RawMemory];
+  deviceStraightThrough: [gradient: RawMemory, mask: RawMemory, out: RawMemory];
+  deviceFakeQuantizeGradients: [
+    record: Float64Array,
+    gradient: RawMemory,
+    input: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    out: RawMemory,
+    outScales: RawMemory,
+    outZeroPoints: RawMemory,
+  ];
   deviceGptq: [
     record: Float64Array,
     weight: RawMemory,

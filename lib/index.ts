@@ -323,10 +323,14 @@ export {
 } from './tensor/dequantize.js';
 export {
   type BlockFloatDtype,
+  type DeviceFakeQuantizeBackwardOptions,
+  type DeviceFakeQuantized,
+  type DeviceFakeQuantizeOptions,
   type FakeQuantizeAsyncOptions,
   type FakeQuantizeBackwardAsyncOptions,
   type FakeQuantizeBackwardOptions,
   type FakeQuantized,
+  type FakeQuantizeFormat,
   type FakeQuantizeOptions,
   fakeQuantize,
   fakeQuantizeAsync,
@@ -335,6 +339,8 @@ export {
 } from './tensor/fake-quantize.js';
 export type { StaticActivations } from './tensor/input-quantization.js';
 export {
+  type DeviceLearnedQuantizeBackwardOptions,
+  type DeviceQuantizerGradients,
   type LearnedQuantizeBackwardAsyncOptions,
   type LearnedQuantizeBackwardOptions,
   learnedQuantizeBackward,

@@ -5,9 +5,12 @@ import {
   castTensorAsync,
   DeviceTensor,
   dequantizeTensor,
+  fakeQuantize,
+  fakeQuantizeBackwardAsync,
   gptq,
   gram,
   gramAsync,
+  learnedQuantizeBackward,
   linear,
   linearAsync,
   matmulInteger,
@@ -41,6 +44,9 @@ const calls: (() => unknown)[] = [
   () => prepack(q, { device }).dispose(),
   () => prepackAsync(x, { shape: [64, 64], device }).then((w) => w.dispose()),
   () => DeviceTensor.upload(x).dispose(),
+  () => fakeQuantize(x, { dtype: 'nvfp4', device }),
+  () => fakeQuantizeBackwardAsync(x, { mask: new Uint8Array(4096), device }),
+  () => learnedQuantizeBackward(x, { input: x, dtype: 'int8', scales: Float32Array.of(1), device }),
   () => gptq(x, sums, { dtype: 'uint4', groupSize: 16, device }),
 ];
 const failure = (call: () => unknown) =>
