@@ -374,6 +374,15 @@ export interface RawDeviceCalls {
     bZeroPoints: RawMemory | null,
     out: RawMemory,
   ];
+  deviceMatmulFloat8: [
+    record: Float64Array,
+    a: RawMemory,
+    b: RawMemory,
+    aScales: RawMemory,
+    bScales: RawMemory,
+    bias: RawMemory | null,
+    out: RawMemory,
+  ];
   deviceGram: [x: RawMemory, type: number, k: number, adds: boolean, out: RawMemory];
   deviceFakeQuantizeIntegers: [
     record: Float64Array,

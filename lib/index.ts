@@ -104,6 +104,12 @@ export {
   hammingDistanceRowsAsync,
 } from './matmul/binary.js';
 export {
+  type DeviceMatmulFloat8Options,
+  type MatmulFloat8Options,
+  matmulFloat8,
+  matmulFloat8Async,
+} from './matmul/float8.js';
+export {
   type DeviceGramOptions,
   type GramAsyncOptions,
   type GramOptions,
