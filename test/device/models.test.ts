@@ -154,6 +154,7 @@ describe.skipIf(!hasEmulatedModule)('GPTQ of a model on a device', () => {
     const { status, stderr } = lowbit(['quantize', MODEL, '--device', 'cuda', '--method', 'hqq', '-o', fresh()]);
     expect(status).toBe(2);
     expect(stderr).toMatch(/Expected method gptq or awq-gptq rather than hqq on cuda:0\..* \[DEVICE_UNSUPPORTED\]/);
+    expect(lowbit(['quantize', MODEL, '--device', 'cuda', '--dry-run']).status).toBe(2);
     await quantizeCheckpoint(MODEL, { ...options, groupSize: 8, device: 'cpu' });
   });
 });
@@ -169,6 +170,10 @@ describe('a model without a device', () => {
     const collecting = collectStatistics(model, windows, { output: statistics, device: 'cuda:7' });
     await expect(collecting).rejects.toMatchObject(missing);
     expect([output, statistics].map((path) => existsSync(path))).toEqual([false, false]);
+    const inside = { ...options, device: 'cpu', gptq: { device: 'cuda' } as never } as const;
+    await expect(quantizeCheckpoint(MODEL, inside)).rejects.toMatchObject({ argument: 'gptq.device' });
+    const within = partsOf({ method: 'gptq', weights: int4, windows, gptq: { device: 'cuda' } as never });
+    await expect(within).rejects.toMatchObject({ argument: 'gptq.device' });
     for (const device of ['gpu', 'cuda:x', 3]) {
       const wrong = quantizeCheckpoint(MODEL, { ...options, device: device as never });
       await expect(wrong).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'device' });
