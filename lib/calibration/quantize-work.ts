@@ -132,7 +132,11 @@ export function deviceFor({
   method = 'rtn',
   device,
   gptq,
-}: Partial<Pick<QuantizeModelOptions, 'method' | 'device' | 'gptq'>>): Device | undefined {
+}: {
+  readonly method?: QuantizationMethod;
+  readonly device?: Device;
+  readonly gptq?: GptqChoices | undefined;
+}): Device | undefined {
   if (typeof gptq === 'object' && gptq !== null && 'device' in gptq) {
     throw new InvalidArgumentError('gptq.device', 'Expected device beside gptq, not in it.');
   }
