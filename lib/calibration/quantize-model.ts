@@ -132,6 +132,7 @@ class BlockRun {
         const accumulator = new InputAccumulator(inputNameOf(block.index, name), columnsOf(config, name), {
           gram,
           sampleRows: sampleCount,
+          device: work.device,
         });
         return [name, accumulator] as const;
       }),
@@ -347,8 +348,8 @@ export async function layerOfPart(
  *
  * @param model - From {@link openModel}; with `residentBlocks: 'one'` if it is large.
  * @throws {@link InvalidArgumentError}; {@link CalibrationError} `STATISTICS_MISMATCH`, `STATISTICS_MISSING`,
- *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder; the
- *   signal's reason.
+ *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder;
+ *   {@link DeviceError} and {@link OutOfMemoryError} of a device; the signal's reason.
  *
  * @example
  * ```ts
@@ -449,7 +450,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     }
     const together =
       rounding === 'gptq'
-        ? await gptqTogether(chosen.filter(hasCodes), statistics as InputStatistics, options.gptq, work.signal)
+        ? await gptqTogether(chosen.filter(hasCodes), statistics as InputStatistics, options.gptq, work)
         : null;
     for (const { settings, ...layer } of layers) {
       work.signal?.throwIfAborted();

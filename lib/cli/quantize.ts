@@ -4,20 +4,25 @@
  * @module
  */
 import { Command } from 'commander';
+import { deviceFor } from '../calibration/quantize-work.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
+import type { Device } from '../device/device.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
-import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import { planOfSpec, type QuantizeCheckpointOptions, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import { checkSpec, type QuantizationSpec } from '../pipeline/spec.js';
-import { applyCommonOptions, toJson, withCommonOptions } from './options.js';
+import { applyCommonOptions, device, toJson, withCommonOptions } from './options.js';
 import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
 import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
 import { planTable } from './table.js';
 
 interface Flags extends RunFlags, SpecFlags {
+  device?: Device;
   dryRun?: boolean;
 }
+
+type QuantizeSpec = QuantizationSpec & Pick<QuantizeCheckpointOptions, 'device'>;
 
 function planAsJson(plan: Plan): object {
   return {
@@ -40,8 +45,10 @@ function planAsJson(plan: Plan): object {
   };
 }
 
-async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
-  checkSpec({ ...spec });
+async function dryRun(input: string, spec: QuantizeSpec, json: boolean): Promise<string> {
+  const { device: _, ...rest } = spec;
+  checkSpec(rest);
+  deviceFor(spec);
   const checkpoint = await openCheckpoint(input);
   try {
     const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);
@@ -53,7 +60,8 @@ async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Pro
 
 async function run(input: string, flags: Flags, command: Command): Promise<void> {
   applyCommonOptions(flags);
-  const spec = await specOf(flags, command);
+  const place = flags.device === undefined ? {} : { device: flags.device };
+  const spec: QuantizeSpec = { ...(await specOf(flags, command)), ...place };
   if (flags.dryRun === true) {
     console.log(await dryRun(input, spec, flags.json === true));
     return;
@@ -67,6 +75,7 @@ export function quantizeCommand(): Command {
       .description('Quantize the linear layers of a checkpoint, and write what vLLM, transformers or llama.cpp load.')
       .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file'),
   )
+    .option('--device <device>', 'gptq, awq-gptq: compute on a GPU, cuda or cuda:<n>, with the same result', device)
     .option('--dry-run', 'show what would be done, and do nothing')
     .addHelpText(
       'after',

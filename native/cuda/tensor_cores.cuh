@@ -216,7 +216,7 @@ __device__ inline void load_matrices(unsigned (&out)[4], const void* row) {
 // aligned.
 __device__ inline void copy_async(void* shared, const void* global, bool wanted) {
 #if defined(LOWBIT_CUDA_EMULATED)
-  emulator::begin_copy(shared, wanted ? global : nullptr);
+  emulator::copy_async(shared, wanted ? global : nullptr);
 #elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :

@@ -23,6 +23,17 @@
 #endif
 #endif
 
+namespace {
+
+// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES, LOWBIT_EMULATED_LOST
+// (1: kernels fail), LOWBIT_EMULATED_BACKWARD, LOWBIT_EMULATED_CUTS: what the tests pretend.
+long setting(const char* name, long usual) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? usual : std::strtol(text, nullptr, 10);
+}
+
+}  // namespace
+
 namespace lowbit::emulator {
 
 Thread current;
@@ -33,7 +44,6 @@ namespace {
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kLanes = 32;
 constexpr std::size_t kSlotBytes = 64;
-
 constexpr std::size_t kCopyBytes = 16;
 constexpr unsigned char kSpoilt = 0xa5;  // what is where a copy is under way to
 
@@ -53,6 +63,11 @@ struct Fiber {
   unsigned copy_group;      // that is being made
   std::vector<std::size_t> unpublished;
 };
+
+// What a device may do in either order, to be tried in both: threads and blocks run from the last to the first.
+bool backward = false;
+// Whether tensor cores cut sums of E4M3 off.
+bool cuts = false;
 
 // One launch at a time: kernels share `current` and their static shared variables.
 std::mutex launching;
@@ -151,8 +166,9 @@ bool run_warp(unsigned begin, unsigned lanes) {
   for (bool more = true; more;) {
     more = false;
     for (unsigned lane = 0; lane < lanes; lane++) {
-      if (fibers[begin + lane]->waits != Fiber::Waits::kNo) continue;
-      resume(*fibers[begin + lane]);
+      Fiber& fiber = *fibers[begin + (backward ? lanes - 1 - lane : lane)];
+      if (fiber.waits != Fiber::Waits::kNo) continue;
+      resume(fiber);
       more = true;
     }
     if (release_warp(begin, lanes)) more = true;
@@ -187,14 +203,15 @@ void forget_work(unsigned threads, std::size_t shared_bytes) {
   begin_groups(threads);
 }
 
-// From one barrier of the block to the next, from the first warp to the last, then from the last to the first.
+// From one barrier of the block to the next, from the first warp to the last, then from the last to the first, or the
+// other way round.
 void run_warps(unsigned threads) {
   const unsigned warps = (threads + kLanes - 1) / kLanes;
-  bool backwards = false;
-  for (bool more = true; more; backwards = !backwards) {
+  bool reversed = backward;
+  for (bool more = true; more; reversed = !reversed) {
     more = false;
     for (unsigned i = 0; i < warps; i++) {
-      const unsigned begin = (backwards ? warps - 1 - i : i) * kLanes;
+      const unsigned begin = (reversed ? warps - 1 - i : i) * kLanes;
       if (run_warp(begin, std::min(kLanes, threads - begin))) more = true;
     }
     if (release_block(threads)) more = true;
@@ -236,16 +253,16 @@ void wait_for_warp(unsigned mask) { wait(Fiber::Waits::kForWarp, mask); }
 
 unsigned char* exchange(unsigned lane) { return exchanges.data() + kSlotBytes * (current.warp * kLanes + lane); }
 
-void begin_copy(void* to, const void* from) {
+void copy_async(void* to, const void* from) {
   std::memset(to, kSpoilt, kCopyBytes);
   running->copies.push_back({static_cast<unsigned char*>(to), from, running->copy_group});
 }
 
 void commit_copies() { running->copy_group++; }
 
-void wait_for_copies(int groups) {
+void wait_for_copies(unsigned groups) {
   Fiber& own = *running;
-  while (!own.copies.empty() && own.copies.front().group + static_cast<unsigned>(groups) < own.copy_group) {
+  while (!own.copies.empty() && own.copies.front().group + groups < own.copy_group) {
     const Copy& copy = own.copies.front();
     expect_untouched(copy);
     if (copy.from != nullptr) {
@@ -270,7 +287,7 @@ bool is_published(std::size_t offset) { return !unpublished[offset / kCopyBytes]
 double cut_sum(double sum, const double* products, unsigned count) {
   double largest = std::fabs(sum);
   for (unsigned i = 0; i < count; i++) largest = std::max(largest, std::fabs(products[i]));
-  if (largest == 0.0 || !std::isfinite(largest)) return std::accumulate(products, products + count, sum);
+  if (!cuts || largest == 0.0 || !std::isfinite(largest)) return std::accumulate(products, products + count, sum);
   const double unit = std::ldexp(1.0, std::ilogb(largest) - 13);
   double units = std::trunc(sum / unit);
   for (unsigned i = 0; i < count; i++) units += std::trunc(products[i] / unit);
@@ -289,14 +306,16 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
   // Of exactly this size, and 1024-byte aligned as on a device.
   const std::size_t bytes = (std::max<std::size_t>(shared_bytes, 1) + 1023) / 1024 * 1024;
   shared = static_cast<unsigned char*>(std::aligned_alloc(1024, bytes));
-  for (unsigned z = 0; z < grid.z; z++) {
-    for (unsigned y = 0; y < grid.y; y++) {
-      for (unsigned x = 0; x < grid.x; x++) {
-        std::memset(shared, 0xa5, bytes);
-        forget_work(threads, bytes);
-        run_block(dim3(x, y, z), grid, threads);
-      }
-    }
+  backward = setting("LOWBIT_EMULATED_BACKWARD", 0) != 0;
+  cuts = setting("LOWBIT_EMULATED_CUTS", 0) != 0;
+  const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
+  for (std::size_t i = 0; i < blocks; i++) {
+    const std::size_t block = backward ? blocks - 1 - i : i;
+    std::memset(shared, 0xa5, bytes);
+    forget_work(threads, bytes);
+    run_block(dim3(static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                   static_cast<unsigned>(block / grid.x / grid.y)),
+              grid, threads);
   }
   std::free(shared);
   shared = nullptr;
@@ -305,13 +324,6 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
 }  // namespace lowbit::emulator
 
 namespace {
-
-// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES, LOWBIT_EMULATED_LOST
-// (1: kernels fail): what the tests pretend.
-long setting(const char* name, long usual) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? usual : std::strtol(text, nullptr, 10);
-}
 
 std::mutex allocating;
 std::unordered_map<void*, std::size_t> allocations;

@@ -69,17 +69,18 @@ void wait_for_warp(unsigned mask);
 // 64 bytes for every lane of the running warp, to exchange values in.
 unsigned char* exchange(unsigned lane);
 
-// Copies of sixteen bytes to shared memory (of zeros, if from nothing). They are as late as they may be: until the
-// running thread waits for them, what was there is spoilt and what shall be is not.
-void begin_copy(void* to, const void* from);
+// Copies of sixteen bytes to shared memory, of zeros from nullptr, in groups of a thread. They are as late as they may
+// be: until the running thread waits for them, what was there is spoilt and what shall be is not.
+void copy_async(void* to, const void* from);
 void commit_copies();
-void wait_for_copies(int groups);
+void wait_for_copies(unsigned groups);
 // What the running thread has copied may be read by products of warp groups; is_published(): whether all may that lies
 // in these sixteen bytes of shared memory.
 void publish_copies();
 bool is_published(std::size_t offset);
 
-// Of E4M3, as tensor cores may add: every number is cut off thirteen bits below the highest bit of the largest.
+// Of E4M3. With LOWBIT_EMULATED_CUTS=1 as tensor cores may add: every number is cut off thirteen bits below the highest
+// bit of the largest.
 double cut_sum(double sum, const double* products, unsigned count);
 
 void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*body)(const void*), const void* context);

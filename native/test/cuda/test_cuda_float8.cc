@@ -20,6 +20,8 @@ struct Shape {
 
 // Emulated devices have the instructions only if told so.
 constexpr const char kCapability[] = "LOWBIT_EMULATED_CAPABILITY";
+// Their sums are as bad as any device's if told so.
+constexpr const char kCuts[] = "LOWBIT_EMULATED_CUTS";
 
 float value_of(std::uint8_t code) { return float_of_small<kE4m3>(code); }
 
@@ -86,8 +88,7 @@ void expect_layer(const Device& device, Random& random, Shape s, FloatType type,
 }
 
 TEST("cuda float8: products are those of float64 within the bound of their sums, whatever the shape") {
-  const Setting tiles("LOWBIT_CUDA_WARPGROUPS", "0");
-  const Setting emulated(kCapability, "89");
+  const Setting emulated(kCapability, "89"), cuts(kCuts, "1"), tiles("LOWBIT_CUDA_WARPGROUPS", "0");
   const Device device;
   if (!device) return;
   CudaDeviceInfo info{};
@@ -114,6 +115,7 @@ TEST("cuda float8: products are those of float64 within the bound of their sums,
 }
 
 TEST("cuda float8: warp groups keep the same bound") {
+  const Setting cuts(kCuts, "1");
   const WarpGroups groups;
   const Device device;
   if (!groups.of(device)) return;
@@ -152,7 +154,7 @@ void expect_long_sums(const Device& device, std::size_t m) {
 }
 
 TEST("cuda float8: sums of many columns keep their bits") {
-  const Setting emulated(kCapability, "89"), tiles("LOWBIT_CUDA_WARPGROUPS", "0");
+  const Setting emulated(kCapability, "89"), cuts(kCuts, "1"), tiles("LOWBIT_CUDA_WARPGROUPS", "0");
   const Device device;
   if (!device) return;
   if (device.api->float8->linear(device.stream, {}) == CudaStatus::kUnsupported) {
@@ -162,6 +164,7 @@ TEST("cuda float8: sums of many columns keep their bits") {
 }
 
 TEST("cuda float8: sums of many columns keep their bits, by warp groups") {
+  const Setting cuts(kCuts, "1");
   const WarpGroups groups;
   const Device device;
   if (groups.of(device)) expect_long_sums(device, 70);
