@@ -134,6 +134,7 @@ export {
   linear,
   linearAsync,
 } from './matmul/linear.js';
+export type { LinearLayer } from './matmul/linear-layer.js';
 export {
   type LlmInt8LinearOptions,
   type LlmInt8Matrix,
@@ -210,7 +211,6 @@ export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName, WeightPrefix } from './model/decoder-weights.js';
 export type { GenerateOptions, Generation } from './model/generate.js';
-export type { LinearLayer } from './model/linear-layer.js';
 export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';
 export type { RopeScaling } from './model/rope.js';
 export type { SamplingOptions } from './model/sampler.js';

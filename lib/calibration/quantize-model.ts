@@ -5,6 +5,7 @@
  */
 
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
 import { DEFAULT_THRESHOLD } from '../matmul/llm-int8.js';
 import { awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics } from '../methods/input-statistics.js';
@@ -24,7 +25,7 @@ import { gptqTogether, type Layer, quantizeWeight, type RoundedWeight } from '..
 import { type ActivationScales, searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
 import { blockName, INPUTS, type InputName, LINEARS, type LinearName } from '../model/decoder-weights.js';
-import { type LinearLayer, linearOfBlocks, linearOfTensor } from '../model/linear-layer.js';
+import { linearOfBlocks, linearOfTensor } from '../model/linear-layer.js';
 import type { DecoderModel } from '../model/model.js';
 import { staticLayer } from '../model/static-layers.js';
 import type { GgufType } from '../tensor/blocks.js';

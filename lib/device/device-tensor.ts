@@ -8,7 +8,7 @@ import { inspect } from 'node:util';
 import { addon, explain, type RawArray, type RawMemory, runJob } from '../addon.js';
 import { type Float16ArrayLike, type FloatDtype, floatFormatOf, LARGE_FLOAT_DTYPES, packedRowBytes } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { CPU, type Device, deviceIndex, deviceName, type Placed } from './device.js';
 

@@ -16,7 +16,7 @@ import {
 } from '../device/device-tensor.js';
 import { floatCodeOf, LARGE_FLOAT_DTYPES } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
 

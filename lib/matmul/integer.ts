@@ -14,7 +14,7 @@ import {
   resultTensor,
 } from '../device/device-tensor.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
 import {

@@ -17,7 +17,7 @@ import {
 } from '../device/device-tensor.js';
 import { floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
 import { checkAnyWeight, handleOf, type PackedWeight, placeOfWeight, type WeightKind } from './packed-weight.js';

@@ -6,8 +6,8 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { castTensor, floatAt } from '../tensor/cast.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizeInput } from '../tensor/quantize.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';

@@ -16,8 +16,8 @@ import {
 } from '../device/device-tensor.js';
 import { type Float16ArrayLike, type FloatDtype, floatCodeOf, LARGE_FLOAT_DTYPES } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { dequantizeTensor, dequantizeTensorAsync, dequantizing } from '../tensor/dequantize.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizeInput } from '../tensor/quantize.js';
 import {
   type AnyQuantizedTensor,

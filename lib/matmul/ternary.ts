@@ -5,6 +5,7 @@
  */
 import { addon, explain, runJob } from '../addon.js';
 import { InvalidArgumentError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import {
   explainedDigit,
   packingOf,
@@ -13,7 +14,6 @@ import {
   ternaryRowBytes,
   unpackTernary,
 } from '../tensor/bits.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
 import type { ProductSize } from './integer.js';
 import { checkWeight, filled, handleOf, type PackedWeight, weightOfHandle } from './packed-weight.js';

@@ -5,7 +5,7 @@
  */
 import { addon, runJob } from '../addon.js';
 import { invalidArgument } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { emptyTensor, METHOD_OPTIONS, type MethodOptions, type MethodResult, targetOf } from './method.js';
 import { explained } from './sweep.js';

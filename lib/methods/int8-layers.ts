@@ -8,12 +8,11 @@
  */
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { linear } from '../matmul/linear.js';
-import { prepackLlmInt8Async } from '../matmul/llm-int8.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
+import { LlmInt8Linear } from '../matmul/llm-int8-linear.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
-import type { LinearLayer } from '../model/linear-layer.js';
-import { LlmInt8Layer } from '../model/llm-int8-layer.js';
 import { checkQuantizedTensor, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 
@@ -31,11 +30,11 @@ function checkInt8(value: unknown): readonly [number, number] {
   return shape as unknown as readonly [number, number];
 }
 
-/** What layers on packed weights have in common. */
-abstract class WeightLayer implements LinearLayer {
+/** Scales of activations are found as they come, one for each token. */
+class DynamicInt8Linear implements LinearLayer {
   constructor(
-    protected readonly weight: PackedWeight,
-    protected readonly bias: Float32Array | null,
+    private readonly weight: PackedWeight,
+    private readonly bias: Float32Array | null,
   ) {}
 
   get rows(): number {
@@ -46,15 +45,6 @@ abstract class WeightLayer implements LinearLayer {
     return this.weight.cols;
   }
 
-  abstract forward(x: Float32Array, out?: Float32Array): Float32Array;
-
-  dispose(): void {
-    this.weight.dispose();
-  }
-}
-
-/** Scales of activations are found as they come, one for each token. */
-class DynamicInt8Layer extends WeightLayer {
   forward(x: Float32Array, out?: Float32Array): Float32Array {
     return linear(x, this.weight, {
       computeDtype: 'int8',
@@ -62,6 +52,10 @@ class DynamicInt8Layer extends WeightLayer {
       ...(this.bias === null ? {} : { bias: this.bias }),
       ...(out === undefined ? {} : { out }),
     });
+  }
+
+  dispose(): void {
+    this.weight.dispose();
   }
 }
 
@@ -94,15 +88,14 @@ export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptio
   const [n, k] = checkInt8(tensor);
   const { activations = 'dynamic', bias = null } = given;
   if (bias !== null) validate.float32Array('bias', bias, n);
-  if (activations === 'dynamic') return new DynamicInt8Layer(await prepackAsync(tensor), bias);
+  if (activations === 'dynamic') return new DynamicInt8Linear(await prepackAsync(tensor), bias);
   if (typeof activations !== 'object' || activations === null) {
     throw invalidArgument('activations', "'dynamic', { inputScale } or { threshold }", activations);
   }
   if ('threshold' in activations) {
     const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
     const absmax = tensor.scales.map((scale) => 127 * scale);
-    const matrix = { codes, absmax, shape: [n, k] as const, outlierColumns: new Int32Array(0), outlierWeights: null };
-    return new LlmInt8Layer(await prepackLlmInt8Async(matrix), activations.threshold, bias);
+    return LlmInt8Linear.of([n, k], { codes, absmax }, activations.threshold, bias);
   }
   const scale = Math.fround(validate.finite('activations.inputScale', activations.inputScale, true));
   const { inputZeroPoint = null } = activations;

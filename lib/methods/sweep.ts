@@ -7,7 +7,7 @@
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import type { IntDtype } from '../dtype.js';
 import { ScaleOverflowError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import { emptyTensor, nonFinite, type Target } from './method.js';
 

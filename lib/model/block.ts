@@ -8,6 +8,7 @@ import { Scratch } from '../checkpoint/scratch.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
 import { prepack } from '../matmul/prepack.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
@@ -23,7 +24,7 @@ import {
   linearShapes,
   type NormName,
 } from './decoder-weights.js';
-import { type LinearLayer, linearOfWeight, PackedLinear } from './linear-layer.js';
+import { linearOfWeight, PackedLinear } from './linear-layer.js';
 import type { Loader } from './loader.js';
 import {
   type Attended,

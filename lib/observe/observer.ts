@@ -6,8 +6,8 @@
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { type CodeType, codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { type Channels, channelsFrom, shapeFrom } from '../tensor/channels.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { binWidth, fold, gridExponent } from './grid.js';

@@ -169,7 +169,7 @@ async function misfitOf(
 
 /** Why a writer can't hold a weight's values; null if it can. */
 async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
-  if (writer.quantize !== undefined) return 'LLM.int8() finds its codes and scales by a rule of its own';
+  if (writer.own !== undefined) return `${writer.own.name} finds its codes and scales by a rule of its own`;
   const refusal = writer.refusal(outlineOf(weight));
   const unordered = writer.recipe.ordered === true ? null : writer.format;
   const { scaleDtype, input } = writer.recipe;

@@ -6,9 +6,9 @@
 import { addon, explain, type RawError, type RawFloats, runJob } from '../addon.js';
 import { type Float16ArrayLike, packedRowBytes } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** What {@link packBits} takes the signs of. */
 export type SignInput = Int8Array | Float32Array | Uint16Array | Float16ArrayLike;

@@ -17,8 +17,8 @@ import {
   resultTensor,
 } from '../device/device-tensor.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError, ScaleOverflowError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The block types of GGUF files, by the names that ggml gives them, in lower case. */
 export type GgufType =

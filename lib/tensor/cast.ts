@@ -24,8 +24,8 @@ import {
   type SmallFloatDtype,
 } from '../dtype.js';
 import { invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The array that holds elements of a float dtype. */
 export type FloatArrayOf<D extends FloatDtype> = D extends 'float32'

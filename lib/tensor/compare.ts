@@ -5,8 +5,8 @@
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The distance between two tensors; see {@link compareTensors}. */
 export interface Comparison {

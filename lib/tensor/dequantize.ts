@@ -8,8 +8,8 @@ import { CPU, type Device, placeOf } from '../device/device.js';
 import { type Data, DeviceCall } from '../device/device-call.js';
 import { type DeviceTensor, isDeviceTensor, newTensor, placeOfTensor, resultTensor } from '../device/device-tensor.js';
 import { type Float16ArrayLike, floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type AnyQuantizedTensor,
   checkAnyQuantizedTensor,

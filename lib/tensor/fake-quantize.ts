@@ -6,9 +6,9 @@
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { codeTypeOf } from '../dtype.js';
 import { invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, channelsFrom, shapeFrom } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type ChannelOptions,
   copied,

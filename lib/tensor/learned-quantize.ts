@@ -5,9 +5,9 @@
  */
 import { addon, explain, runJob } from '../addon.js';
 import { invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, channelsFrom, shapeFrom } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type ChannelOptions,
   copied,

@@ -5,9 +5,9 @@
  */
 import { codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, roundHalfEven } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** What shares a scale: all elements, or those of one channel of `axis` (default 0). */
 export type ChannelOptions =
