@@ -56,7 +56,9 @@ export interface QuantizedPart {
   readonly kind: 'quantized';
   /** `model.layers.0.mlp.up_proj.weight` */
   readonly name: string;
+  /** The block that it belongs to, from 0 on. */
   readonly block: number;
+  /** `[N, K]` */
   readonly tensor: QuantizedTensor;
   /** Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same. */
   readonly order: Int32Array | null;
@@ -71,6 +73,7 @@ export interface QuantizedPart {
   readonly relativeError: number | null;
   /** How far the weight is from what it was before it was rounded, with scales folded into it where the method does that. */
   readonly measured: Comparison;
+  /** What did not go as asked, in sentences. */
   readonly warnings: readonly string[];
 }
 
@@ -79,7 +82,9 @@ export interface BlocksPart {
   readonly kind: 'blocks';
   /** `model.layers.0.mlp.up_proj.weight` */
   readonly name: string;
+  /** The block that it belongs to, from 0 on. */
   readonly block: number;
+  /** The type of the GGUF blocks. */
   readonly type: GgufType;
   /** `[N, K]` */
   readonly shape: readonly [number, number];
@@ -96,8 +101,10 @@ export interface FloatPart {
   readonly kind: 'float';
   /** `model.layers.0.input_layernorm.weight` */
   readonly name: string;
+  /** The block that it belongs to, from 0 on. */
   readonly block: number;
   readonly shape: readonly number[];
+  /** The new values, row-major. */
   readonly data: Float32Array;
 }
 
@@ -308,8 +315,11 @@ function checkBlocks(
 /**
  * The linear layer of a part, as it computes in the quantized model, for {@link DecoderBlock.replace}.
  *
- * @param activations - As in {@link QuantizeModelOptions}, or `{ threshold }` for LLM.int8().
- * @throws {@link InvalidArgumentError}
+ * @param part - What {@link quantizeModel} yielded.
+ * @param bias - `[N]`, that of the layer; null if it has none.
+ * @param activations - As in {@link QuantizeModelOptions}, or `{ threshold }` for LLM.int8(). Default `'none'`.
+ * @returns A layer of N outputs and K inputs, which whoever asked for it disposes.
+ * @throws {@link InvalidArgumentError} for anything else, or activations that do not go with the part; {@link OutOfMemoryError}.
  */
 export async function layerOfPart(
   part: QuantizedPart | BlocksPart,
@@ -347,6 +357,8 @@ export async function layerOfPart(
  * are independent, and the folder holds the note alone.
  *
  * @param model - From {@link openModel}; with `residentBlocks: 'one'` if it is large.
+ * @param options - Defaults make int4 in groups of 128, rounded.
+ * @returns The parts, each as soon as it is known.
  * @throws {@link InvalidArgumentError}; {@link CalibrationError} `STATISTICS_MISMATCH`, `STATISTICS_MISSING`,
  *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder; the
  *   signal's reason.

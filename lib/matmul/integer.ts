@@ -55,10 +55,16 @@ export interface MatmulIntegerOptions extends ProductSize {
 
 /** Options of {@link matmulInteger} for what is on a device; zero points may be there too. */
 export interface DeviceMatmulIntegerOptions extends ProductSize {
+  /**
+   * Subtracted from a, within its type's range: a number, or one for each row (`[m]`). Default 0. The values of a DeviceTensor are
+   * not looked at.
+   */
   aZeroPoint?: number | Int32Array | DeviceTensor<'int32'>;
+  /** Subtracted from b, likewise: a number, or one for each column (`[n]`). Default 0. */
   bZeroPoint?: number | Int32Array | DeviceTensor<'int32'>;
   /** `[m, n]`: the tensor to write to and return. */
   out?: DeviceTensor<'int32'>;
+  /** Where to compute: where `a` is, and nowhere else. */
   device?: Device;
 }
 
@@ -301,6 +307,7 @@ export function matmulInteger(
   b: IntegerMatrix | PackedWeight,
   options: MatmulIntegerOptions,
 ): Int32Array;
+/** The same of a matrix on a device, which the result does not leave. */
 export function matmulInteger(
   a: DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
   b: DeviceTensor<'int8'> | DeviceTensor<'uint8'> | IntegerMatrix | PackedWeight,
@@ -325,6 +332,7 @@ export function matmulIntegerAsync(
   b: IntegerMatrix | PackedWeight,
   options: MatmulIntegerOptions & { signal?: AbortSignal },
 ): Promise<Int32Array>;
+/** The same of a matrix on a device, which the result does not leave. */
 export function matmulIntegerAsync(
   a: DeviceTensor<'int8'> | DeviceTensor<'uint8'>,
   b: DeviceTensor<'int8'> | DeviceTensor<'uint8'> | IntegerMatrix | PackedWeight,

@@ -62,6 +62,7 @@ function positive(name: string, value: unknown, fallback: number, highest = Numb
  *
  * @param weight - `[N, K]`, row-major.
  * @param options - At least `dtype` and `shape`. Groups (default 128; the HQQ code has 64) lie along the rows.
+ * @returns Codes, scales and integer zero points, and these as floats.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity, naming the layer if `name` is given;
  *   {@link ScaleOverflowError}; the signal's reason. All as rejections.
  *

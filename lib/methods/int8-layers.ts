@@ -78,6 +78,8 @@ export interface Int8LayerOptions {
  * A linear layer of a decoder that multiplies int8 activations by int8 weights, for {@link DecoderBlock.replace}.
  *
  * @param tensor - int8, symmetric, `[N, K]`, a scale for each output channel.
+ * @param options - `activations`, default `'dynamic'`; `bias`, default none.
+ * @returns A layer of N outputs and K inputs, which frees its weight with `dispose()`.
  * @throws {@link InvalidArgumentError} for another kind of tensor, or a wrong scale; {@link OutOfMemoryError}.
  *
  * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438); Yao et al., "ZeroQuant" (arXiv:2206.01861);

@@ -65,6 +65,7 @@ export interface DecoderBlock {
    * checkpoint's.
    */
   weight(name: LinearName): Promise<Float32Array>;
+  /** The bias of a linear layer, `[N]`; null if it has none. */
   bias(name: LinearName): Float32Array | null;
   /**
    * What computes from now on. The block owns the layer and disposes it. Tensors and floats are packed at once, and compute
@@ -73,7 +74,13 @@ export interface DecoderBlock {
    * @throws {@link InvalidArgumentError} for a shape other than the layer's.
    */
   replace(name: LinearName, weight: LinearLayer | QuantizedTensor | Float32Array): void;
+  /** The weights of a norm, `[hiddenSize]`, or `[headDim]` for those of queries and keys. */
   norm(name: NormName): Float32Array;
+  /**
+   * Replaces them, by as many.
+   *
+   * @throws {@link InvalidArgumentError} for another length.
+   */
   setNorm(name: NormName, weight: Float32Array): void;
   /** The type in which the checkpoint stores a norm. */
   normDtype(name: NormName): LargeFloatDtype;
@@ -84,6 +91,7 @@ export interface DecoderBlock {
    * @returns As large, in a new array; with `until` the activations asked for.
    */
   forward(hidden: Float32Array, options: BlockForwardOptions): Promise<Float32Array>;
+  /** Frees the weights, those that were given to {@link DecoderBlock.replace} included. */
   dispose(): void;
 }
 

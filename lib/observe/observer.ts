@@ -270,6 +270,7 @@ export class Observer {
    * What has been counted (percentile, mse, entropy), for {@link histogramRange} and others.
    *
    * @param options - `channel`, default 0; `magnitudes`, default false: whether values are counted without their sign.
+   * @returns Counts, and as many edges and one more, ascending.
    * @throws {@link InvalidArgumentError} for a wrong value, a method without histograms, or before anything has been observed.
    */
   histogram(options: { channel?: number; magnitudes?: boolean } = NO_OPTIONS): ObservedHistogram {
@@ -290,6 +291,7 @@ export class Observer {
   /**
    * Scales and zero points for a dtype, by the rules of `quantizeTensor`, to be passed to it.
    *
+   * @returns One of each for a tensor, or as many as channels.
    * @throws {@link InvalidArgumentError} for a wrong value, or before anything has been observed.
    */
   parameters(dtype: IntDtype, options: ParametersOptions = NO_OPTIONS): QuantizationParameters {

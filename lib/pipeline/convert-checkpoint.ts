@@ -366,6 +366,7 @@ export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions
  * @param input - A quantized checkpoint: a folder, or a safetensors or GGUF file.
  * @param options - At least `to` and `output`. Without `dtype`, `scheme` and `groupSize` those of the input are kept;
  *   act-order (`g_idx`) is, wherever the format has room for it.
+ * @returns What became of each weight, read back from the result.
  * @throws {@link CheckpointError} if the input can't be read, or `UNSUPPORTED_PLAN` with every weight that can't be held and
  *   the reason; {@link OutputError}; {@link InvalidArgumentError}; the signal's reason when it aborts.
  *

@@ -105,6 +105,7 @@ export async function compareSumsAsync(
  *
  * @param reference - The original.
  * @param other - What became of it; as many elements.
+ * @returns Measures over all elements; for empty tensors those of equal ones.
  * @throws {@link InvalidArgumentError} for a wrong type or length; {@link NonFiniteError} if either holds NaN or infinity.
  *
  * @example

@@ -126,6 +126,7 @@ function nothing(result: QuantizerGradients): QuantizerGradients {
  * depends on neither the number of threads nor the instruction set.
  *
  * @param gradient - The gradient of the loss for the output.
+ * @returns The gradients: as many as elements, scales and zero points.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination, or an `out` that overlaps an input.
  *
  * Sources: Esser et al., "Learned Step Size Quantization" (arXiv:1902.08153); Bhalgat et al., "LSQ+" (arXiv:2004.09576);

@@ -330,6 +330,8 @@ function explained(error: unknown, p: Prepared, input: Data<RawFloats> = p.input
  * @param options - At least `dtype`. Defaults: per-tensor; `scheme` symmetric for signed and asymmetric for unsigned dtypes
  *   (asymmetric too if `zeroPoints` are given); `axis` 0; `groupSize` 128; `narrowRange` true, which keeps symmetric signed
  *   codes within ±(2^(b−1) − 1).
+ * @returns Codes, scales and zero points, with what says how they belong together: new, or `out`; for a tensor on a device
+ *   a {@link DeviceQuantizedTensor}.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination; {@link NonFiniteError} for NaN or infinity
  *   (unless `nonFinite` is `'saturate'`); {@link ScaleOverflowError} if a scale does not fit `scaleDtype`; {@link DeviceError}
  *   of a device, among others for a `range` that devices do not have.
@@ -353,6 +355,7 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
   input: I,
   options: QuantizeOptions<D, I>,
 ): QuantizedTensor<D>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeTensor<D extends QuantDtype>(
   input: DeviceTensor,
   options: DeviceQuantizeOptions<D>,
@@ -457,6 +460,7 @@ export function quantizeTensorAsync<D extends QuantDtype, I extends QuantizeInpu
   input: I,
   options: QuantizeAsyncOptions<D, I>,
 ): Promise<QuantizedTensor<D>>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeTensorAsync<D extends QuantDtype>(
   input: DeviceTensor,
   options: DeviceQuantizeOptions<D> & { signal?: AbortSignal },
