@@ -112,19 +112,11 @@ export {
 } from './matmul/gram.js';
 export {
   type DeviceMatmulIntegerOptions,
-  type DynamicQuantizeMatmulOptions,
-  dynamicQuantizeMatmul,
-  dynamicQuantizeMatmulAsync,
-  type IntegerArrayOf,
-  type IntegerMatrix,
   type MatmulIntegerOptions,
   matmulInteger,
   matmulIntegerAsync,
-  type ProductSize,
-  type QuantizedMatmulOptions,
-  quantizedMatmul,
-  quantizedMatmulAsync,
 } from './matmul/integer.js';
+export type { IntegerMatrix, ProductSize } from './matmul/integer-product.js';
 export {
   type Activation,
   type ComputeDtype,
@@ -135,18 +127,14 @@ export {
   linearAsync,
 } from './matmul/linear.js';
 export type { LinearLayer } from './matmul/linear-layer.js';
+export { type LlmInt8LinearOptions, llmInt8Linear, llmInt8LinearAsync } from './matmul/llm-int8.js';
 export {
-  type LlmInt8LinearOptions,
   type LlmInt8Matrix,
-  LlmInt8Weight,
-  llmInt8Linear,
-  llmInt8LinearAsync,
-  prepackLlmInt8,
-  prepackLlmInt8Async,
   type QuantizeLlmInt8Options,
   quantizeLlmInt8,
   quantizeLlmInt8Async,
-} from './matmul/llm-int8.js';
+} from './matmul/llm-int8-matrix.js';
+export { LlmInt8Weight, prepackLlmInt8, prepackLlmInt8Async } from './matmul/llm-int8-weight.js';
 export {
   type LoadPackedAsyncOptions,
   type LoadPackedOptions,
@@ -173,6 +161,15 @@ export {
   prepackBlocks,
   prepackBlocksAsync,
 } from './matmul/prepack-blocks.js';
+export {
+  type DynamicQuantizeMatmulOptions,
+  dynamicQuantizeMatmul,
+  dynamicQuantizeMatmulAsync,
+  type IntegerArrayOf,
+  type QuantizedMatmulOptions,
+  quantizedMatmul,
+  quantizedMatmulAsync,
+} from './matmul/quantized-matmul.js';
 export {
   type PrepackTernaryOptions,
   prepackTernary,
@@ -276,20 +273,13 @@ export {
 } from './runtime.js';
 export {
   type PackBitsOptions,
-  type PackTernaryOptions,
   packBits,
   packBitsAsync,
-  packTernary,
-  packTernaryAsync,
   type SignArrayOf,
   type SignInput,
-  type TernaryPacking,
   type UnpackBitsOptions,
-  type UnpackTernaryOptions,
   unpackBits,
   unpackBitsAsync,
-  unpackTernary,
-  unpackTernaryAsync,
 } from './tensor/bits.js';
 export {
   type DequantizeBlocksAsyncOptions,
@@ -367,3 +357,12 @@ export {
   unpackCodes,
 } from './tensor/quantized-tensor.js';
 export type { ChannelOptions, IntegerRangeOptions } from './tensor/quantizer-options.js';
+export {
+  type PackTernaryOptions,
+  packTernary,
+  packTernaryAsync,
+  type TernaryPacking,
+  type UnpackTernaryOptions,
+  unpackTernary,
+  unpackTernaryAsync,
+} from './tensor/ternary-digits.js';

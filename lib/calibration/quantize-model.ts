@@ -6,7 +6,7 @@
 
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { LinearLayer } from '../matmul/linear-layer.js';
-import { DEFAULT_THRESHOLD } from '../matmul/llm-int8.js';
+import { DEFAULT_THRESHOLD } from '../matmul/llm-int8-matrix.js';
 import { awqClip, awqScales } from '../methods/awq.js';
 import type { InputStatistics } from '../methods/input-statistics.js';
 import { int8Layer } from '../methods/int8-layers.js';

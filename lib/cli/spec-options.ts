@@ -79,7 +79,7 @@ export function checkpointFormat(text: string): NonNullable<SpecFlags['format']>
   return { format, dtype: found };
 }
 
-export function rangeMethod(text: string): RangeMethod {
+function rangeMethod(text: string): RangeMethod {
   return text === 'minmax' || text === 'mse' ? text : percentile(text, 'minmax, mse');
 }
 

@@ -13,9 +13,9 @@ import {
   type TernaryPacking,
   ternaryRowBytes,
   unpackTernary,
-} from '../tensor/bits.js';
+} from '../tensor/ternary-digits.js';
 import * as validate from '../validate.js';
-import type { ProductSize } from './integer.js';
+import type { ProductSize } from './integer-product.js';
 import { checkWeight, filled, handleOf, type PackedWeight, weightOfHandle } from './packed-weight.js';
 
 /** Options of {@link prepackTernary}. */

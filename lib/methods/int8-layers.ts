@@ -9,7 +9,7 @@
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { linear } from '../matmul/linear.js';
 import type { LinearLayer } from '../matmul/linear-layer.js';
-import { LlmInt8Linear } from '../matmul/llm-int8-linear.js';
+import { LlmInt8Layer } from '../matmul/llm-int8-layer.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
@@ -97,7 +97,7 @@ export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptio
   if ('threshold' in activations) {
     const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
     const absmax = tensor.scales.map((scale) => 127 * scale);
-    return LlmInt8Linear.of([n, k], { codes, absmax }, activations.threshold, bias);
+    return LlmInt8Layer.of([n, k], { codes, absmax }, activations.threshold, bias);
   }
   const scale = Math.fround(validate.finite('activations.inputScale', activations.inputScale, true));
   const { inputZeroPoint = null } = activations;

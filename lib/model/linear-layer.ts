@@ -138,15 +138,6 @@ export async function linearOfBlocks(
   return new PackedLinear(await prepackBlocksAsync(data, { type, shape }), bias, 'float32');
 }
 
-/** The linear layer of float weights `[rows, columns]`. */
-export async function linearOfFloats(
-  weights: Float32Array,
-  shape: readonly [number, number],
-  bias: Float32Array | null,
-): Promise<PackedLinear> {
-  return new PackedLinear(await prepackAsync(weights, { shape }), bias, 'float32');
-}
-
 /** Float32 copies of rows `begin` to `end` of a weight, `[end − begin, columns]`. */
 export async function rowsOf(weight: Weight, begin: number, end: number, scratch: Scratch): Promise<Float32Array> {
   const count = (end - begin) * weight.columns;

@@ -7,7 +7,7 @@ import type { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
 import type { ComputeDtype } from '../matmul/linear.js';
 import type { LinearLayer } from '../matmul/linear-layer.js';
-import { LlmInt8Linear } from '../matmul/llm-int8-linear.js';
+import { LlmInt8Layer } from '../matmul/llm-int8-layer.js';
 import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
 import {
   type InputQuantization,
@@ -68,7 +68,7 @@ export async function layerOfWeight(
 ): Promise<LinearLayer> {
   const { llmInt8, rows, columns } = weight;
   if (llmInt8 !== undefined) {
-    return LlmInt8Linear.of([rows, columns], await llmInt8.read(0, rows), llmInt8.threshold, bias, signal);
+    return LlmInt8Layer.of([rows, columns], await llmInt8.read(0, rows), llmInt8.threshold, bias, signal);
   }
   if (weight.input === undefined) return linearOfWeight(weight, bias, computeDtype, scratch, signal);
   const input = await weight.input.read();

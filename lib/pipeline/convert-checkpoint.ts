@@ -339,7 +339,7 @@ function decisionsOf(tasks: readonly Task[]): Json {
 }
 
 /** @internal Checks the options of {@link convertCheckpoint}. */
-export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions {
+function checkConversion(optionsValue: unknown): ConvertCheckpointOptions {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, OPTIONS) as Record<string, unknown>;
   checkRunOptions(given);
   const to = validate.oneOf('to', given['to'], ['float', ...(Object.keys(FORMATS) as CheckpointFormat[])]);

@@ -73,7 +73,7 @@ const BLOCK_ELEMENTS = 2 ** 20;
 const OUTLIER = 6;
 
 /** How a weight is stored, in words. */
-export function describeEncoding({ encoding }: Weight): string {
+function describeEncoding({ encoding }: Weight): string {
   const { format, dtype, groupSize, traits } = encoding;
   const parts = [
     format === 'float' || format === 'other' ? dtype : `${format} ${dtype}`,

@@ -93,7 +93,7 @@ async function outlineAt(outline: Outline, begin: number, { input }: Pick<Task, 
 }
 
 /** The bytes of a weight, whatever it is stored as. */
-export function copyTask(weight: Weight): Task {
+function copyTask(weight: Weight): Task {
   const { parts } = weight;
   return {
     weight,

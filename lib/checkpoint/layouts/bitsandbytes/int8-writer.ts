@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { quantizeLlmInt8Async } from '../../../matmul/llm-int8.js';
+import { quantizeLlmInt8Async } from '../../../matmul/llm-int8-matrix.js';
 import type { TensorSpec } from '../../safetensors-writer.js';
 import type { FloatRows, LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { bytesOf } from '../writing.js';

@@ -6,10 +6,11 @@
  * @module
  */
 import type { LinearLayer } from './linear-layer.js';
-import { type LlmInt8Weight, llmInt8Linear, prepackLlmInt8Async } from './llm-int8.js';
+import { llmInt8Linear } from './llm-int8.js';
+import { type LlmInt8Weight, prepackLlmInt8Async } from './llm-int8-weight.js';
 
 /** @internal A linear layer: columns of activations with outliers are multiplied in float32, the others as int8 by int8. */
-export class LlmInt8Linear implements LinearLayer {
+export class LlmInt8Layer implements LinearLayer {
   private constructor(
     private readonly weight: LlmInt8Weight,
     private readonly threshold: number,
@@ -28,10 +29,10 @@ export class LlmInt8Linear implements LinearLayer {
     threshold: number,
     bias: Float32Array | null,
     signal?: AbortSignal,
-  ): Promise<LlmInt8Linear> {
+  ): Promise<LlmInt8Layer> {
     const matrix = { ...weight, shape, outlierColumns: new Int32Array(0), outlierWeights: null };
     const packed = await prepackLlmInt8Async(matrix, signal === undefined ? {} : { signal });
-    return new LlmInt8Linear(packed, threshold, bias);
+    return new LlmInt8Layer(packed, threshold, bias);
   }
 
   get rows(): number {
