@@ -18,8 +18,8 @@ export {
   layerOfPart,
   type ModelPart,
   type QuantizedPart,
-  quantizeModel,
-} from './calibration/quantize-model.js';
+} from './calibration/model-part.js';
+export { quantizeModel } from './calibration/quantize-model.js';
 export type { LayerActivations, QuantizationMethod, QuantizeModelOptions } from './calibration/quantize-work.js';
 export type { SampledRow } from './calibration/sampled-rows.js';
 export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';

@@ -14,6 +14,7 @@ import { roundedTo, type StaticActivations, staticName } from '../tensor/input-q
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
+import { checkLayer } from './check-spec.js';
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
@@ -25,7 +26,6 @@ import {
   type CheckpointDtype,
   type CheckpointFormat,
   type CodeLayout,
-  checkLayer,
   FORMATS,
   LAYER_OPTIONS,
   type LayerSpec,

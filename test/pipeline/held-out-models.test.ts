@@ -150,7 +150,7 @@ const SPECS: readonly (Spec & { readonly most: number; readonly fast?: boolean }
   { most: 0.17, dtype: 'int8', groupSize: null, activations: 'int8', scheme: 'asymmetric' },
   { most: 0.68, dtype: 'int4', groupSize: 32, fast: true },
   { most: 1.1, dtype: 'int4', groupSize: 128, scheme: 'asymmetric', range: 'mse' },
-  { most: 0.6, dtype: 'int3', groupSize: 24 },
+  { most: 1.2, dtype: 'int3', groupSize: 24 },
   { most: 1.7, dtype: 'int2', groupSize: 16, scheme: 'asymmetric' },
   { most: 0.32, dtype: 'float8_e4m3fn' },
   { most: 0.21, format: 'fp8', granularity: 'per-block' },
@@ -174,7 +174,7 @@ const SPECS: readonly (Spec & { readonly most: number; readonly fast?: boolean }
     scheme: 'asymmetric',
     fast: true,
   },
-  { most: 0.6, method: 'gptq', dtype: 'int4', groupSize: 24, calibration, gptq: NO_ORDER },
+  { most: 0.26, method: 'gptq', dtype: 'int4', groupSize: 24, calibration, gptq: NO_ORDER },
   { most: 1.2, method: 'gptq', dtype: 'int2', groupSize: 16, calibration, gptq: { groupAware: true } },
   { most: 0.029, method: 'gptq', dtype: 'int8', groupSize: null, calibration: { ...calibration, mode: 'parallel' } },
   {
@@ -205,7 +205,7 @@ const SPECS: readonly (Spec & { readonly most: number; readonly fast?: boolean }
   // AWQ
   { most: 0.95, method: 'awq', dtype: 'int4', groupSize: null, calibration, fast: true },
   { most: 0.54, method: 'awq', dtype: 'int4', groupSize: 32, scheme: 'asymmetric', calibration, fast: true },
-  { most: 0.6, method: 'awq', dtype: 'int3', groupSize: 24, calibration: { ...calibration, mode: 'parallel' } },
+  { most: 0.82, method: 'awq', dtype: 'int3', groupSize: 24, calibration: { ...calibration, mode: 'parallel' } },
   { most: 0.55, method: 'awq', format: 'awq', groupSize: 32, calibration },
   { most: 0.74, method: 'awq', format: 'bitsandbytes', groupSize: 64, calibration },
   { most: 0.51, method: 'awq', dtype: 'nvfp4', calibration },
