@@ -1,4 +1,4 @@
-// Fake quantization and observers: arguments in, work out. The order of the arguments is that of lib/addon.ts.
+// Fake quantization and observers: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
 
 #include <cmath>
 
