@@ -44,12 +44,14 @@ if (text === '') {
   process.exit(1);
 }
 const { version } = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'));
+const machine = fs.readFileSync(path.join(results, 'machine.txt'), 'utf8');
+const pytorch = /^PyTorch .+$/m.exec(machine)?.[0] ?? 'no PyTorch to compare with';
 const summary = fs.readFileSync(path.join(results, 'summary.txt'), 'utf8').trim();
 const page = `# Results on a GPU
 
 \`npm run bench:gpu\` reproduces this page: it builds the CUDA module, tests it and measures it.
 
-lowbit ${version}, ${device} (name, driver, memory, power limit), CUDA ${nvcc}, ${os.cpus()[0]?.model ?? 'unknown processor'},
+lowbit ${version}, ${device} (name, driver, memory, power limit), CUDA ${nvcc}, ${pytorch}, ${os.cpus()[0]?.model ?? 'unknown processor'},
 ${new Date().toISOString().slice(0, 10)}.
 
 \`\`\`

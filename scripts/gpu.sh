@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds, tests and measures the CUDA module on this machine's GPU: scripts/gpu.sh <folder for results>. Needs nvcc, CMake and
-# a C++17 compiler, but no Node. Every step has a limit, so that all of them fit into nine minutes; a step that fails or takes
-# longer is named, and the others run nevertheless.
+# a C++17 compiler. Where Node and a built addon are, calls from JavaScript are checked too; where python3 has PyTorch, that is
+# measured beside. Every step has a limit, so that all of them fit into nine minutes; a step that fails or takes longer is
+# named, and the others run nevertheless.
 #
+#   LOWBIT_GPU_NODE=<program>     Node, where it is not on the PATH
 #   LOWBIT_GPU_BUILD=<folder>     where to build (default build-gpu)
 #   LOWBIT_GPU_PREBUILT=1         what is in that folder is used as it is
 #   LOWBIT_GPU_ARCHITECTURES=…    default: that of the first device alone, which is quick to build
@@ -54,6 +56,7 @@ fi
   nvcc --version 2>&1 | tail -2
   cmake --version 2>&1 | head -1
   echo "architectures: $architectures"
+  python3 -c 'import torch; assert torch.cuda.is_available(); print("PyTorch", torch.__version__)' 2>/dev/null
 } >"$out/machine.txt"
 
 compile() {
@@ -68,7 +71,7 @@ if [ -n "${LOWBIT_GPU_PREBUILT:-}" ]; then
 else
   export -f compile
   export build architectures
-  step build 240 build.txt bash -c compile || tail -30 "$out/build.txt" "$out/build.txt.errors" 2>/dev/null
+  step build 150 build.txt bash -c compile || tail -30 "$out/build.txt" "$out/build.txt.errors" 2>/dev/null
 fi
 if [ ! -x "$build/lowbit_cuda_test" ] || [ ! -e "$build/lowbit_cuda.so" ]; then
   echo "Nothing was built in $build: see $out/build.txt." | tee -a "$out/summary.txt"
@@ -78,8 +81,23 @@ export LOWBIT_CUDA_MODULE="$PWD/$build/lowbit_cuda.so"
 
 step tests 90 tests.txt "$build/lowbit_cuda_test"
 tail -1 "$out/tests.txt"
-step bench 95 bench.md "$build/lowbit_cuda_bench"
+if grep -q '^PyTorch' "$out/machine.txt"; then
+  step PyTorch 50 peers.tsv python3 bench/peers/pytorch.py
+else
+  skip PyTorch "python3 has none that sees the GPU"
+fi
+step bench 95 bench.md "$build/lowbit_cuda_bench" --peers="$out/peers.tsv"
 step "bench of GPTQ" 30 bench-gptq.md "$build/lowbit_cuda_gptq_bench"
+
+node=${LOWBIT_GPU_NODE:-$(command -v node)}
+if [ -z "$node" ]; then
+  skip "calls from JavaScript" "there is no Node: LOWBIT_GPU_NODE names one"
+elif [ ! -e build/Release/lowbit.node ] || [ ! -e dist/index.js ]; then
+  skip "calls from JavaScript" "the addon has not been built"
+else
+  step "calls from JavaScript" 40 node.txt "$node" test/runtimes/device.cjs
+  tail -1 "$out/node.txt"
+fi
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -z "$sanitizer" ]; then

@@ -226,7 +226,9 @@ function emulatedNeon() {
   };
 }
 
+const KERNELS_EMULATED = 'CUDA kernels on the processor';
 const CUDA_TEST = 'lowbit_cuda_test';
+const DEVICE_CHECKS = path.join('test', 'runtimes', 'device.cjs');
 const EMULATED = 'lowbit_cuda_emulated';
 
 /** The module whose kernels run on the processor: tests of the API look for it by this name. */
@@ -237,7 +239,7 @@ function emulatedModule(folder) {
 
 /** The kernels of the CUDA module on the processor, as they are and with the address sanitizer. */
 function emulatedCuda() {
-  const stage = 'CUDA kernels on the processor';
+  const stage = KERNELS_EMULATED;
   if (process.platform !== 'linux') {
     skip(stage, 'needs Linux');
     return async () => {};
@@ -284,7 +286,8 @@ function cuda() {
     record(stage, { passed: 1 });
     if (!has('nvidia-smi', ['-L'])) return skip(onDevice, 'no GPU: `nvidia-smi -L` lists none');
     const module = program(folder, CUDA_TEST).replace(/[^/\\]+$/, 'lowbit_cuda.so');
-    return counted(onDevice, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE: module });
+    await counted(onDevice, program(folder, CUDA_TEST), [], { LOWBIT_CUDA_MODULE: module });
+    return counted(`${onDevice}, from JavaScript`, process.execPath, [DEVICE_CHECKS], { LOWBIT_CUDA_MODULE: module });
   };
 }
 
@@ -345,6 +348,12 @@ async function main() {
   });
   for (const isa of instructionSets().slice(1))
     await vitest(`API, LOWBIT_ISA=${isa}`, testsOf(isa), { LOWBIT_ISA: isa });
+  const emulated = emulatedModule(variants.emulated.folder);
+  if (fs.existsSync(emulated)) {
+    await counted(`${KERNELS_EMULATED}, from JavaScript`, process.execPath, [DEVICE_CHECKS, '--small'], {
+      LOWBIT_CUDA_MODULE: emulated,
+    });
+  }
   await counted('other runtimes', process.execPath, [path.join('test', 'runtimes', 'run.cjs')]);
   console.log(`\n${summary.join('\n')}\nin ${((performance.now() - start) / 60000).toFixed(1)} minutes\n`);
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);

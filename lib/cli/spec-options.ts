@@ -98,7 +98,9 @@ function percentile(text: string, others: string): { percentile: number } {
 
 export const DTYPES: ReadonlySet<string> = new Set(Object.values(FORMATS).flatMap(({ dtypes }) => dtypes));
 
-/** `mlp=int8:g64`, `down_proj=q6_k`, `layers\.0\.=float`. */
+const OF_LAYER = 'g<n>, channel, tensor, block, sym, asym, act-<activations> or a layout';
+
+/** `mlp=int8:g64`, `down_proj=int8:channel:act-float`, `down_proj=q6_k`, `layers\.0\.=float`. */
 function layerOverride(text: string, before: LayerOverride[] = []): LayerOverride[] {
   const place = text.lastIndexOf('=');
   if (place < 1) throw new InvalidOption('Expected <regex>=<spec>, for example down_proj=int8:g64.');
@@ -111,12 +113,21 @@ function layerOverride(text: string, before: LayerOverride[] = []): LayerOverrid
     const group = /^g(\d+)$/.exec(word)?.[1];
     if (group !== undefined) spec = { ...spec, groupSize: positiveInteger(group) };
     else if (word === 'channel') spec = { ...spec, groupSize: null };
+    else if (word === 'tensor') spec = { ...spec, granularity: 'per-tensor' };
+    else if (word === 'block') spec = { ...spec, granularity: 'per-block' };
     else if (word === 'sym') spec = { ...spec, scheme: 'symmetric' };
     else if (word === 'asym') spec = { ...spec, scheme: 'asymmetric' };
     else if (CODE_LAYOUTS.includes(word as CodeLayout)) spec = { ...spec, layout: word as CodeLayout };
-    else throw new InvalidOption(`Expected g<n>, channel, sym, asym or a layout but received ${word}.`);
+    else if (word.startsWith('act-')) spec = { ...spec, activations: activationsOfLayer(word.slice(4)) };
+    else throw new InvalidOption(`Expected ${OF_LAYER} but received ${word}.`);
   }
   return [...before, { match, spec }];
+}
+
+function activationsOfLayer(name: string): ActivationDtype {
+  const found = ACTIVATIONS.find((known) => known === name);
+  if (found === undefined) throw new InvalidOption(`Expected act- with one of ${ACTIVATIONS.join(', ')}.`);
+  return found;
 }
 
 export function activationsOption(): Option {
@@ -154,7 +165,7 @@ export function withSpecOptions(command: Command): Command {
     .option('--exclude <regex>', 'keep the weights whose name matches in float', regularExpression)
     .option(
       '--layer <regex=spec>',
-      'treat layers otherwise: float, or a dtype with :g<n>, :channel, :sym, :asym; may be given several times',
+      'treat layers otherwise: float, or a dtype with :g<n>, :channel, :tensor, :block, :sym, :asym, :act-<activations>; may be given several times',
       layerOverride,
     )
     .addOption(activationsOption())

@@ -149,4 +149,51 @@ struct SeeNothing {
   __device__ void operator()(std::size_t, std::size_t, const float4&) const {}
 };
 
+// c += sign · aᵀ · b over rows [0, k), c[i][j] at i · pitch + j; of a square c no more than what is on and above the
+// diagonal, if `upper`.
+template <typename Tile>
+__global__ void __launch_bounds__(kFloatTileThreads, 2)
+    add_products(FloatRows a, FloatRows b, std::size_t k, float sign, bool upper, float* c, std::size_t pitch) {
+  if (upper && blockIdx.x < blockIdx.y) return;
+  const std::size_t first_row = std::size_t{blockIdx.y} * Tile::kSize;
+  const std::size_t first_column = std::size_t{blockIdx.x} * Tile::kSize;
+  const auto each = [&](auto body) {
+#pragma unroll
+    for (int i = 0; i < Tile::kOwn; i++) {
+#pragma unroll
+      for (int j = 0; j < Tile::kOwn; j++) {
+        const std::size_t row = first_row + static_cast<std::size_t>(Tile::row(i));
+        const std::size_t column = first_column + static_cast<std::size_t>(Tile::column(j));
+        const bool wanted = row < a.columns && column < b.columns && (!upper || row <= column);
+        if (wanted) body(i, j, c[row * pitch + column]);
+      }
+    }
+  };
+  float sums[Tile::kOwn][Tile::kOwn] = {};
+  each([&](int i, int j, float& element) { sums[i][j] = element; });
+  multiply_floats<Tile, FloatType::kFloat32>(a, b, first_row, first_column, k, sign, sums, SeeNothing{});
+  each([&](int i, int j, float& element) { element = sums[i][j]; });
+}
+
+template <typename Tile>
+CudaStatus launch_products(const CudaStream& stream, const FloatRows& a, const FloatRows& b, std::size_t k, float sign,
+                           bool upper, float* c, std::size_t pitch) {
+  const auto tiles = [](std::size_t size) { return static_cast<unsigned>((size + Tile::kSize - 1) / Tile::kSize); };
+  return launch(stream, add_products<Tile>, dim3(tiles(b.columns), tiles(a.columns)), kFloatTileThreads,
+                Tile::kSharedBytes, a, b, k, sign, upper, c, pitch);
+}
+
+// Whether 128 × 128 tiles of a matrix, or of its upper half, would leave multiprocessors idle.
+inline bool needs_small_tiles(const CudaStream& stream, std::size_t rows, std::size_t columns, bool upper) {
+  const std::size_t down = (rows + 127) / 128, across = (columns + 127) / 128;
+  return (upper ? down * (down + 1) / 2 : down * across) < static_cast<std::size_t>(stream.multiprocessors) * 2;
+}
+
+inline CudaStatus queue_products(const CudaStream& stream, const FloatRows& a, const FloatRows& b, std::size_t k,
+                                 float sign, bool upper, float* c, std::size_t pitch) {
+  return needs_small_tiles(stream, a.columns, b.columns, upper)
+             ? launch_products<FloatTile<64>>(stream, a, b, k, sign, upper, c, pitch)
+             : launch_products<FloatTile<128>>(stream, a, b, k, sign, upper, c, pitch);
+}
+
 }  // namespace lowbit

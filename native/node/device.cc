@@ -92,18 +92,23 @@ Device::~Device() {
 void Device::check(CudaStatus status, std::size_t bytes) const { throw_if(*api_, status, device_, bytes); }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_ == nullptr) return;
+  void* const memory = data_.load();
+  if (memory == nullptr) return;
   try {
     const Device on(device);
-    on.api().release(on.stream(), data_);
+    on.api().release(on.stream(), memory);
   } catch (const Failure&) {
-    data_ = nullptr;  // the device is lost, and its memory with it
+    return;  // the device is lost, and its memory with it
   }
 }
 
 void* DeviceMemory::allocated(const Device& on) {
-  if (data_ == nullptr && bytes != 0) on.check(on.api().allocate(on.stream(), bytes, &data_), bytes);
-  return data_;
+  void* memory = data_.load();
+  if (memory == nullptr && bytes != 0) {
+    on.check(on.api().allocate(on.stream(), bytes, &memory), bytes);
+    data_.store(memory);
+  }
+  return memory;
 }
 
 MemorySlot MemorySlot::make(std::int32_t device, std::size_t bytes) {

@@ -2,6 +2,7 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -50,11 +51,11 @@ class DeviceMemory {
   std::size_t bytes = 0;
 
   void* allocated(const Device& on);
-  const void* data() const { return data_; }
-  bool is_written() const { return data_ != nullptr || bytes == 0; }
+  const void* data() const { return data_.load(); }
+  bool is_written() const { return data() != nullptr || bytes == 0; }
 
  private:
-  void* data_ = nullptr;
+  std::atomic<void*> data_{nullptr};  // written by a worker, looked at by the thread that makes calls
 };
 
 // A share of some memory; or of none, which stands for a null pointer.

@@ -153,6 +153,25 @@ describe('lowbit convert', () => {
   });
 });
 
+describe('layers', () => {
+  it('have activations and granularities of their own', async () => {
+    const folder = await quantized(
+      ...['-d', 'int8', '--granularity', 'per-channel', '--activations', 'int8'],
+      ...['--layer', 'down_proj=int8:channel:act-float', '--layer', 'o_proj=float8_e4m3fn:tensor'],
+    );
+    const { quantization_config: config } = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'));
+    type Group = { weights: { type: string; strategy: string }; input_activations: { num_bits: number } | null };
+    const groups = Object.values(config.config_groups as Record<string, Group>).map(
+      ({ weights, input_activations }) => [weights.type, weights.strategy, input_activations?.num_bits ?? null],
+    );
+    expect(groups.sort()).toEqual([
+      ['float', 'tensor', 8],
+      ['int', 'channel', null],
+      ['int', 'channel', 8],
+    ]);
+  });
+});
+
 describe('plans', () => {
   it('are written, and make the same checkpoint again', async () => {
     const plan = join(root, 'plan.json');

@@ -69,6 +69,8 @@ describe('lowbit', () => {
       [['quantize', LLAMA, '-f', 'gguf:q8_0', '-d', 'q4_0'], '--dtype q4_0 contradicts --format gguf:q8_0'],
       [['quantize', LLAMA, '--layer', 'mlp', '-o', 'x'], 'Expected <regex>=<spec>'],
       [['quantize', LLAMA, '--layer', 'mlp=int5', '-o', 'x'], 'Expected float or a dtype after ='],
+      [['quantize', LLAMA, '--layer', 'mlp=int8:act-int5', '-o', 'x'], 'Expected act- with one of float, int8'],
+      [['quantize', LLAMA, '--layer', 'mlp=int8:rows', '-o', 'x'], 'Expected g<n>, channel, tensor, block'],
       [['quantize', LLAMA, '--max-memory', 'much', '-o', 'x'], 'Expected a size such as 2GB'],
       [['convert', LLAMA, '-o', 'x'], "required option '-t, --to <format>' not specified"],
       [['quantize', LLAMA, '-d', 'int5', '-o', 'x'], 'Allowed choices are int4, int2, int3, int8'],

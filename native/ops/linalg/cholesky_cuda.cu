@@ -102,36 +102,6 @@ __global__ void __launch_bounds__(kBlock) solve_rows(float* t, std::size_t pitch
   for (unsigned i = 0; i < kBlock; i++) column[i * pitch] = x[i];
 }
 
-// rest −= rowsᵀ · rows, on and above the diagonal.
-template <typename Tile>
-__global__ void __launch_bounds__(kFloatTileThreads, 2) take_from_rest(FloatRows rows, float* rest, std::size_t pitch) {
-  if (blockIdx.x < blockIdx.y) return;
-  const std::size_t first_row = std::size_t{blockIdx.y} * Tile::kSize;
-  const std::size_t first_column = std::size_t{blockIdx.x} * Tile::kSize;
-  const auto each = [&](auto body) {
-#pragma unroll
-    for (int i = 0; i < Tile::kOwn; i++) {
-#pragma unroll
-      for (int j = 0; j < Tile::kOwn; j++) {
-        const std::size_t row = first_row + static_cast<std::size_t>(Tile::row(i));
-        const std::size_t column = first_column + static_cast<std::size_t>(Tile::column(j));
-        if (row <= column && column < rows.columns) body(i, j, rest[row * pitch + column]);
-      }
-    }
-  };
-  float sums[Tile::kOwn][Tile::kOwn] = {};
-  each([&](int i, int j, float& element) { sums[i][j] = element; });
-  multiply_floats<Tile, FloatType::kFloat32>(rows, rows, first_row, first_column, kBlock, -1.0F, sums, SeeNothing{});
-  each([&](int i, int j, float& element) { element = sums[i][j]; });
-}
-
-template <typename Tile>
-CudaStatus launch_rest(const CudaStream& stream, const FloatRows& rows, float* rest, std::size_t pitch) {
-  const auto tiles = static_cast<unsigned>((rows.columns + Tile::kSize - 1) / Tile::kSize);
-  return launch(stream, take_from_rest<Tile>, dim3(tiles, tiles), kFloatTileThreads, Tile::kSharedBytes, rows, rest,
-                pitch);
-}
-
 // factor[i][j] = R[i][j] / R[j][j], where R[i][j] = T[size − 1 − j][size − 1 − i]: squares pass through shared memory.
 constexpr unsigned kSquare = 32;
 
@@ -181,9 +151,7 @@ CudaStatus queue_cholesky(const CudaStream& stream, const CholeskyRequest& reque
                       kBlock * kBlock * sizeof(float), t, pitch, first));
     const FloatRows rows{t + first * pitch + next, FloatType::kFloat32, pitch, left};
     float* const rest = t + next * pitch + next;
-    const std::size_t tiles = (left + 127) / 128;
-    const bool few = tiles * (tiles + 1) / 2 < static_cast<std::size_t>(stream.multiprocessors) * 2;
-    LOWBIT_TRY((few ? launch_rest<FloatTile<64>> : launch_rest<FloatTile<128>>)(stream, rows, rest, pitch));
+    LOWBIT_TRY(queue_products(stream, rows, rows, kBlock, -1.0F, true, rest, pitch));
   }
   const auto squares = static_cast<unsigned>((request.size + kSquare - 1) / kSquare);
   return launch(stream, write_factor, dim3(squares, squares), kThreads, kSquare * (kSquare + 1) * sizeof(float),

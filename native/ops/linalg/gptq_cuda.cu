@@ -42,8 +42,7 @@ __global__ void gather_diagonal(const float* gram, std::size_t size, float* out)
   for (std::size_t i = grid_thread(); i < size; i += grid_threads()) out[i] = gram[i * size + i];
 }
 
-// --- ranges
-// ---------------------------------------------------------------------------------------------------------------
+// --- ranges ---
 
 struct Ranges {
   RangeArguments rule;  // but for what differs by group and row
@@ -108,8 +107,7 @@ __global__ void __launch_bounds__(kThreads) find_ranges(Ranges r) {
   }
 }
 
-// --- the sweep
-// -------------------------------------------------------------------------------------------------------------
+// --- the sweep ---
 
 constexpr unsigned kPanel = 128, kRowsOfWarp = 2, kRowsOfBlock = kWarps * kRowsOfWarp;
 constexpr unsigned kOwn = kPanel / kWarp;  // columns of a lane
@@ -217,39 +215,7 @@ __global__ void __launch_bounds__(kThreads) sweep_panel(Sweep s, std::size_t beg
   }
 }
 
-// w += errorsᵀ · factor, for the columns behind a panel.
-template <typename Tile>
-__global__ void __launch_bounds__(kFloatTileThreads, 2)
-    add_errors(FloatRows errors, FloatRows factor, std::size_t count, float* w, std::size_t pitch) {
-  const std::size_t first_row = std::size_t{blockIdx.y} * Tile::kSize;
-  const std::size_t first_column = std::size_t{blockIdx.x} * Tile::kSize;
-  const auto each = [&](auto body) {
-#pragma unroll
-    for (int i = 0; i < Tile::kOwn; i++) {
-#pragma unroll
-      for (int j = 0; j < Tile::kOwn; j++) {
-        const std::size_t row = first_row + static_cast<std::size_t>(Tile::row(i));
-        const std::size_t column = first_column + static_cast<std::size_t>(Tile::column(j));
-        if (row < errors.columns && column < factor.columns) body(i, j, w[row * pitch + column]);
-      }
-    }
-  };
-  float sums[Tile::kOwn][Tile::kOwn] = {};
-  each([&](int i, int j, float& element) { sums[i][j] = element; });
-  multiply_floats<Tile, FloatType::kFloat32>(errors, factor, first_row, first_column, count, 1.0F, sums, SeeNothing{});
-  each([&](int i, int j, float& element) { element = sums[i][j]; });
-}
-
-template <typename Tile>
-CudaStatus launch_errors(const CudaStream& stream, const FloatRows& errors, const FloatRows& factor, std::size_t count,
-                         float* w, std::size_t pitch) {
-  const auto tiles = [](std::size_t size) { return static_cast<unsigned>((size + Tile::kSize - 1) / Tile::kSize); };
-  return launch(stream, add_errors<Tile>, dim3(tiles(factor.columns), tiles(errors.columns)), kFloatTileThreads,
-                Tile::kSharedBytes, errors, factor, count, w, pitch);
-}
-
-// --- results
-// --------------------------------------------------------------------------------------------------------------
+// --- results ---
 
 // Σ over the columns of importance · (w − value)², in float64 in their order: a thread for a row.
 __global__ void sum_losses(Sweep s, const float* importance, double* losses) {
@@ -300,8 +266,7 @@ __global__ void __launch_bounds__(kThreads) to_integers(const float* in, std::si
   for (std::size_t i = grid_thread(); i < count; i += grid_threads()) out[i] = static_cast<std::int32_t>(in[i]);
 }
 
-// --- the operation
-// ------------------------------------------------------------------------------------------------------
+// --- the operation ---
 
 class GptqOnDevice {
  public:
@@ -514,10 +479,7 @@ CudaStatus GptqOnDevice::sweep() {
       if (s.errors == nullptr) continue;
       const FloatRows errors{s.errors, FloatType::kFloat32, s.error_pitch, a_.rows};
       const FloatRows factor{s.factor + panel * n + behind, FloatType::kFloat32, n, n - behind};
-      const std::size_t tiles = ((a_.rows + 127) / 128) * ((n - behind + 127) / 128);
-      const bool few = tiles < static_cast<std::size_t>(stream_.multiprocessors) * 2;
-      LOWBIT_TRY((few ? launch_errors<FloatTile<64>> : launch_errors<FloatTile<128>>)(stream_, errors, factor, count,
-                                                                                      s.w + behind, n));
+      LOWBIT_TRY(queue_products(stream_, errors, factor, count, 1.0F, false, s.w + behind, n));
     }
   }
   return CudaStatus::kOk;

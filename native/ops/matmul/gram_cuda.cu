@@ -62,11 +62,8 @@ CudaStatus launch_gram(const CudaStream& stream, const FloatRows& x, std::size_t
 CudaStatus gram(CudaStream* stream, const void* x, FloatType type, std::size_t m, std::size_t k, bool first,
                 float* out) {
   const FloatRows rows{x, type, k, k};
-  // Small tiles where large ones would leave multiprocessors idle.
-  const std::size_t tiles = (k + 127) / 128, large = tiles * (tiles + 1) / 2;
-  return large < static_cast<std::size_t>(stream->multiprocessors) * 2
-             ? launch_gram<FloatTile<64>>(*stream, rows, m, first, out)
-             : launch_gram<FloatTile<128>>(*stream, rows, m, first, out);
+  return needs_small_tiles(*stream, k, k, true) ? launch_gram<FloatTile<64>>(*stream, rows, m, first, out)
+                                                : launch_gram<FloatTile<128>>(*stream, rows, m, first, out);
 }
 
 }  // namespace

@@ -2,9 +2,10 @@
 // memory could do. Inputs are larger than the second-level cache, or enough copies of them take turns. Times are
 // medians of batches, by the device's own clock.
 //
-//   lowbit_cuda_bench [--quick] [<part of a section's name>]
+//   lowbit_cuda_bench [--quick] [--peers=<file>] [<part of a section's name>]
 //
 // --quick: sizes so small that an emulator can try every call. Its times mean nothing.
+// --peers: what bench/peers/pytorch.py printed on the same device, to put beside.
 
 #include <algorithm>
 #include <cstdio>
@@ -16,12 +17,15 @@
 
 #include "core/cuda.h"
 #include "ops/affine/affine_cuda.h"
+#include "ops/blocks/blocks_cuda.h"
 #include "ops/cast/cast_cuda.h"
 #include "ops/codebook/codebook_cuda.h"
+#include "ops/fake_quantize/fake_quantize_cuda.h"
 #include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
 #include "ops/matmul/integer_cuda.h"
 #include "ops/matmul/linear_cuda.h"
+#include "peers.h"
 
 namespace lowbit {
 namespace {
@@ -30,7 +34,10 @@ const CudaApi* api = nullptr;
 CudaStream* stream = nullptr;
 CudaDeviceInfo device{};
 bool quick = false;
-double read_limit = 0.0;  // bytes per second
+double read_limit = 0.0, copy_limit = 0.0;  // bytes per second, of copies read and written ones
+double bfloat16_rate = 0.0;                 // operations per second, if it is known
+Peers peers;
+constexpr std::size_t kSquare = 8192;
 
 void expect(CudaStatus status, const char* what) {
   if (status == CudaStatus::kOk) return;
@@ -123,8 +130,7 @@ const char* name_of(FloatType type) {
   return type == FloatType::kFloat32 ? "float32" : type == FloatType::kFloat16 ? "float16" : "bfloat16";
 }
 
-// --- memory
-// -----------------------------------------------------------------------------------------------------------
+// --- memory ---
 
 void measure_memory() {
   const std::size_t bytes = quick ? std::size_t{1} << 16 : std::size_t{1} << 30;
@@ -133,24 +139,29 @@ void measure_memory() {
   const double copy = seconds_of(1, [&](std::size_t) { return api->copy(stream, b.at(), a.at(), bytes); });
   const double read = seconds_of(1, [&](std::size_t) { return api->read(stream, a.at(), bytes); });
   read_limit = static_cast<double>(bytes) / read;
+  copy_limit = 2.0 * static_cast<double>(bytes) / copy;
   std::printf("### Memory, %zu MiB\n\n| | GB/s |\n| --- | ---: |\n", bytes >> 20);
-  std::printf("| copy (read and written) | %.0f |\n| read | %.0f |\n\n", 2e-9 * static_cast<double>(bytes) / copy,
-              1e-9 * read_limit);
+  std::printf("| copy (read and written) | %.0f |\n| read | %.0f |\n\n", 1e-9 * copy_limit, 1e-9 * read_limit);
+  const double product = peers.seconds("bfloat16", kSquare, kSquare, kSquare);
+  if (product == 0.0) return;
+  bfloat16_rate = 2.0 * kSquare * kSquare * kSquare / product;
+  std::printf("PyTorch multiplies %zu × %zu matrices of bfloat16 at %.0f TFLOP/s.\n\n", kSquare, kSquare,
+              1e-12 * bfloat16_rate);
 }
 
-// --- conversions
-// ------------------------------------------------------------------------------------------------------
+// --- conversions ---
 
-void conversion_row(const char* name, double bytes, double seconds) {
-  std::printf("| %s | %.1f | %.0f | %.0f %% |\n", name, seconds * 1e6, 1e-9 * bytes / seconds,
-              100.0 * bytes / seconds / read_limit);
+void conversion_row(const char* name, std::size_t count, double bytes, double seconds) {
+  std::printf("| %s | %.1f | %.0f | %.0f %% | %s |\n", name, seconds * 1e6, 1e-9 * bytes / seconds,
+              100.0 * bytes / seconds / copy_limit, peers.times(name, count, 1, 1, seconds).c_str());
 }
 
 void measure_conversions() {
   const std::size_t count = quick ? std::size_t{1} << 12 : std::size_t{1} << 26;  // 256 MiB of float32
   const std::size_t turns = quick ? 1 : 2, columns = quick ? 512 : 4096;
-  std::printf("### Conversion of %zu elements\n\n| | µs | GB/s, read and written | of reading |\n", count);
-  std::printf("| --- | ---: | ---: | ---: |\n");
+  std::printf("### Conversion of %zu elements\n\n", count);
+  std::printf("| | µs | GB/s, read and written | of copying | faster than PyTorch |\n");
+  std::printf("| --- | ---: | ---: | ---: | ---: |\n");
   const Memory floats(turns * count * 4), result(turns * count * 4), scales(count), zeros(count), global(256);
   const auto elements = static_cast<double>(count);
   struct Pair {
@@ -170,7 +181,7 @@ void measure_conversions() {
       return api->cast->cast(stream, floats.at(i * count * 4), pair.from, result.at(i * count * 4), pair.to, true,
                              count);
     });
-    conversion_row(pair.name, bytes, seconds);
+    conversion_row(pair.name, count, bytes, seconds);
   }
   fill_floats(floats, FloatType::kBfloat16);
   struct Choice {
@@ -185,7 +196,7 @@ void measure_conversions() {
                             {"int8, per row", {8, true}, true, columns}};
   for (const Choice& choice : choices) {
     if (api->affine == nullptr) {
-      std::printf("| affine quantization | missing | | |\n");
+      std::printf("| affine quantization | missing | | | |\n");
       break;
     }
     const AffineLayout layout{count / columns, columns, choice.group, 1, columns};
@@ -200,37 +211,87 @@ void measure_conversions() {
                                    {RangeChoice::Method::kMinMax, 0.0}, NonFinite::kThrow, scales.at<float>(),
                                    zero_points, result.at(i * count));
     });
-    conversion_row((std::string("bfloat16 → ") + choice.name).c_str(), bytes, quantize);
+    conversion_row((std::string("bfloat16 → ") + choice.name).c_str(), count, bytes, quantize);
     const double dequantize = seconds_of(turns, [&](std::size_t i) {
       return api->affine->dequantize(stream, result.at(i * count), choice.code, layout, scales.at<float>(), zero_points,
                                      floats.at(i * count * 2), FloatType::kBfloat16);
     });
-    conversion_row((std::string(choice.name) + " → bfloat16").c_str(), bytes, dequantize);
+    conversion_row((std::string(choice.name) + " → bfloat16").c_str(), count, bytes, dequantize);
   }
   if (api->codebook == nullptr) {
-    std::printf("| codebooks | missing | | |\n");
+    std::printf("| codebooks | missing | | | |\n");
   } else {
-    const AffineLayout layout{count / columns, columns, 64, 1, columns};
-    const double bytes = elements * (2 + 0.5 + 4.0 / 64);
-    fill_floats(floats, FloatType::kBfloat16);
-    const double quantize = seconds_of(turns, [&](std::size_t i) {
-      return api->codebook->quantize(stream, floats.at(i * count * 2), FloatType::kBfloat16, layout,
-                                     {Codebook::kNf4, ScaleRule::kAbsmax, FloatType::kFloat32},
-                                     {RangeChoice::Method::kMinMax, 0.0}, NonFinite::kThrow, scales.at<float>(),
-                                     global.at<float>(), result.at(i * count));
-    });
-    conversion_row("bfloat16 → NF4, groups of 64", bytes, quantize);
-    const double dequantize = seconds_of(turns, [&](std::size_t i) {
-      return api->codebook->dequantize(stream, result.at(i * count), Codebook::kNf4, layout, scales.at<float>(),
-                                       floats.at(i * count * 2), FloatType::kBfloat16);
-    });
-    conversion_row("NF4, groups of 64 → bfloat16", bytes, dequantize);
+    struct Book {
+      const char* name;
+      CodebookScheme scheme;
+      std::size_t group;
+    };
+    const Book books[] = {
+        {"NF4, groups of 64", {Codebook::kNf4, ScaleRule::kAbsmax, FloatType::kFloat32}, 64},
+        {"MXFP4, groups of 32", {Codebook::kE2m1, ScaleRule::kPowerOfTwo, FloatType::kFloat32}, 32},
+        {"NVFP4, groups of 16, global scale given", {Codebook::kE2m1, ScaleRule::kNvfp4, FloatType::kFloat32}, 16},
+        {"E4M3, per row", {Codebook::kE4m3fn, ScaleRule::kLargest, FloatType::kFloat32}, columns}};
+    const float global_scale = 2688.0F;
+    global.fill(&global_scale, sizeof global_scale);
+    for (const Book& book : books) {
+      const AffineLayout layout{count / columns, columns, book.group, 1, columns};
+      const double bytes =
+          elements * (2 + format_of(book.scheme.book).bits / 8.0 + 4.0 / static_cast<double>(book.group));
+      fill_floats(floats, FloatType::kBfloat16);
+      const double quantize = seconds_of(turns, [&](std::size_t i) {
+        return api->codebook->quantize(stream, floats.at(i * count * 2), FloatType::kBfloat16, layout, book.scheme,
+                                       {RangeChoice::Method::kMinMax, 0.0}, NonFinite::kThrow, scales.at<float>(),
+                                       global.at<float>(), result.at(i * count));
+      });
+      conversion_row((std::string("bfloat16 → ") + book.name).c_str(), count, bytes, quantize);
+      const double dequantize = seconds_of(turns, [&](std::size_t i) {
+        return api->codebook->dequantize(stream, result.at(i * count), book.scheme.book, layout, scales.at<float>(),
+                                         floats.at(i * count * 2), FloatType::kBfloat16);
+      });
+      conversion_row((std::string(book.name) + " → bfloat16").c_str(), count, bytes, dequantize);
+    }
   }
+  struct Block {
+    const char* name;
+    BlockType type;
+    bool quantizes;
+  };
+  const Block blocks[] = {{"Q4_0", BlockType::kQ4_0, true},
+                          {"Q8_0", BlockType::kQ8_0, true},
+                          {"Q4_K", BlockType::kQ4_K, false},
+                          {"Q6_K", BlockType::kQ6_K, false}};
+  for (const Block& block : blocks) {
+    const BlockFormat& format = format_of(block.type);
+    const double bytes = elements * (4 + static_cast<double>(format.bytes) / format.length);
+    if (block.quantizes) {
+      fill_floats(floats, FloatType::kFloat32);
+      const double quantize = seconds_of(turns, [&](std::size_t i) {
+        return api->blocks->quantize(stream, floats.at<float>(i * count * 4), block.type, count / columns, columns,
+                                     nullptr, result.at(i * count * 4));
+      });
+      conversion_row((std::string("float32 → ") + block.name).c_str(), count, bytes, quantize);
+    }
+    fill_codes(result);
+    const double dequantize = seconds_of(turns, [&](std::size_t i) {
+      return api->blocks->dequantize(stream, result.at(i * count * 4), block.type, count / format.length,
+                                     floats.at<float>(i * count * 4));
+    });
+    conversion_row((std::string(block.name) + " → float32").c_str(), count, bytes, dequantize);
+  }
+  fill_floats(floats, FloatType::kFloat32);
+  fill_floats(scales, FloatType::kFloat32, 0.007F, 0.009F);
+  const Channels channels{1, count / columns, columns};
+  const Memory masks(turns * count);
+  const double fake = seconds_of(turns, [&](std::size_t i) {
+    return api->fake_quantize->integers(stream, floats.at<float>(i * count * 4), channels,
+                                        {scales.at<float>(), nullptr, -128, 127}, Rounding::kHalfEven,
+                                        result.at<float>(i * count * 4), masks.at(i * count));
+  });
+  conversion_row("float32 → fake int8 and its mask, per row", count, elements * 9, fake);
   std::printf("\n");
 }
 
-// --- linear layers
-// ----------------------------------------------------------------------------------------------------
+// --- linear layers ---
 
 struct WeightKind {
   const char* name;
@@ -300,12 +361,11 @@ void linear_rows(const WeightKind& kind, Shape shape, const std::vector<std::siz
       return api->linear->linear(stream, &a);
     });
     const double bytes = static_cast<double>(weight_bytes + m * k * size_of(kind.x_type) + m * n * 2);
-    const double halves = static_cast<double>(2 * n * k + 2 * m * k + 2 * m * n);
-    std::printf("| %s, x %s | %zu × %zu | %zu | %.1f | %.0f | %.0f %% | %.1f | %.2f |\n", kind.name,
+    std::printf("| %s, x %s | %zu × %zu | %zu | %.1f | %.0f | %.0f %% | %.1f | %s | %s |\n", kind.name,
                 name_of(kind.x_type), n, k, m, seconds * 1e6, 1e-9 * bytes / seconds,
                 100.0 * bytes / seconds / read_limit,
                 2e-12 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds,
-                halves / read_limit / seconds);
+                peers.times("bfloat16", m, n, k, seconds).c_str(), peers.times("int4", m, n, k, seconds).c_str());
     std::fflush(stdout);
   }
   std::fprintf(stderr, "%s %zu × %zu: packed in %.1f µs\n", kind.name, n, k, pack * 1e6);
@@ -314,9 +374,9 @@ void linear_rows(const WeightKind& kind, Shape shape, const std::vector<std::siz
 void measure_linear() {
   std::printf("### Linear layers, quantized weights\n\n");
   if (api->linear == nullptr) return void(std::printf("Missing.\n\n"));
-  std::printf("The last column: times as fast as 16-bit weights could be read.\n\n");
-  std::printf("| weight | N × K | M | µs | GB/s | of reading | TFLOP/s | × 16 bits |\n");
-  std::printf("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+  std::printf("Faster than PyTorch: than its products of bfloat16 (cuBLAS), and of bfloat16 with int4 weights.\n\n");
+  std::printf("| weight | N × K | M | µs | GB/s | of reading | TFLOP/s | than bfloat16 | than int4 |\n");
+  std::printf("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   constexpr FloatType kBfloat16 = FloatType::kBfloat16, kFloat16 = FloatType::kFloat16;
   const WeightKind int4 = {"int4, groups of 128", CudaWeightKind::kCodes, {4, true}, {}, false, 128, kBfloat16};
   const std::vector<Shape> shapes = quick
@@ -343,17 +403,30 @@ void measure_linear() {
   std::printf("\n");
 }
 
-// --- integer and 8-bit float products, Gram matrix
-// --------------------------------------------------------------------
+// --- integer and 8-bit float products, Gram matrix ---
 
-void product_row(const char* name, std::size_t m, std::size_t n, std::size_t k, double seconds) {
+void product_row(const char* name, std::size_t m, std::size_t n, std::size_t k, double seconds,
+                 const std::string& more = "") {
   const double products = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  std::printf("| %s | %zu | %zu × %zu | %.1f | %.1f |\n", name, m, n, k, seconds * 1e6, 2e-12 * products / seconds);
+  std::printf("| %s | %zu | %zu × %zu | %.1f | %.1f |%s\n", name, m, n, k, seconds * 1e6, 2e-12 * products / seconds,
+              more.c_str());
   std::fflush(stdout);
 }
 
+// How much of twice the rate of bfloat16 a product of bytes reaches, and how much faster than PyTorch's it is.
+std::string beside_peers(const char* peer, std::size_t m, std::size_t n, std::size_t k, double seconds) {
+  const double operations = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  char share[16] = "";
+  if (bfloat16_rate != 0.0) {
+    std::snprintf(share, sizeof share, "%.0f %%", 100.0 * operations / seconds / (2.0 * bfloat16_rate));
+  }
+  return std::string(" ") + share + " | " + peers.times(peer, m, n, k, seconds) + " |";
+}
+
 void measure_bytes() {
-  std::printf("### Products of bytes\n\n| | M | N × K | µs | TOP/s |\n| --- | ---: | --- | ---: | ---: |\n");
+  std::printf("### Products of bytes\n\n");
+  std::printf("| | M | N × K | µs | TOP/s | of twice bfloat16 | faster than PyTorch |\n");
+  std::printf("| --- | ---: | --- | ---: | ---: | ---: | ---: |\n");
   const std::vector<Shape> shapes =
       quick ? std::vector<Shape>{{128, 256}} : std::vector<Shape>{{4096, 4096}, {14336, 4096}, {8192, 28672}};
   const std::vector<std::size_t> tokens =
@@ -386,7 +459,7 @@ void measure_bytes() {
       floats.type = FloatType::kBfloat16;
       floats.y = y.at();
       struct Call {
-        const char* name;
+        const char *name, *peer;
         std::function<CudaStatus(std::size_t)> call;
       };
       std::vector<Call> calls;
@@ -395,8 +468,8 @@ void measure_bytes() {
           integers.w = w.at<std::int8_t>(i * n * k);
           return integers;
         };
-        calls.push_back({"int8", [&, with](std::size_t i) { return api->integer->linear(stream, with(i)); }});
-        calls.push_back({"int8, by warp groups",
+        calls.push_back({"int8", "int8", [&, with](std::size_t i) { return api->integer->linear(stream, with(i)); }});
+        calls.push_back({"int8, by warp groups", "int8",
                          [&, with](std::size_t i) { return api->integer->linear_by_groups(stream, with(i)); }});
       }
       if (api->float8 != nullptr) {
@@ -404,19 +477,21 @@ void measure_bytes() {
           floats.w = w.at(i * n * k);
           return floats;
         };
-        calls.push_back({"E4M3", [&, with](std::size_t i) { return api->float8->linear(stream, with(i)); }});
-        calls.push_back({"E4M3, by warp groups",
+        calls.push_back(
+            {"E4M3", "float8_e4m3fn", [&, with](std::size_t i) { return api->float8->linear(stream, with(i)); }});
+        calls.push_back({"E4M3, by warp groups", "float8_e4m3fn",
                          [&, with](std::size_t i) { return api->float8->linear_by_groups(stream, with(i)); }});
       }
-      if (calls.empty()) std::printf("| missing | | | | |\n");
+      if (calls.empty()) std::printf("| missing | | | | | | |\n");
       for (const Call& call : calls) {
         const CudaStatus status = call.call(0);
         if (status == CudaStatus::kUnsupported) {
-          std::printf("| %s | %zu | %zu × %zu | not supported | |\n", call.name, m, n, k);
+          std::printf("| %s | %zu | %zu × %zu | not supported | | | |\n", call.name, m, n, k);
           continue;
         }
         expect(status, call.name);
-        product_row(call.name, m, n, k, seconds_of(turns, call.call));
+        const double seconds = seconds_of(turns, call.call);
+        product_row(call.name, m, n, k, seconds, beside_peers(call.peer, m, n, k, seconds));
       }
     }
   }
@@ -444,6 +519,8 @@ int run(int count, char** arguments) {
   for (int i = 1; i < count; i++) {
     if (std::strcmp(arguments[i], "--quick") == 0) {
       quick = true;
+    } else if (std::strncmp(arguments[i], "--peers=", 8) == 0) {
+      if (!peers.load(arguments[i] + 8)) std::fprintf(stderr, "%s has no times\n", arguments[i] + 8);
     } else {
       part = arguments[i];
     }
