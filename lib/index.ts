@@ -104,6 +104,12 @@ export {
   hammingDistanceRowsAsync,
 } from './matmul/binary.js';
 export {
+  type DeviceMatmulFloat8Options,
+  type MatmulFloat8Options,
+  matmulFloat8,
+  matmulFloat8Async,
+} from './matmul/float8.js';
+export {
   type DeviceGramOptions,
   type GramAsyncOptions,
   type GramOptions,
@@ -313,10 +319,14 @@ export {
 } from './tensor/dequantize.js';
 export {
   type BlockFloatDtype,
+  type DeviceFakeQuantizeBackwardOptions,
+  type DeviceFakeQuantized,
+  type DeviceFakeQuantizeOptions,
   type FakeQuantizeAsyncOptions,
   type FakeQuantizeBackwardAsyncOptions,
   type FakeQuantizeBackwardOptions,
   type FakeQuantized,
+  type FakeQuantizeFormat,
   type FakeQuantizeOptions,
   fakeQuantize,
   fakeQuantizeAsync,
@@ -325,6 +335,8 @@ export {
 } from './tensor/fake-quantize.js';
 export type { StaticActivations } from './tensor/input-quantization.js';
 export {
+  type DeviceLearnedQuantizeBackwardOptions,
+  type DeviceQuantizerGradients,
   type LearnedQuantizeBackwardAsyncOptions,
   type LearnedQuantizeBackwardOptions,
   learnedQuantizeBackward,

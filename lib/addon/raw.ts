@@ -330,7 +330,56 @@ export interface RawDeviceCalls {
     bZeroPoints: RawMemory | null,
     out: RawMemory,
   ];
+  deviceMatmulFloat8: [
+    record: Float64Array,
+    a: RawMemory,
+    b: RawMemory,
+    aScales: RawMemory,
+    bScales: RawMemory,
+    bias: RawMemory | null,
+    out: RawMemory,
+  ];
   deviceGram: [x: RawMemory, type: number, k: number, adds: boolean, out: RawMemory];
+  deviceFakeQuantizeIntegers: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    out: RawMemory,
+    mask: RawMemory,
+  ];
+  deviceFakeQuantizeScaled: [
+    record: Float64Array,
+    input: RawMemory,
+    scales: RawMemory,
+    out: RawMemory,
+    mask: RawMemory,
+  ];
+  deviceFakeQuantizeBlocks: [record: Float64Array, input: RawMemory, out: RawMemory, mask: RawMemory];
+  deviceStraightThrough: [gradient: RawMemory, mask: RawMemory, out: RawMemory];
+  deviceFakeQuantizeGradients: [
+    record: Float64Array,
+    gradient: RawMemory,
+    input: RawMemory,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    out: RawMemory,
+    outScales: RawMemory,
+    outZeroPoints: RawMemory,
+  ];
+  deviceGptq: [
+    record: Float64Array,
+    weight: RawMemory,
+    gram: RawMemory | null,
+    order: Int32Array | null,
+    groups: Int32Array,
+    factors: Float32Array,
+    importance: Float32Array | null,
+    scales: RawMemory,
+    zeroPoints: RawMemory | null,
+    codes: RawMemory,
+    result: Float64Array,
+  ];
 }
 
 /** Operations that there are off the event loop only. The numbers of a `record` are listed in native/node/method_calls.cc. */

@@ -5,6 +5,8 @@
  */
 import { createHash } from 'node:crypto';
 import { Output } from '../checkpoint/output.js';
+import type { Device } from '../device/device.js';
+import { usableDevice } from '../device/usable-device.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { DecoderBlock } from '../model/block.js';
 import type { DecoderConfig } from '../model/config.js';
@@ -38,6 +40,8 @@ export interface CollectOptions {
   output: string;
   /** Whether to collect xᵀ·x, which GPTQ and AWQ need: 8·K² bytes for each input of K channels. Default true. */
   gram?: boolean;
+  /** Where Gram matrices are computed, with the same result; all else is the processor's. Default `'cpu'`. */
+  device?: Device;
   /** Replaces a file that exists. Default false. */
   overwrite?: boolean;
   /** Throws away what an unfinished run left. Default false: it is continued. */
@@ -72,6 +76,7 @@ export interface CollectReport {
 const OPTIONS: ReadonlySet<string> = new Set([
   'output',
   'gram',
+  'device',
   'overwrite',
   'restart',
   'maxMemory',
@@ -222,7 +227,8 @@ export function checkModelAndWindows(model: DecoderModel, windows: CalibrationWi
  * @param options - At least `output`.
  * @returns What the file holds.
  * @throws {@link CalibrationError} `VOCABULARY_MISMATCH`, `CALIBRATION_OVERFLOW`; {@link NonFiniteError} with the name of the
- *   input; {@link InvalidArgumentError}, for example if `maxMemory` does not suffice; {@link OutputError}.
+ *   input; {@link InvalidArgumentError}, for example if `maxMemory` does not suffice; {@link OutputError}; {@link DeviceError} and
+ *   {@link OutOfMemoryError} of a device.
  *
  * @example
  * ```ts
@@ -244,6 +250,7 @@ export async function collectStatistics(
   const restart = validate.boolean('restart', given['restart'], false);
   const signal = validate.abortSignal('signal', given['signal']);
   checkModelAndWindows(model, windows);
+  usableDevice('device', given['device']);
   const { config } = model;
   if (options.maxMemory !== undefined) validate.integer('maxMemory', options.maxMemory, 1);
   checkMemory(config, windows.windowLength, gram, options.maxMemory);
@@ -279,7 +286,7 @@ export async function collectStatistics(
       const index = states.next;
       const accumulators = new Map(
         INPUTS.map(({ name }) => {
-          const settings = { gram, sampleRows: header.sample.length };
+          const settings = { gram, sampleRows: header.sample.length, device: options.device };
           return [name, new InputAccumulator(inputNameOf(index, name), columnsOf(config, name), settings)] as const;
         }),
       );

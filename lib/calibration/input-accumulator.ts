@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Device } from '../device/device.js';
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { gramAsync } from '../matmul/gram.js';
 import { BINS, type InputStatistics, rangeOf } from '../methods/input-statistics.js';
@@ -20,13 +21,20 @@ export class InputAccumulator {
   observer = new Observer({ method: 'mse', bins: BINS });
   /** Rows of the sample that came, by their place in it. */
   readonly sample: Float32Array;
+  private readonly device: Device;
 
   constructor(
     /** `layers.3.mlp.down_proj` */
     readonly name: string,
     readonly columns: number,
-    options: { readonly gram: boolean; readonly sampleRows: number },
+    options: {
+      readonly gram: boolean;
+      readonly sampleRows: number;
+      /** Where Gram matrices of windows are computed. Default `'cpu'`. */
+      readonly device?: Device | undefined;
+    },
   ) {
+    this.device = options.device ?? 'cpu';
     this.absMax = new Float32Array(columns);
     this.squares = ExactSums.ofLength(columns);
     this.magnitudes = ExactSums.ofLength(columns);
@@ -45,7 +53,7 @@ export class InputAccumulator {
     const { columns } = this;
     this.checkFinite(x);
     const options = signal === undefined ? {} : { signal };
-    const partial = this.gram === null ? null : await gramAsync(x, { k: columns, ...options });
+    const partial = this.gram === null ? null : await gramAsync(x, { k: columns, device: this.device, ...options });
     await this.observer.observeAsync(x, options);
     const [squares, magnitudes] = [new Float64Array(columns), new Float64Array(columns)];
     for (let begin = 0; begin < x.length; begin += columns) {

@@ -68,6 +68,7 @@ class BlockRun {
         const accumulator = new InputAccumulator(inputNameOf(block.index, name), columnsOf(config, name), {
           gram,
           sampleRows: sampleCount,
+          device: work.device,
         });
         return [name, accumulator] as const;
       }),
@@ -155,8 +156,8 @@ async function scalesFor(
  * @param options - Defaults make int4 in groups of 128, rounded.
  * @returns The parts, each as soon as it is known.
  * @throws {@link InvalidArgumentError}; {@link CalibrationError} `STATISTICS_MISMATCH`, `STATISTICS_MISSING`,
- *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder; the
- *   signal's reason.
+ *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder;
+ *   {@link DeviceError} and {@link OutOfMemoryError} of a device; the signal's reason.
  *
  * @example
  * ```ts
@@ -257,7 +258,7 @@ async function* quantizeBlock(work: Work, block: DecoderBlock, states: BlockStat
     }
     const together =
       rounding === 'gptq'
-        ? await gptqTogether(chosen.filter(hasCodes), statistics as InputStatistics, options.gptq, work.signal)
+        ? await gptqTogether(chosen.filter(hasCodes), statistics as InputStatistics, options.gptq, work)
         : null;
     for (const { settings, ...layer } of layers) {
       work.signal?.throwIfAborted();

@@ -5,6 +5,8 @@
  */
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
+import { CPU, type Device, unsupported } from '../device/device.js';
+import { usableDevice } from '../device/usable-device.js';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { AwqScaling } from '../methods/awq.js';
 import type { RangeOfInputs } from '../methods/input-statistics.js';
@@ -69,6 +71,11 @@ export interface QuantizeModelOptions {
   range?: RangeOfInputs;
   /** Options of {@link gptq}. */
   gptq?: GptqChoices;
+  /**
+   * Where `gptq` and `awq-gptq` compute Gram matrices and codes, with the same result; all else is the processor's. Default
+   * `'cpu'`.
+   */
+  device?: Device;
   /** Exponents that are tried (default 20), from what scales follow (default `'both'`), and whether weights are clipped (default true). */
   awq?: { readonly grid?: number; readonly scaling?: AwqScaling; readonly clip?: boolean };
   /** The exponent from 0 to 1, or `'search'` (default): for each input the one with the least error. */
@@ -95,6 +102,7 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'activations',
   'range',
   'gptq',
+  'device',
   'awq',
   'smoothquant',
   'threshold',
@@ -116,6 +124,19 @@ export function usedActivations(
   return new Set(names.filter((name) => settingsOf(name) !== null).map(activationsOf));
 }
 
+/**
+ * @internal What computes GPTQ, once it is known to be there.
+ *
+ * @throws {@link InvalidArgumentError}; {@link DeviceError} `NO_DEVICE`, and `DEVICE_UNSUPPORTED` for other methods.
+ */
+export function deviceFor(method: QuantizationMethod, value: unknown): Device | undefined {
+  const index = usableDevice('device', value);
+  if (index !== CPU && method !== 'gptq' && method !== 'awq-gptq') {
+    throw unsupported('method', `method gptq or awq-gptq rather than ${method}`, index);
+  }
+  return value as Device | undefined;
+}
+
 /** Everything decided. */
 export interface Work {
   readonly model: DecoderModel;
@@ -126,6 +147,7 @@ export interface Work {
   readonly activationsOf: (name: string) => LayerActivations | 'llm-int8';
   readonly source: 'none' | 'file' | 'parallel' | 'sequential';
   readonly options: QuantizeModelOptions;
+  readonly device: Device | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -205,6 +227,7 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     );
   }
   if (windows !== undefined) checkModelAndWindows(model, windows);
+  const device = deviceFor(method, given['device']);
   return {
     model,
     method,
@@ -214,6 +237,7 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     activationsOf,
     source: !needs ? 'none' : statistics !== undefined ? 'file' : mode,
     options,
+    device,
     signal: validate.abortSignal('signal', given['signal']),
   };
 }

@@ -13,12 +13,14 @@ import { StatisticsFile } from '../calibration/statistics-file.js';
 import { cutIntoWindows, usualWindowLength } from '../calibration/windows.js';
 import { writeImatrix } from '../checkpoint/gguf/imatrix.js';
 import { readText } from '../checkpoint/text.js';
+import type { Device } from '../device/device.js';
 import { openModel } from '../model/model.js';
 import { duration } from './format.js';
 import {
   applyCommonOptions,
   byteCount,
   type CommonFlags,
+  device,
   interruptible,
   positiveInteger,
   readingOf,
@@ -35,6 +37,7 @@ interface Flags extends CommonFlags {
   specialTokens: boolean;
   shard?: { index: number; count: number };
   gram: boolean;
+  device?: Device;
   imatrix?: string;
   maxMemory?: number;
   overwrite?: boolean;
@@ -126,6 +129,7 @@ async function run(path: string, flags: Flags, command: Command): Promise<void> 
       return await collectStatistics(model, windows, {
         output,
         gram: flags.gram,
+        ...(flags.device === undefined ? {} : { device: flags.device }),
         overwrite: flags.overwrite === true,
         restart: flags.restart === true,
         ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
@@ -191,6 +195,7 @@ export function calibrateCommand(): Command {
       .option('--no-special-tokens', 'leave out what the tokenizer puts in front of a text')
       .option('--shard <i/n>', 'take part i (from 0) of n of the windows; merge adds the parts', shard)
       .option('--no-gram', 'leave out the Gram matrices, which GPTQ and AWQ need: a smaller file')
+      .option('--device <device>', 'compute Gram matrices on a GPU, cuda or cuda:<n>, with the same result', device)
       .option('--imatrix <file>', 'write an importance matrix for llama-quantize as well (GGUF)')
       .option('--max-memory <size>', 'memory that the process may take at most, for example 2GB', byteCount)
       .option('--overwrite', 'replace the output if it exists')

@@ -6,6 +6,7 @@
 import {
   CalibrationError,
   CheckpointError,
+  DeviceError,
   InvalidArgumentError,
   LowbitError,
   NonFiniteError,
@@ -31,6 +32,9 @@ export const EXIT = {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof InvalidArgumentError) return EXIT.usage;
+  if (error instanceof DeviceError && (error.code === 'NO_DEVICE' || error.code === 'DEVICE_UNSUPPORTED')) {
+    return EXIT.usage;
+  }
   const inputErrors = [CheckpointError, CalibrationError, NonFiniteError, ScaleOverflowError];
   if (inputErrors.some((type) => error instanceof type)) return EXIT.input;
   if (error instanceof OutputError) {

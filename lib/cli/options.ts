@@ -4,6 +4,7 @@
  * @module
  */
 import { type Command, InvalidArgumentError as InvalidOption } from 'commander';
+import { type Device, deviceIndex, deviceName } from '../device/device.js';
 import { setNumThreads } from '../runtime.js';
 
 /** What every command has. */
@@ -48,6 +49,15 @@ export function oneOf<T extends string>(...words: readonly T[]): (text: string) 
     if (found === undefined) throw new InvalidOption(`Expected ${words.join(' or ')}.`);
     return found;
   };
+}
+
+/** `cpu`, `cuda`, `cuda:1`. */
+export function device(text: string): Device {
+  try {
+    return deviceName(deviceIndex('device', text));
+  } catch {
+    throw new InvalidOption('Expected cpu, cuda or cuda:<n>.');
+  }
 }
 
 const UNITS: Readonly<Record<string, number>> = {

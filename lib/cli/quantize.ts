@@ -4,19 +4,22 @@
  * @module
  */
 import { Command } from 'commander';
+import { deviceFor } from '../calibration/quantize-work.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { storedBytes } from '../checkpoint/weight.js';
 import { weightsOf } from '../checkpoint/weights.js';
+import type { Device } from '../device/device.js';
 import { checkSpec } from '../pipeline/check-spec.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
 import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../pipeline/spec.js';
-import { applyCommonOptions, toJson, withCommonOptions } from './options.js';
+import { applyCommonOptions, device, toJson, withCommonOptions } from './options.js';
 import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
 import { type SpecFlags, specOf, withSpecOptions } from './spec-options.js';
 import { planTable } from './table.js';
 
 interface Flags extends RunFlags, SpecFlags {
+  device?: Device;
   dryRun?: boolean;
 }
 
@@ -41,12 +44,13 @@ function planAsJson(plan: Plan): object {
   };
 }
 
-async function dryRun(input: string, spec: QuantizationSpec, json: boolean): Promise<string> {
+async function dryRun(input: string, spec: QuantizationSpec, { json, device: place }: Flags): Promise<string> {
   checkSpec({ ...spec });
+  deviceFor(spec.method ?? 'rtn', place);
   const checkpoint = await openCheckpoint(input);
   try {
     const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);
-    return json ? toJson(planAsJson(plan)) : planTable(plan);
+    return json === true ? toJson(planAsJson(plan)) : planTable(plan);
   } finally {
     await checkpoint.close();
   }
@@ -56,10 +60,11 @@ async function run(input: string, flags: Flags, command: Command): Promise<void>
   applyCommonOptions(flags);
   const spec = await specOf(flags, command);
   if (flags.dryRun === true) {
-    console.log(await dryRun(input, spec, flags.json === true));
+    console.log(await dryRun(input, spec, flags));
     return;
   }
-  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...options }));
+  const place = flags.device === undefined ? {} : { device: flags.device };
+  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...place, ...options }));
 }
 
 export function quantizeCommand(): Command {
@@ -68,6 +73,7 @@ export function quantizeCommand(): Command {
       .description('Quantize the linear layers of a checkpoint, and write what vLLM, transformers or llama.cpp load.')
       .argument('<input>', 'a folder of a Hugging Face model, or a safetensors or GGUF file'),
   )
+    .option('--device <device>', 'gptq, awq-gptq: compute on a GPU, cuda or cuda:<n>, with the same result', device)
     .option('--dry-run', 'show what would be done, and do nothing')
     .addHelpText(
       'after',

@@ -144,8 +144,10 @@ export class DeviceCall<N extends Name> {
         if (!copied.has(array)) copied.set(array, detachedFromCaller.input(array));
       }
       const rooms = downloads.map(({ array, fresh }) => (fresh ? array : detachedFromCaller.output(array)));
-      // The numbers of a record are read when the operation begins: until then other calls may write theirs.
-      const args = this.#args.map((value) => (value instanceof Float64Array ? value.slice() : own(value)));
+      // The numbers of a record, which comes first, are read when the operation begins: until then other calls may write theirs.
+      const args = this.#args.map((value, i) =>
+        i === 0 && value instanceof Float64Array ? value.slice() : own(value),
+      );
       for (const { memory, array } of uploads) await job('upload', own(memory), seen(array));
       for (const [from, to] of copies) await job('copyMemory', own(from), own(to));
       await job(this.#name, ...args);

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { CPU, type Device, deviceIndex } from '../device/device.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import * as validate from '../validate.js';
 import {
@@ -65,6 +66,8 @@ export interface GptqOptions extends MethodOptions {
    * GPTQ code does.
    */
   deadColumns?: 'round' | 'zero';
+  /** Where to compute; a device gives the same bits. Default `'cpu'`. */
+  device?: Device;
 }
 
 /** What {@link gptq} makes of a weight. */
@@ -89,6 +92,7 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'range',
   'convention',
   'deadColumns',
+  'device',
 ]);
 
 interface Plan {
@@ -155,8 +159,8 @@ function diagonalOf(gram: Float32Array, k: number, name: string | undefined): Fl
  *
  * With H = XᵀX + damping, H = R·Rᵀ (R upper triangular), column j becomes the code nearest to `w[j] + Σ_{i<j} e[i]·R[i][j] /
  * R[j][j]`, where e are the errors of the columns before: what the GPTQ code computes by way of the inverse of H.
- * Products accumulate in float32, each in the order of the columns; the result does not depend on the number of threads or the
- * instruction set.
+ * Products accumulate in float32, each in the order of the columns; the result does not depend on the number of threads, the
+ * instruction set or the device. A device finishes a weight that it has begun, also when the signal aborts.
  *
  * If H is not positive definite with a damping below 1, or all inputs were zero, the weight is rounded to nearest as by
  * {@link rtn}, and a warning says so.
@@ -166,7 +170,8 @@ function diagonalOf(gram: Float32Array, k: number, name: string | undefined): Fl
  * @param options - At least `dtype`. By default what has the least error without an `order`: columns by their inputs, static
  *   groups of 128, ranges searched for; asymmetric for unsigned dtypes, symmetric for signed ones.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity in the weight or the Gram matrix, naming the
- *   layer if `name` is given; {@link ScaleOverflowError}; {@link OutOfMemoryError}; the signal's reason. All as rejections.
+ *   layer if `name` is given; {@link ScaleOverflowError}; {@link OutOfMemoryError}; {@link DeviceError} of a device; the signal's
+ *   reason. All as rejections.
  *
  * Sources: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
  * (arXiv:2210.17323). That it is Babai's nearest plane algorithm, hence needs no inverse: Chen et al., "The Geometry of LLM
@@ -200,6 +205,7 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
     given['deadColumns'] === undefined
       ? 'round'
       : validate.oneOf('deadColumns', given['deadColumns'], ['round', 'zero']);
+  const device = given['device'] === undefined ? CPU : deviceIndex('device', given['device']);
   if (sums.gram === null) {
     throw new InvalidArgumentError('statistics.gram', 'Expected statistics with a Gram matrix: collect them with one.');
   }
@@ -214,6 +220,7 @@ export async function gptq(weight: Float32Array, statistics: InputSums, options:
       ? null
       : await sweep(t, {
           ...plan,
+          device,
           gram: sums.gram,
           order,
           groupCount: groupCountOf(t),

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Device } from '../device/device.js';
 import { codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, NonFiniteError, ScaleOverflowError } from '../errors.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
@@ -17,7 +18,7 @@ import type { MethodOptions } from './method.js';
 export type Rounding = 'rtn' | 'gptq' | 'hqq';
 
 /** Options of {@link gptq} that do not follow from the settings of the weight. */
-export type GptqChoices = Omit<GptqOptions, keyof MethodOptions | 'range'>;
+export type GptqChoices = Omit<GptqOptions, keyof MethodOptions | 'range' | 'device'>;
 
 /** What became of a weight. */
 export interface RoundedWeight {
@@ -114,7 +115,7 @@ export async function gptqTogether(
   layers: readonly Layer[],
   statistics: InputStatistics,
   choices: GptqChoices | undefined,
-  signal: AbortSignal | undefined,
+  { device, signal }: { readonly device?: Device | undefined; readonly signal?: AbortSignal | undefined } = {},
 ): Promise<ReadonlyMap<string, RoundedWeight>> {
   const alike = new Map<string, Layer[]>();
   for (const layer of layers) {
@@ -125,6 +126,7 @@ export async function gptqTogether(
   const alone = ({ weight, settings, name }: Layer) =>
     quantizeWeight(weight, 'gptq', settings, statistics, {
       name,
+      device,
       signal,
       ...(choices === undefined ? {} : { gptq: choices }),
     });
@@ -180,9 +182,15 @@ export async function quantizeWeight(
   rounding: Rounding,
   settings: WeightSettings,
   statistics: InputStatistics | null,
-  choices: { readonly name: string; readonly gptq?: GptqChoices; readonly signal?: AbortSignal | undefined },
+  choices: {
+    readonly name: string;
+    readonly gptq?: GptqChoices;
+    /** Of `gptq`. */
+    readonly device?: Device | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
 ): Promise<RoundedWeight> {
-  const { name, signal } = choices;
+  const { name, device, signal } = choices;
   switch (rounding) {
     case 'rtn':
       return { tensor: await roundToNearest(weight, settings, signal), order: null, warnings: [] };
@@ -190,6 +198,7 @@ export async function quantizeWeight(
       return gptq(weight.data, statistics as InputStatistics, {
         ...methodOptions(weight, settings, 'GPTQ', name, signal),
         ...choices.gptq,
+        ...(device === undefined ? {} : { device }),
       });
     case 'hqq':
       return hqq(weight.data, hqqOptions(methodOptions(weight, settings, 'HQQ', name, signal)));

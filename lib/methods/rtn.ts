@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { CPU } from '../device/device.js';
 import type { IntDtype } from '../dtype.js';
 import { quantizeTensorAsync } from '../tensor/quantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
@@ -78,6 +79,7 @@ export async function rounded(
     return tensor as QuantizedTensor<IntDtype>;
   }
   const swept = await sweep(t, {
+    device: CPU,
     gram: null,
     order: null,
     groups: groupsOf(t),

@@ -5,6 +5,8 @@
  * @module
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
+import { CPU } from '../device/device.js';
+import { DeviceCall } from '../device/device-call.js';
 import type { IntDtype } from '../dtype.js';
 import { ScaleOverflowError } from '../errors.js';
 import { detachedFromCaller } from '../off-thread.js';
@@ -19,6 +21,8 @@ export const CONVENTIONS = ['affine', 'gptq'] as const;
 
 /** @internal */
 export interface Sweep {
+  /** A device's number, or {@link CPU}. */
+  readonly device: number;
   /** [K, K] */
   readonly gram: Float32Array | null;
   /** Columns in the order in which they are quantized. */
@@ -65,8 +69,6 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
   const { rows, columns, layout } = t;
   const { bits, signed } = layout.code;
   const symmetric = t.scheme === 'symmetric';
-  const weight = detachedFromCaller.input(t.weight);
-  const gram = s.gram === null ? null : detachedFromCaller.input(s.gram);
   t.signal?.throwIfAborted();
   if (rows === 0 || columns === 0) return { tensor, loss: 0, damp: s.damp };
   const record = Float64Array.of(
@@ -97,8 +99,26 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
   const factors = s.search ? shrinking(s.convention) : Float32Array.of(1);
   const result = new Float64Array(2);
   const { scales, zeroPoints, data } = tensor;
-  try {
-    await runJob(
+  const run = async () => {
+    if (s.device !== CPU) {
+      const call = new DeviceCall(s.device, 'deviceGptq', (on) => [
+        record,
+        on.reads(t.weight),
+        s.gram === null ? null : on.reads(s.gram),
+        s.order,
+        s.groups,
+        factors,
+        importance,
+        on.writes(scales, true),
+        zeroPoints === null ? null : on.writes(zeroPoints, true),
+        on.writes(data, true),
+        result,
+      ]);
+      return call.later(t.signal, (error, seen) => explained(error, t, seen(t.weight), seen(s.gram)));
+    }
+    const weight = detachedFromCaller.input(t.weight);
+    const gram = s.gram === null ? null : detachedFromCaller.input(s.gram);
+    return runJob(
       (done) =>
         addon.gptqAsync(
           record,
@@ -117,6 +137,9 @@ export async function sweep(t: Target, s: Sweep): Promise<Swept | null> {
       t.signal,
       (error) => explained(error, t, weight, gram),
     );
+  };
+  try {
+    await run();
   } catch (error) {
     if ((error as Partial<RawError>).code === 'NOT_POSITIVE_DEFINITE') return null;
     throw error;

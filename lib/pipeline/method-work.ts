@@ -16,6 +16,7 @@ import type { LayoutWriter } from '../checkpoint/layouts/layout.js';
 import { readText } from '../checkpoint/text.js';
 import type { Weight } from '../checkpoint/weight.js';
 import type { ReadingOptions } from '../checkpoint/weights.js';
+import type { Device } from '../device/device.js';
 import { InvalidArgumentError, outputError } from '../errors.js';
 import type { BlockSettings, WeightSettings } from '../methods/linear-weight.js';
 import type { DecoderConfig } from '../model/config.js';
@@ -37,7 +38,12 @@ import { quantizerOptions, type RangeMethod } from './task.js';
 
 /** What is asked of a method. */
 type AskedFor = MethodSpec &
-  Pick<LayerSpec, 'activations'> & { readonly range?: RangeMethod; readonly layers?: unknown };
+  Pick<LayerSpec, 'activations'> & {
+    readonly range?: RangeMethod;
+    readonly layers?: unknown;
+    /** It decides nothing: results are the same. */
+    readonly device?: Device;
+  };
 
 /** Node.js, the addon, and what writing takes at least. */
 const LEAST_BYTES = 192 * 2 ** 20;
@@ -253,7 +259,7 @@ export class MethodWork {
       throw outputError(folder, cause);
     });
     await this.parts.openIn(parts);
-    const { method = 'rtn', calibration, activationRange, gptq, awq, smoothquant } = this.spec;
+    const { method = 'rtn', calibration, activationRange, gptq, device, awq, smoothquant } = this.spec;
     const model = await openModel(this.path, {
       residentBlocks: 'one',
       activations: 'float32', // those of a checkpoint that is quantized once more are not wanted
@@ -280,6 +286,7 @@ export class MethodWork {
         ...(statistics === null ? {} : { statistics }),
         ...(calibration?.mode === undefined ? {} : { mode: calibration.mode }),
         ...(gptq === undefined ? {} : { gptq }),
+        ...(device === undefined ? {} : { device }),
         ...(awq === undefined ? {} : { awq }),
         ...(smoothquant === undefined ? {} : { smoothquant }),
         scratch,

@@ -3,9 +3,11 @@
  *
  * @module
  */
+import { deviceFor } from '../calibration/quantize-work.js';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { Weight } from '../checkpoint/weight.js';
 import { checkReadingOptions, type ReadingOptions, weightsOf } from '../checkpoint/weights.js';
+import type { Device } from '../device/device.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
@@ -17,18 +19,24 @@ import { planGgufQuantization } from './plan-gguf.js';
 import { type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
 
 /** Options of {@link quantizeCheckpoint}. */
-export interface QuantizeCheckpointOptions extends QuantizationSpec, RunOptions {}
+export interface QuantizeCheckpointOptions extends QuantizationSpec, RunOptions {
+  /**
+   * Where `gptq` and `awq-gptq` compute Gram matrices and codes, with the same result; all else is the processor's. Default
+   * `'cpu'`.
+   */
+  readonly device?: Device;
+}
 
 /** What {@link quantizeCheckpoint} did. */
 export type QuantizationReport = RunReport;
 
-const OPTIONS: ReadonlySet<string> = new Set([...SPEC_OPTIONS, ...RUN_OPTIONS]);
+const OPTIONS: ReadonlySet<string> = new Set([...SPEC_OPTIONS, ...RUN_OPTIONS, 'device']);
 
 /** @internal What a spec makes of a checkpoint. */
 export async function planOfSpec(
   checkpoint: Checkpoint,
   weights: readonly Weight[],
-  spec: QuantizationSpec,
+  spec: QuantizationSpec & Pick<QuantizeCheckpointOptions, 'device'>,
   reading: ReadingOptions = {},
 ): Promise<Plan> {
   if (spec.format === 'gguf') {
@@ -44,7 +52,9 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, OPTIONS) as Record<string, unknown>;
   checkRunOptions(given);
   checkSpec(given);
-  return given as unknown as QuantizeCheckpointOptions;
+  const checked = given as unknown as QuantizeCheckpointOptions;
+  deviceFor(checked.method ?? 'rtn', checked.device);
+  return checked;
 }
 
 /**
@@ -64,7 +74,7 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
  * @throws {@link CheckpointError} if the input can't be read or quantized as asked; {@link NonFiniteError} if a weight is NaN
  *   or infinite; {@link OutputError} if the result can't be written, `VERIFICATION_FAILED` if it is not what it should be,
  *   `BELOW_THRESHOLD` (the same call with other thresholds then ends the work); {@link InvalidArgumentError} for wrong options;
- *   the signal's reason when it aborts.
+ *   {@link DeviceError} and {@link OutOfMemoryError} of a device; the signal's reason when it aborts.
  *
  * @example
  * ```ts

@@ -17,9 +17,13 @@ export interface Channels {
   readonly elementCount: number;
 }
 
-/** @internal The shape of an input, checked. */
-export function shapeFrom(given: Partial<Record<string, unknown>>, length: number): readonly number[] {
-  const shape = given['shape'] === undefined ? [length] : validate.shape('shape', given['shape']);
+/** @internal The shape of an input, checked; `usual` if none is given. */
+export function shapeFrom(
+  given: Partial<Record<string, unknown>>,
+  length: number,
+  usual: readonly number[] = [length],
+): readonly number[] {
+  const shape = given['shape'] === undefined ? usual : validate.shape('shape', given['shape']);
   if (validate.product(shape) !== length) {
     throw new InvalidArgumentError(
       'shape',

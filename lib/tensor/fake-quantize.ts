@@ -4,6 +4,19 @@
  * @module
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
+import { CPU, type Device, placeOf } from '../device/device.js';
+import { type Data, DeviceCall } from '../device/device-call.js';
+import {
+  checkEither,
+  checkTensor,
+  type DeviceTensor,
+  downloadElement,
+  elementCount,
+  isDeviceTensor,
+  newTensor,
+  placeOfTensor,
+  resultTensor,
+} from '../device/device-tensor.js';
 import { codeTypeOf } from '../dtype.js';
 import { invalidArgument, NonFiniteError } from '../errors.js';
 import { detachedFromCaller } from '../off-thread.js';
@@ -37,36 +50,64 @@ export interface FakeQuantized {
   mask: Uint8Array;
 }
 
-/** Options of {@link fakeQuantize}. */
-export type FakeQuantizeOptions = {
-  /** Row-major. Default `[input.length]`. */
-  shape?: readonly number[];
-  /** Arrays to write to and return, each with as many elements as the input. */
-  out?: FakeQuantized;
-} & (
+/** The result of {@link fakeQuantize} of what is on a device, in the shape of the input. */
+export interface DeviceFakeQuantized {
+  /** The values that the format would hold. */
+  output: DeviceTensor<'float32'>;
+  /** 1 where the gradient passes, 0 where the value was clipped. */
+  mask: DeviceTensor<'uint8'>;
+}
+
+/** The format of {@link fakeQuantize}, with what may be its scales and zero points. */
+export type FakeQuantizeFormat<S = Float32Array, Z = Int32Array | Float32Array> =
   | (ChannelOptions &
       IntegerRangeOptions & {
         /** One per tensor or channel, greater than 2^−128. */
-        scales: Float32Array;
+        scales: S;
         /**
          * As many, default 0: integers from `quantMin` to `quantMax`, or learned ones as floats, which are rounded to nearest
          * even and clamped.
          */
-        zeroPoints?: Int32Array | Float32Array;
+        zeroPoints?: Z;
         /**
          * `'half-even'` (default): `round(x · (1/scale)) + zeroPoint`, ties to even. `'half-away'`:
          * `round(x · (1/scale) + zeroPoint)`, ties away from zero, which newer versions of PyTorch do per channel.
          */
         rounding?: 'half-even' | 'half-away';
       })
-  | (ChannelOptions & { dtype: 'float8_e4m3fn' | 'float8_e5m2'; scales: Float32Array })
+  | (ChannelOptions & { dtype: 'float8_e4m3fn' | 'float8_e5m2'; scales: S })
   | { dtype: Exclude<BlockFloatDtype, 'nvfp4'> }
   | {
       dtype: 'nvfp4';
       /** What scales of blocks are multiplied with before they are rounded: default `448 · 6 / max|x|`. */
       globalScale?: number;
-    }
-);
+    };
+
+/** Options of {@link fakeQuantize}. */
+export type FakeQuantizeOptions = FakeQuantizeFormat & {
+  /** Row-major. Default `[input.length]`. */
+  shape?: readonly number[];
+  /** Arrays to write to and return, each with as many elements as the input. */
+  out?: FakeQuantized;
+  /** Where to compute. Default `'cpu'`. */
+  device?: Device;
+};
+
+/**
+ * Options of {@link fakeQuantize} for what is on a device. Parameters may be there too, where nobody looks at their values;
+ * zero points are integers then.
+ */
+export type DeviceFakeQuantizeOptions = FakeQuantizeFormat<
+  Float32Array | DeviceTensor<'float32'>,
+  Int32Array | Float32Array | DeviceTensor<'int32'>
+> & {
+  /** Row-major. Default: the shape of the input. */
+  shape?: readonly number[];
+  /** Tensors to write to and return, each with as many elements as the input. */
+  out?: DeviceFakeQuantized;
+  /** Where the input is, which it must not contradict. */
+  device?: Device;
+};
 
 /** The same, with a signal that ends the work early. */
 export type FakeQuantizeAsyncOptions = FakeQuantizeOptions & {
@@ -80,6 +121,18 @@ export interface FakeQuantizeBackwardOptions {
   mask: Uint8Array;
   /** The array to write to and return. */
   out?: Float32Array;
+  /** Where to compute. Default `'cpu'`. */
+  device?: Device;
+}
+
+/** Options of {@link fakeQuantizeBackward} for what is on a device. */
+export interface DeviceFakeQuantizeBackwardOptions {
+  /** What {@link fakeQuantize} returned. */
+  mask: Uint8Array | DeviceTensor<'uint8'>;
+  /** The tensor to write to and return. */
+  out?: DeviceTensor<'float32'>;
+  /** Where the gradient is, which it must not contradict. */
+  device?: Device;
 }
 
 /** The same, with a signal that ends the work early. */
@@ -88,9 +141,9 @@ export interface FakeQuantizeBackwardAsyncOptions extends FakeQuantizeBackwardOp
   signal?: AbortSignal;
 }
 
-const OPTIONS: ReadonlySet<string> = new Set([...INTEGER_OPTIONS, 'rounding', 'globalScale', 'out']);
+const OPTIONS: ReadonlySet<string> = new Set([...INTEGER_OPTIONS, 'rounding', 'globalScale', 'out', 'device']);
 const ASYNC_OPTIONS: ReadonlySet<string> = new Set([...OPTIONS, 'signal']);
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['mask', 'out']);
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['mask', 'out', 'device']);
 const BACKWARD_ASYNC_OPTIONS: ReadonlySet<string> = new Set([...BACKWARD_OPTIONS, 'signal']);
 /** ElementType in native/ops/fake_quantize/element_formats.h. */
 const SCALED_CODES: ReadonlyMap<unknown, number> = new Map([
@@ -111,26 +164,68 @@ type Call = [run: () => void, start: (done: (error?: RawError) => void) => numbe
 
 // --- forward ---------------------------------------------------------------------------------------------------------
 
-interface Prepared {
-  readonly input: Float32Array;
-  readonly result: FakeQuantized;
+/** What a format is computed on, all of it on the host or on a device, but for what a call on a device moves. */
+interface Tensors {
+  readonly input: Data<Float32Array>;
+  readonly output: Data<Float32Array>;
+  readonly mask: Data<Uint8Array>;
+  /** Whether the outputs are not the caller's. */
   readonly fresh: boolean;
-  /** The addon's call on an input and outputs, with parameters that are the caller's, or copies of them. */
-  readonly call: (input: Float32Array, out: FakeQuantized, copies: boolean) => Call;
 }
 
-function outFrom(value: unknown, count: number): { result: FakeQuantized; fresh: boolean } {
+/** The addon's calls for a format. */
+interface FormatCalls {
+  /** On an input and outputs of the host, with parameters that are the caller's, or copies of them. */
+  readonly host: (input: Float32Array, out: FakeQuantized, copies: boolean) => Call;
+  readonly device: (index: number, tensors: Tensors) => FakeQuantizeCall;
+}
+
+type FakeQuantizeCall =
+  | DeviceCall<'deviceFakeQuantizeIntegers'>
+  | DeviceCall<'deviceFakeQuantizeScaled'>
+  | DeviceCall<'deviceFakeQuantizeBlocks'>;
+
+interface Prepared extends Tensors {
+  /** A device's number, or {@link CPU}: then nothing is on a device. The result is where the input is. */
+  readonly index: number;
+  readonly count: number;
+  readonly result: FakeQuantized | DeviceFakeQuantized;
+  readonly calls: FormatCalls;
+}
+
+type Result = Pick<Prepared, 'result' | 'output' | 'mask' | 'fresh'>;
+
+const OUT: ReadonlySet<string> = new Set(['output', 'mask']);
+
+/** `index`: where the result is, and `shape`, if it is on a device. */
+function resultFrom(value: unknown, count: number, shape: readonly number[], index: number): Result {
   if (value === undefined) {
-    const output = validate.allocated(Float32Array, count);
-    return { result: { output, mask: validate.allocated(Uint8Array, count) }, fresh: true };
+    const result =
+      index === CPU
+        ? { output: validate.allocated(Float32Array, count), mask: validate.allocated(Uint8Array, count) }
+        : { output: newTensor(index, 'float32', shape), mask: newTensor(index, 'uint8', shape) };
+    return { result, ...result, fresh: true };
   }
-  const out = validate.options<Record<string, unknown>>('out', value, new Set(['output', 'mask']));
-  validate.float32Array('out.output', out['output'], count);
-  validate.uint8Array('out.mask', out['mask'], count);
-  return { result: value as FakeQuantized, fresh: false };
+  const out = validate.options<Record<string, unknown>>('out', value, OUT);
+  const own =
+    index === CPU
+      ? {
+          output: validate.float32Array('out.output', out['output'], count),
+          mask: validate.uint8Array('out.mask', out['mask'], count),
+        }
+      : {
+          output: checkTensor('out.output', out['output'], ['float32'], count),
+          mask: checkTensor('out.mask', out['mask'], ['uint8'], count),
+        };
+  return { result: value as FakeQuantized | DeviceFakeQuantized, ...own, fresh: false };
 }
 
-function integersCall(given: Given, channels: Channels): Prepared['call'] {
+/** Parameters of the host, for a call there. */
+function ownParameter<T extends Float32Array | Int32Array | null>(value: Data | null, copies: boolean): T {
+  return copies ? copied(value as T) : (value as T);
+}
+
+function integersCalls(given: Given, channels: Channels): FormatCalls {
   const range = rangeFrom(given);
   const scales = scalesFrom(given, channels);
   const zeroPoints = zeroPointsFrom(given, channels, range, roundedToEven(range));
@@ -139,31 +234,53 @@ function integersCall(given: Given, channels: Channels): Prepared['call'] {
       ? 'half-even'
       : validate.oneOf('rounding', given['rounding'], ['half-even', 'half-away']);
   const { blocks, count, inner } = channels;
-  return (input, { output, mask }, copies) => {
-    const [s, z] = copies ? [copied(scales), copied(zeroPoints)] : [scales, zeroPoints];
-    const numbers = () => recordOf(blocks, count, inner, range.lowest, range.highest, rounding === 'half-even' ? 0 : 1);
-    return [
-      () => addon.fakeQuantizeIntegers(numbers(), input, s, z, output, mask),
-      (done) => addon.fakeQuantizeIntegersAsync(numbers(), input, s, z, output, mask, done),
-    ];
+  const numbers = () => recordOf(blocks, count, inner, range.lowest, range.highest, rounding === 'half-even' ? 0 : 1);
+  return {
+    host(input, { output, mask }, copies) {
+      const s = ownParameter<Float32Array>(scales, copies);
+      const z = ownParameter<Int32Array | null>(zeroPoints, copies);
+      return [
+        () => addon.fakeQuantizeIntegers(numbers(), input, s, z, output, mask),
+        (done) => addon.fakeQuantizeIntegersAsync(numbers(), input, s, z, output, mask, done),
+      ];
+    },
+    device: (index, { input, output, mask, fresh }) =>
+      new DeviceCall(index, 'deviceFakeQuantizeIntegers', (on) => [
+        numbers(),
+        on.reads(input),
+        on.reads(scales),
+        zeroPoints === null ? null : on.reads(zeroPoints),
+        on.writes(output, fresh),
+        on.writes(mask, fresh),
+      ]),
   };
 }
 
-function scaledCall(given: Given, channels: Channels, element: number): Prepared['call'] {
+function scaledCalls(given: Given, channels: Channels, element: number): FormatCalls {
   refuse(given, ['quantMin', 'quantMax', 'zeroPoints', 'rounding'], given['dtype']);
   const scales = scalesFrom(given, channels);
   const { blocks, count, inner } = channels;
-  return (input, { output, mask }, copies) => {
-    const s = copies ? copied(scales) : scales;
-    const numbers = () => recordOf(blocks, count, inner, element);
-    return [
-      () => addon.fakeQuantizeScaled(numbers(), input, s, output, mask),
-      (done) => addon.fakeQuantizeScaledAsync(numbers(), input, s, output, mask, done),
-    ];
+  const numbers = () => recordOf(blocks, count, inner, element);
+  return {
+    host(input, { output, mask }, copies) {
+      const s = ownParameter<Float32Array>(scales, copies);
+      return [
+        () => addon.fakeQuantizeScaled(numbers(), input, s, output, mask),
+        (done) => addon.fakeQuantizeScaledAsync(numbers(), input, s, output, mask, done),
+      ];
+    },
+    device: (index, { input, output, mask, fresh }) =>
+      new DeviceCall(index, 'deviceFakeQuantizeScaled', (on) => [
+        numbers(),
+        on.reads(input),
+        on.reads(scales),
+        on.writes(output, fresh),
+        on.writes(mask, fresh),
+      ]),
   };
 }
 
-function blocksCall(given: Given, shape: readonly number[], element: number): Prepared['call'] {
+function blocksCalls(given: Given, shape: readonly number[], element: number): FormatCalls {
   const { dtype, globalScale } = given;
   refuse(given, ['quantMin', 'quantMax', 'granularity', 'axis', 'scales', 'zeroPoints', 'rounding'], dtype);
   const nv = dtype === 'nvfp4';
@@ -171,31 +288,47 @@ function blocksCall(given: Given, shape: readonly number[], element: number): Pr
   const global = globalScale === undefined ? 0 : validate.finite('globalScale', globalScale, true);
   const columns = shape.length === 0 ? 1 : (shape[shape.length - 1] as number);
   const rows = shape.length === 0 ? 1 : validate.product(shape, 0, shape.length - 1);
-  return (input, { output, mask }) => {
-    const numbers = () => recordOf(rows, columns, nv ? 16 : 32, element, nv ? 0 : 1, global);
-    return [
+  const numbers = () => recordOf(rows, columns, nv ? 16 : 32, element, nv ? 0 : 1, global);
+  return {
+    host: (input, { output, mask }) => [
       () => addon.fakeQuantizeBlocks(numbers(), input, output, mask),
       (done) => addon.fakeQuantizeBlocksAsync(numbers(), input, output, mask, done),
-    ];
+    ],
+    device: (index, { input, output, mask, fresh }) =>
+      new DeviceCall(index, 'deviceFakeQuantizeBlocks', (on) => [
+        numbers(),
+        on.reads(input),
+        on.writes(output, fresh),
+        on.writes(mask, fresh),
+      ]),
   };
 }
 
 function prepare(inputValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): Prepared {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
-  const input = validate.float32Array('input', inputValue);
-  const shape = shapeFrom(given, input.length);
+  const index = placeOf(given['device'], [
+    placeOfTensor('input', inputValue),
+    placeOfTensor('scales', given['scales']),
+    placeOfTensor('zeroPoints', given['zeroPoints']),
+    placeOfTensor('out.output', (given['out'] as Partial<DeviceFakeQuantized> | undefined)?.output),
+    placeOfTensor('out.mask', (given['out'] as Partial<DeviceFakeQuantized> | undefined)?.mask),
+  ]);
+  const isThere = isDeviceTensor(inputValue);
+  const input = isThere ? checkTensor('input', inputValue, ['float32']) : validate.float32Array('input', inputValue);
+  const count = isDeviceTensor(input) ? elementCount(input) : input.length;
+  const shape = shapeFrom(given, count, isDeviceTensor(input) ? input.shape : undefined);
   const dtype = given['dtype'];
   const block = BLOCK_CODES.get(dtype);
   const scaled = SCALED_CODES.get(dtype);
   if (block === undefined && scaled === undefined && dtype !== undefined) checkDtype(dtype);
   if (block === undefined) refuse(given, ['globalScale'], dtype ?? 'of integers');
-  const call =
+  const calls =
     block !== undefined
-      ? blocksCall(given, shape, block)
+      ? blocksCalls(given, shape, block)
       : scaled !== undefined
-        ? scaledCall(given, channelsFrom(given, shape), scaled)
-        : integersCall(given, channelsFrom(given, shape));
-  return { input, call, ...outFrom(given['out'], input.length) };
+        ? scaledCalls(given, channelsFrom(given, shape), scaled)
+        : integersCalls(given, channelsFrom(given, shape));
+  return { index, input, count, calls, ...resultFrom(given['out'], count, shape, isThere ? index : CPU) };
 }
 
 function checkDtype(dtype: unknown): void {
@@ -207,10 +340,10 @@ function checkDtype(dtype: unknown): void {
   }
 }
 
-function explained(error: unknown, input: Float32Array): unknown {
+function explained(error: unknown, input: Data<Float32Array>): unknown {
   const { code, index = -1 } = error as Partial<RawError>;
   if (code !== 'NON_FINITE') return explain(error, 'input');
-  const value = input[index] as number;
+  const value = (isDeviceTensor(input) ? downloadElement(input, index)[0] : input[index]) as number;
   const message = `Expected finite numbers but received ${value} at index ${index} of the input, which leaves no scale. Remove it, or pass globalScale.`;
   return new NonFiniteError(message, index, value);
 }
@@ -231,12 +364,12 @@ function explained(error: unknown, input: Float32Array): unknown {
  * do per channel. A last block of a row may be shorter. Infinities are clipped. NaN becomes `quantMin` as in PyTorch, stays NaN in
  * float8, and makes all of its block NaN; so does infinity in a block.
  *
- * The result does not depend on the number of threads or the instruction set.
+ * The result does not depend on the number of threads, the instruction set or the device.
  *
- * @param input - Floats in row-major order.
+ * @param input - Floats in row-major order. What becomes of a {@link DeviceTensor} stays on its device.
  * @param options - At least a format and, for integers and float8, `scales`.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination; {@link NonFiniteError} for NaN or infinity in
- *   nvfp4 without `globalScale`; {@link OutOfMemoryError}.
+ *   nvfp4 without `globalScale`; {@link OutOfMemoryError}; {@link DeviceError} of a device.
  *
  * Sources: PyTorch `aten/src/ATen/native/quantized`; Bengio et al., "Estimating or Propagating Gradients Through Stochastic
  * Neurons" (arXiv:1308.3432); OCP Microscaling Formats 1.0 with the rounding of microsoft/microxcaling; NVFP4 as
@@ -250,14 +383,20 @@ function explained(error: unknown, input: Float32Array): unknown {
  * fakeQuantize(x, { dtype: 'mxfp4' }).output; // Float32Array [ -0.25, 0.09375, 0.25, 0.75 ]
  * ```
  */
-export function fakeQuantize(input: Float32Array, options: FakeQuantizeOptions): FakeQuantized {
+export function fakeQuantize(input: Float32Array, options: FakeQuantizeOptions): FakeQuantized;
+export function fakeQuantize(input: DeviceTensor<'float32'>, options: DeviceFakeQuantizeOptions): DeviceFakeQuantized;
+export function fakeQuantize(input: unknown, options: unknown): unknown {
   const p = prepare(input, options, OPTIONS);
-  if (p.input.length > 0) {
-    try {
-      p.call(p.input, p.result, false)[0]();
-    } catch (error) {
-      throw explained(error, p.input);
-    }
+  if (p.count === 0) return p.result;
+  if (p.index !== CPU) {
+    p.calls.device(p.index, p).now((error) => explained(error, p.input));
+    return p.result;
+  }
+  const own = p.input as Float32Array;
+  try {
+    p.calls.host(own, p.result as FakeQuantized, false)[0]();
+  } catch (error) {
+    throw explained(error, own);
   }
   return p.result;
 }
@@ -267,20 +406,26 @@ export function fakeQuantize(input: Float32Array, options: FakeQuantizeOptions):
  *
  * @throws As {@link fakeQuantize}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
-export async function fakeQuantizeAsync(
-  input: Float32Array,
-  options: FakeQuantizeAsyncOptions,
-): Promise<FakeQuantized> {
+export function fakeQuantizeAsync(input: Float32Array, options: FakeQuantizeAsyncOptions): Promise<FakeQuantized>;
+export function fakeQuantizeAsync(
+  input: DeviceTensor<'float32'>,
+  options: DeviceFakeQuantizeOptions & { signal?: AbortSignal },
+): Promise<DeviceFakeQuantized>;
+export async function fakeQuantizeAsync(input: unknown, options: { signal?: AbortSignal }): Promise<unknown> {
   const p = prepare(input, options, ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
-  if (p.input.length === 0) return p.result;
-  const { output, mask } = p.result;
+  if (p.count === 0) return p.result;
+  if (p.index !== CPU) {
+    await p.calls.device(p.index, p).later(signal, (error, seen) => explained(error, seen(p.input)));
+    return p.result;
+  }
+  const { output, mask } = p.result as FakeQuantized;
   const target = p.fresh
-    ? p.result
+    ? { output, mask }
     : { output: detachedFromCaller.output(output), mask: detachedFromCaller.output(mask) };
-  const own = copied(p.input);
-  await runJob(p.call(own, target, true)[1], signal, (error) => explained(error, own));
+  const own = copied(p.input as Float32Array);
+  await runJob(p.calls.host(own, target, true)[1], signal, (error) => explained(error, own));
   detachedFromCaller.copyBack('out.output', target.output, output);
   detachedFromCaller.copyBack('out.mask', target.mask, mask);
   return p.result;
@@ -288,18 +433,58 @@ export async function fakeQuantizeAsync(
 
 // --- backward --------------------------------------------------------------------------------------------------------
 
-function prepareBackward(gradientValue: unknown, optionsValue: unknown, known: ReadonlySet<string>) {
+interface PreparedBackward {
+  /** A device's number, or {@link CPU}: then nothing is on a device. */
+  readonly index: number;
+  readonly count: number;
+  readonly gradient: Data<Float32Array>;
+  readonly mask: Data<Uint8Array>;
+  readonly out: Data<Float32Array>;
+  readonly fresh: boolean;
+}
+
+function prepareBackward(gradientValue: unknown, optionsValue: unknown, known: ReadonlySet<string>): PreparedBackward {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
+  const fresh = given['out'] === undefined;
+  const index = placeOf(given['device'], [
+    placeOfTensor('gradient', gradientValue),
+    placeOfTensor('mask', given['mask']),
+    placeOfTensor('out', given['out']),
+  ]);
+  const maskOf = (count: number) =>
+    checkEither('mask', given['mask'], ['uint8'], count, () => validate.uint8Array('mask', given['mask'], count));
+  if (isDeviceTensor(gradientValue)) {
+    const gradient = checkTensor('gradient', gradientValue, ['float32']);
+    const count = elementCount(gradient);
+    const mask = maskOf(count);
+    return { index, count, gradient, mask, out: resultTensor(given['out'], 'float32', gradient.shape, index), fresh };
+  }
   const gradient = validate.float32Array('gradient', gradientValue);
-  const mask = validate.uint8Array('mask', given['mask'], gradient.length);
-  return { gradient, mask, out: validate.result(given['out'], Float32Array, gradient.length) };
+  const count = gradient.length;
+  const mask = maskOf(count);
+  return { index, count, gradient, mask, out: validate.result(given['out'], Float32Array, count), fresh };
+}
+
+function backwardOnDevice({
+  index,
+  gradient,
+  mask,
+  out,
+  fresh,
+}: PreparedBackward): DeviceCall<'deviceStraightThrough'> {
+  return new DeviceCall(index, 'deviceStraightThrough', (on) => [
+    on.reads(gradient),
+    on.reads(mask),
+    on.writes(out, fresh),
+  ]);
 }
 
 /**
  * The gradient of {@link fakeQuantize} for its input: that of the output where the mask is set, times 0 elsewhere.
  *
- * @param gradient - The gradient of the loss for the output.
- * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps an input.
+ * @param gradient - The gradient of the loss for the output. What becomes of a {@link DeviceTensor} stays on its device.
+ * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps an input; {@link DeviceError} and
+ *   {@link OutOfMemoryError} of a device.
  *
  * @example
  * ```ts
@@ -307,10 +492,19 @@ function prepareBackward(gradientValue: unknown, optionsValue: unknown, known: R
  * const dx = fakeQuantizeBackward(dy, { mask });
  * ```
  */
-export function fakeQuantizeBackward(gradient: Float32Array, options: FakeQuantizeBackwardOptions): Float32Array {
+export function fakeQuantizeBackward(gradient: Float32Array, options: FakeQuantizeBackwardOptions): Float32Array;
+export function fakeQuantizeBackward(
+  gradient: DeviceTensor<'float32'>,
+  options: DeviceFakeQuantizeBackwardOptions,
+): DeviceTensor<'float32'>;
+export function fakeQuantizeBackward(gradient: unknown, options: unknown): unknown {
   const p = prepareBackward(gradient, options, BACKWARD_OPTIONS);
+  if (p.index !== CPU) {
+    if (p.count > 0) backwardOnDevice(p).now((error) => explain(error, 'gradient'));
+    return p.out;
+  }
   try {
-    addon.straightThrough(p.gradient, p.mask, p.out);
+    addon.straightThrough(p.gradient as Float32Array, p.mask as Uint8Array, p.out as Float32Array);
   } catch (error) {
     throw explain(error, 'gradient');
   }
@@ -324,20 +518,33 @@ export function fakeQuantizeBackward(gradient: Float32Array, options: FakeQuanti
  * @throws As {@link fakeQuantizeBackward}, as a rejection; the signal's reason when it aborts. What `out` then holds is
  *   unspecified.
  */
-export async function fakeQuantizeBackwardAsync(
+export function fakeQuantizeBackwardAsync(
   gradient: Float32Array,
   options: FakeQuantizeBackwardAsyncOptions,
-): Promise<Float32Array> {
+): Promise<Float32Array>;
+export function fakeQuantizeBackwardAsync(
+  gradient: DeviceTensor<'float32'>,
+  options: DeviceFakeQuantizeBackwardOptions & { signal?: AbortSignal },
+): Promise<DeviceTensor<'float32'>>;
+export async function fakeQuantizeBackwardAsync(
+  gradient: unknown,
+  options: { signal?: AbortSignal },
+): Promise<unknown> {
   const p = prepareBackward(gradient, options, BACKWARD_ASYNC_OPTIONS);
   const signal = validate.abortSignal('signal', options.signal);
   signal?.throwIfAborted();
-  const out = options.out === undefined ? p.out : detachedFromCaller.output(p.out);
-  const [gradients, mask] = [copied(p.gradient), copied(p.mask)];
+  if (p.index !== CPU) {
+    if (p.count > 0) await backwardOnDevice(p).later(signal, (error) => explain(error, 'gradient'));
+    return p.out;
+  }
+  const given = p.out as Float32Array;
+  const out = p.fresh ? given : detachedFromCaller.output(given);
+  const [gradients, mask] = [copied(p.gradient as Float32Array), copied(p.mask as Uint8Array)];
   await runJob(
     (done) => addon.straightThroughAsync(gradients, mask, out, done),
     signal,
     (error) => explain(error, 'gradient'),
   );
-  detachedFromCaller.copyBack('out', out, p.out);
+  detachedFromCaller.copyBack('out', out, given);
   return p.out;
 }

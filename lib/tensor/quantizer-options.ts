@@ -3,6 +3,8 @@
  *
  * @module
  */
+import type { Data } from '../device/device-call.js';
+import { checkEither } from '../device/device-tensor.js';
 import { codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { detachedFromCaller } from '../off-thread.js';
@@ -74,8 +76,13 @@ export function rangeFrom(given: Given): IntegerRange {
   return { lowest, highest };
 }
 
-/** @internal */
-export function scalesFrom(given: Given, channels: Channels): Float32Array {
+/** @internal Those on a device are not looked at. */
+export function scalesFrom(given: Given, channels: Channels): Data<Float32Array> {
+  const { scales } = given;
+  return checkEither('scales', scales, ['float32'], channels.count, () => hostScales(given, channels));
+}
+
+function hostScales(given: Given, channels: Channels): Float32Array {
   const scales = validate.float32Array('scales', given['scales'], channels.count);
   // The addon checks them too; an empty tensor does not get there.
   for (let i = 0; i < scales.length; i++) {
@@ -89,8 +96,22 @@ export function scalesFrom(given: Given, channels: Channels): Float32Array {
   return scales;
 }
 
-/** @internal Integers as they are, within the range; learned zero points rounded by a rule. */
+/** @internal Integers as they are, within the range; learned zero points rounded by a rule. Those on a device are not looked at. */
 export function zeroPointsFrom(
+  given: Given,
+  channels: Channels,
+  range: IntegerRange,
+  rounded: (z: number) => number,
+): Data<Int32Array> | null {
+  const { zeroPoints } = given;
+  return zeroPoints === undefined
+    ? hostZeroPoints(given, channels, range, rounded)
+    : checkEither('zeroPoints', zeroPoints, ['int32'], channels.count, () =>
+        hostZeroPoints(given, channels, range, rounded),
+      );
+}
+
+function hostZeroPoints(
   given: Given,
   channels: Channels,
   range: IntegerRange,

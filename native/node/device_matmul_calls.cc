@@ -14,6 +14,7 @@
 #include "node/device.h"
 #include "node/record.h"
 #include "node/weights.h"
+#include "ops/matmul/float8_cuda.h"
 #include "ops/matmul/gram_cuda.h"
 #include "ops/matmul/integer_cuda.h"
 #include "ops/matmul/linear_cuda.h"
@@ -302,6 +303,44 @@ Work prepare_matmul_integer(const Napi::CallbackInfo& info) {
   };
 }
 
+// deviceMatmulFloat8(record, a, b, aScales, bScales, bias | null, out), where the record holds m, n, k and the type of
+// out. Scales are one, or as many as rows of a or b.
+Work prepare_matmul_float8(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 4);
+  Float8LinearCuda product{};
+  product.m = record.size();
+  product.n = record.size();
+  product.k = record.size();
+  product.type = record.float_type();
+  DeviceArguments d(a);
+  const MemorySlot x = d.input(1, "a", checked_product(a, product.m, product.k));
+  const MemorySlot w = d.input(2, "b", checked_product(a, product.n, product.k));
+  const auto scales_at = [&](std::size_t i, const char* name, std::size_t count, bool& each) {
+    const MemorySlot scales = d.input(i, name);
+    each = scales.bytes() != sizeof(float);
+    a.check(!each || scales.bytes() == count * sizeof(float), "Expected one scale, or one for each row.");
+    return scales;
+  };
+  const MemorySlot x_scales = scales_at(3, "aScale", product.m, product.x_scale_per_row);
+  const MemorySlot w_scales = scales_at(4, "bScale", product.n, product.w_scale_per_row);
+  const MemorySlot bias = d.optional_input(5, "bias", product.n * sizeof(float));
+  const MemorySlot out =
+      d.output(6, "out", checked_product(a, checked_product(a, product.m, product.n), size_of(product.type)));
+  return [=](const CancelFlag* cancel) {
+    return on_device(out.device(), cancel, [&](const Device& on) {
+      Float8LinearCuda p = product;
+      p.x = x.read<std::uint8_t>();
+      p.x_scales = x_scales.read<float>();
+      p.w = w.read<std::uint8_t>();
+      p.w_scales = w_scales.read<float>();
+      p.bias = bias.read<float>();
+      p.y = out.write<void>(on);
+      on.check(on.api().float8->linear(on.stream(), p));
+    });
+  };
+}
+
 // deviceGram(x, type, k, adds, out)
 Work prepare_gram(const Napi::CallbackInfo& info) {
   const Arguments a(info);
@@ -332,6 +371,7 @@ void register_device_matmul_calls(Napi::Env env, Napi::Object exports) {
   register_call<prepare_pack_integers>(env, exports, "devicePackIntegers");
   register_call<prepare_linear>(env, exports, "deviceLinear");
   register_call<prepare_matmul_integer>(env, exports, "deviceMatmulInteger");
+  register_call<prepare_matmul_float8>(env, exports, "deviceMatmulFloat8");
   register_call<prepare_gram>(env, exports, "deviceGram");
 }
 

@@ -1,11 +1,14 @@
 // Fake quantization and observers: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
+// Calls on a device take memory where others take arrays, and look at no parameters; records are the same.
 
 #include <cmath>
 
 #include "node/arguments.h"
 #include "node/calls.h"
+#include "node/device.h"
 #include "node/record.h"
 #include "ops/fake_quantize/fake_quantize.h"
+#include "ops/fake_quantize/fake_quantize_cuda.h"
 #include "ops/observe/observe.h"
 
 namespace lowbit::node {
@@ -58,12 +61,18 @@ struct Integers {
   Bytes scales, zero_points;
 };
 
-// The numbers of the channels, then lowest, highest; scales at `i`, zero points (or null) at i + 1.
-Integers read_integers(const Arguments& a, Record& record, std::size_t i) {
+// The numbers of the channels, then lowest, highest.
+Integers read_steps(const Arguments& a, Record& record) {
   Integers q{};
   q.channels = read_channels(a, record);
   q.quantizer.lowest = static_cast<int>(record.integer(-kStepLimit, kStepLimit));
   q.quantizer.highest = static_cast<int>(record.integer(q.quantizer.lowest, kStepLimit));
+  return q;
+}
+
+// The same, then scales at `i`, zero points (or null) at i + 1.
+Integers read_integers(const Arguments& a, Record& record, std::size_t i) {
+  Integers q = read_steps(a, record);
   q.scales = scales_at(a, i, q.channels.count);
   q.quantizer.scales = q.scales.as<const float>();
   for (std::size_t c = 0; c < q.channels.count; c++) {
@@ -111,22 +120,37 @@ Work prepare_scaled(const Napi::CallbackInfo& info) {
   };
 }
 
+struct Blocks {
+  std::size_t rows, columns, count, length;
+  ElementType type;
+  BlockScale scale;
+};
+
+Blocks read_blocks(const Arguments& a) {
+  Record record(a, 0, 6);
+  Blocks b{};
+  b.rows = record.size();
+  b.columns = record.size();
+  b.count = checked_product(a, b.rows, b.columns);
+  b.length = record.size();
+  b.type = static_cast<ElementType>(record.integer(0, kElementTypes - 1));
+  b.scale.power_of_two = record.flag();
+  b.scale.global = static_cast<float>(record.number());
+  a.check(b.length == 16 || b.length == 32, "Expected blocks of 16 or 32 elements.");
+  a.check(b.scale.global >= 0.0F && std::isfinite(b.scale.global), "Expected a scale that is finite and not negative.");
+  return b;
+}
+
 // fakeQuantizeBlocks(record, input, out, mask); the record: rows, columns, length, element type, power of two, global.
 Work prepare_blocks(const Napi::CallbackInfo& info) {
   const Arguments a(info);
-  Record record(a, 0, 6);
-  const std::size_t rows = record.size(), columns = record.size(), count = checked_product(a, rows, columns);
-  const std::size_t length = record.size();
-  const auto type = static_cast<ElementType>(record.integer(0, kElementTypes - 1));
-  BlockScale scale{record.flag(), 0.0F};
-  scale.global = static_cast<float>(record.number());
-  a.check(length == 16 || length == 32, "Expected blocks of 16 or 32 elements.");
-  a.check(scale.global >= 0.0F && std::isfinite(scale.global), "Expected a scale that is finite and not negative.");
-  const Bytes input = elements(a, 1, "input", count), out = elements(a, 2, "out", count), mask = mask_at(a, 3, count);
+  const Blocks b = read_blocks(a);
+  const Bytes input = elements(a, 1, "input", b.count), out = elements(a, 2, "out", b.count);
+  const Bytes mask = mask_at(a, 3, b.count);
   check_apart(a, {out, mask}, {input});
   return [=](const CancelFlag* cancel) {
-    return fake_quantize_blocks(input.as<const float>(), rows, columns, length, type, scale, out.as<float>(), mask.data,
-                                cancel);
+    return fake_quantize_blocks(input.as<const float>(), b.rows, b.columns, b.length, b.type, b.scale, out.as<float>(),
+                                mask.data, cancel);
   };
 }
 
@@ -160,6 +184,120 @@ Work prepare_gradients(const Napi::CallbackInfo& info) {
                                    {out.as<float>(), scales.as<float>(), zero_points.as<float>()}, cancel);
   };
 }
+
+// --- on a device ---
+
+MemorySlot device_floats(DeviceArguments& d, std::size_t i, const char* name, std::size_t count) {
+  return d.input(i, name, count * sizeof(float));
+}
+
+// deviceFakeQuantizeIntegers(record, input, scales, zeroPoints | null, out, mask)
+Work prepare_device_integers(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 6);
+  const Integers q = read_steps(a, record);
+  const auto rounding = static_cast<Rounding>(record.integer(0, 1));
+  const std::size_t count = q.channels.element_count();
+  DeviceArguments d(a);
+  const MemorySlot input = device_floats(d, 1, "input", count),
+                   scales = device_floats(d, 2, "scales", q.channels.count);
+  const MemorySlot zero_points = d.optional_input(3, "zeroPoints", q.channels.count * sizeof(std::int32_t));
+  const MemorySlot out = d.output(4, "out.output", count * sizeof(float)), mask = d.output(5, "out.mask", count);
+  return [=](const CancelFlag* cancel) {
+    return on_device(input.device(), cancel, [&](const Device& on) {
+      IntegerQuantizer quantizer = q.quantizer;
+      quantizer.scales = scales.read<float>();
+      quantizer.zero_points = zero_points.read<std::int32_t>();
+      auto* const y = out.write<float>(on);
+      auto* const m = mask.write<std::uint8_t>(on);
+      on.check(
+          on.api().fake_quantize->integers(on.stream(), input.read<float>(), q.channels, quantizer, rounding, y, m));
+    });
+  };
+}
+
+// deviceFakeQuantizeScaled(record, input, scales, out, mask)
+Work prepare_device_scaled(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 4);
+  const Channels channels = read_channels(a, record);
+  const auto type = static_cast<ElementType>(record.integer(0, kElementTypes - 1));
+  const std::size_t count = channels.element_count();
+  DeviceArguments d(a);
+  const MemorySlot input = device_floats(d, 1, "input", count), scales = device_floats(d, 2, "scales", channels.count);
+  const MemorySlot out = d.output(3, "out.output", count * sizeof(float)), mask = d.output(4, "out.mask", count);
+  return [=](const CancelFlag* cancel) {
+    return on_device(input.device(), cancel, [&](const Device& on) {
+      auto* const y = out.write<float>(on);
+      auto* const m = mask.write<std::uint8_t>(on);
+      on.check(
+          on.api().fake_quantize->scaled(on.stream(), input.read<float>(), channels, type, scales.read<float>(), y, m));
+    });
+  };
+}
+
+// deviceFakeQuantizeBlocks(record, input, out, mask)
+Work prepare_device_blocks(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  const Blocks b = read_blocks(a);
+  DeviceArguments d(a);
+  const MemorySlot input = device_floats(d, 1, "input", b.count);
+  const MemorySlot out = d.output(2, "out.output", b.count * sizeof(float)), mask = d.output(3, "out.mask", b.count);
+  return [=](const CancelFlag* cancel) {
+    return on_device(input.device(), cancel, [&](const Device& on) {
+      auto* const y = out.write<float>(on);
+      auto* const m = mask.write<std::uint8_t>(on);
+      on.check(on.api().fake_quantize->blocks(on.stream(), input.read<float>(), b.rows, b.columns, b.length, b.type,
+                                              b.scale, y, m));
+    });
+  };
+}
+
+// deviceStraightThrough(gradient, mask, out)
+Work prepare_device_straight_through(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  DeviceArguments d(a);
+  const MemorySlot mask = d.input(1, "mask");
+  const std::size_t count = mask.bytes();
+  const MemorySlot gradient = device_floats(d, 0, "gradient", count), out = d.output(2, "out", count * sizeof(float));
+  return [=](const CancelFlag* cancel) {
+    return on_device(gradient.device(), cancel, [&](const Device& on) {
+      auto* const dx = out.write<float>(on);
+      on.check(on.api().fake_quantize->straight_through(on.stream(), gradient.read<float>(), mask.read<std::uint8_t>(),
+                                                        count, dx));
+    });
+  };
+}
+
+// deviceFakeQuantizeGradients(record, gradient, input, scales, zeroPoints | null, out, outScales, outZeroPoints)
+Work prepare_device_gradients(const Napi::CallbackInfo& info) {
+  const Arguments a(info);
+  Record record(a, 0, 6);
+  const Integers q = read_steps(a, record);
+  const double factor = record.number();
+  const std::size_t count = q.channels.element_count(), channels = q.channels.count;
+  DeviceArguments d(a);
+  const MemorySlot gradient = device_floats(d, 1, "gradient", count), input = device_floats(d, 2, "input", count);
+  const MemorySlot scales = device_floats(d, 3, "scales", channels);
+  const MemorySlot zero_points = d.optional_input(4, "zeroPoints", channels * sizeof(std::int32_t));
+  const MemorySlot out = d.output(5, "out.input", count * sizeof(float));
+  const MemorySlot out_scales = d.output(6, "out.scales", channels * sizeof(float));
+  const MemorySlot out_zero_points = d.output(7, "out.zeroPoints", channels * sizeof(float));
+  return [=](const CancelFlag* cancel) {
+    return on_device(gradient.device(), cancel, [&](const Device& on) {
+      IntegerQuantizer quantizer = q.quantizer;
+      quantizer.scales = scales.read<float>();
+      quantizer.zero_points = zero_points.read<std::int32_t>();
+      auto* const dx = out.write<float>(on);
+      auto* const ds = out_scales.write<float>(on);
+      auto* const dz = out_zero_points.write<float>(on);
+      on.check(on.api().fake_quantize->gradients(on.stream(), gradient.read<float>(), input.read<float>(), q.channels,
+                                                 quantizer, factor, {dx, ds, dz}));
+    });
+  };
+}
+
+// --- observers ---
 
 // observeRanges(record, input, min, max); the record: blocks, count, inner.
 Work prepare_ranges(const Napi::CallbackInfo& info) {
@@ -227,6 +365,11 @@ void register_training_calls(Napi::Env env, Napi::Object exports) {
   register_call<prepare_blocks>(env, exports, "fakeQuantizeBlocks");
   register_call<prepare_straight_through>(env, exports, "straightThrough");
   register_call<prepare_gradients>(env, exports, "fakeQuantizeGradients");
+  register_call<prepare_device_integers>(env, exports, "deviceFakeQuantizeIntegers");
+  register_call<prepare_device_scaled>(env, exports, "deviceFakeQuantizeScaled");
+  register_call<prepare_device_blocks>(env, exports, "deviceFakeQuantizeBlocks");
+  register_call<prepare_device_straight_through>(env, exports, "deviceStraightThrough");
+  register_call<prepare_device_gradients>(env, exports, "deviceFakeQuantizeGradients");
   register_call<prepare_ranges>(env, exports, "observeRanges");
   register_call<prepare_histogram>(env, exports, "observeHistogram");
   register_call<prepare_counts>(env, exports, "observeCounts");

@@ -5,8 +5,12 @@ import {
   castTensorAsync,
   DeviceTensor,
   dequantizeTensor,
+  fakeQuantize,
+  fakeQuantizeBackwardAsync,
+  gptq,
   gram,
   gramAsync,
+  learnedQuantizeBackward,
   linear,
   linearAsync,
   matmulInteger,
@@ -24,6 +28,8 @@ const device = 'cuda';
 const x = normal(4096, 1);
 const q = quantizeTensor(x, { dtype: 'int4', shape: [64, 64], granularity: 'per-group', groupSize: 32 });
 
+const sums = { columns: 64, rows: 64, gram: gram(x, { k: 64 }), sumOfSquares: new Float64Array(64) };
+
 /** Every kind of call. */
 const calls: (() => unknown)[] = [
   () => castTensor(x, { from: 'float32', to: 'float16', device }),
@@ -38,6 +44,10 @@ const calls: (() => unknown)[] = [
   () => prepack(q, { device }).dispose(),
   () => prepackAsync(x, { shape: [64, 64], device }).then((w) => w.dispose()),
   () => DeviceTensor.upload(x).dispose(),
+  () => fakeQuantize(x, { dtype: 'nvfp4', device }),
+  () => fakeQuantizeBackwardAsync(x, { mask: new Uint8Array(4096), device }),
+  () => learnedQuantizeBackward(x, { input: x, dtype: 'int8', scales: Float32Array.of(1), device }),
+  () => gptq(x, sums, { dtype: 'uint4', groupSize: 16, device }),
 ];
 const failure = (call: () => unknown) =>
   (async () => call())().then(

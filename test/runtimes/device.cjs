@@ -122,6 +122,66 @@ check('integers', () => {
 check('the Gram matrix', () => {
   same(lowbit.gram(x, { k, device }), lowbit.gram(x, { k }));
 });
+check('products of float8, from compute capability 8.9', () => {
+  const perRow = { dtype: 'float8_e4m3fn', granularity: 'per-channel' };
+  const [a, b] = [
+    lowbit.quantizeTensor(x, { ...perRow, shape: [m, k] }),
+    lowbit.quantizeTensor(weights, { ...perRow, shape: [n, k] }),
+  ];
+  const options = { m, n, k, aScale: a.scales, bScale: b.scales };
+  const run = () => lowbit.matmulFloat8(a.data, b.data, { ...options, device });
+  if (Number(lowbit.capabilities().cuda.devices[0].computeCapability) < 8.9) {
+    assert.throws(run, { code: 'DEVICE_UNSUPPORTED' });
+    return;
+  }
+  const [got, expected] = [run(), lowbit.matmulFloat8(a.data, b.data, options)];
+  let [error, norm] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    error += (got[i] - expected[i]) ** 2;
+    norm += expected[i] ** 2;
+  }
+  const relative = Math.sqrt(error / norm);
+  assert.ok(relative < 2 ** -8, `the relative error is ${relative}`);
+});
+for (const options of [
+  { dtype: 'int8', scales: Float32Array.of(0.01) },
+  { dtype: 'uint4', granularity: 'per-channel', axis: 1, scales: new Float32Array(k).fill(0.2) },
+  { dtype: 'mxfp6_e2m3' },
+  { dtype: 'nvfp4' },
+]) {
+  check(`fake quantization to ${options.dtype}, and its gradients`, () => {
+    const given = { ...options, shape: [m, k] };
+    const expected = lowbit.fakeQuantize(x, given);
+    const got = lowbit.fakeQuantize(x, { ...given, device });
+    same(got.output, expected.output);
+    same(got.mask, expected.mask);
+    const { mask } = expected;
+    const gradient = normal(m * k, 5);
+    same(lowbit.fakeQuantizeBackward(gradient, { mask, device }), lowbit.fakeQuantizeBackward(gradient, { mask }));
+    if (options.scales === undefined) return;
+    const learned = lowbit.learnedQuantizeBackward(gradient, { ...given, input: x });
+    const gradients = lowbit.learnedQuantizeBackward(gradient, { ...given, input: x, device });
+    for (const name of ['input', 'scales', 'zeroPoints']) same(gradients[name], learned[name]);
+  });
+}
+for (const options of [
+  { dtype: 'int4' },
+  { dtype: 'uint4', descAct: true, staticGroups: false, groupSize: 64 },
+  { dtype: 'int8', range: 'minmax', granularity: 'per-channel' },
+]) {
+  check(`GPTQ to ${options.dtype}`, async () => {
+    const columns = small ? 64 : 1024;
+    const gram = lowbit.gram(x, { k: columns });
+    const sumOfSquares = Float64Array.from({ length: columns }, (_, i) => gram[i * columns + i]);
+    const sums = { columns, rows: (m * k) / columns, gram, sumOfSquares };
+    const weight = weights.subarray(0, columns * (small ? 12 : 1024));
+    const expected = await lowbit.gptq(weight, sums, options);
+    const got = await lowbit.gptq(weight, sums, { ...options, device });
+    sameTensor(got.tensor, expected.tensor);
+    assert.equal(got.loss, expected.loss);
+    assert.deepEqual(got.order, expected.order);
+  });
+}
 check('a chain on the device, in the background', async () => {
   const q = lowbit.quantizeTensor(weights, { dtype: 'int4', granularity: 'per-group', groupSize: 128, shape: [n, k] });
   const w = await lowbit.prepackAsync(q, { device });

@@ -1,11 +1,17 @@
 /** What calls on devices take and give: this file need only compile. */
 import {
   castTensor,
+  type DeviceFakeQuantized,
   type DeviceQuantizedTensor,
   DeviceTensor,
   dequantizeTensor,
+  fakeQuantize,
+  fakeQuantizeBackward,
   gram,
+  learnedQuantizeBackward,
   linear,
+  matmulFloat8,
+  matmulFloat8Async,
   matmulInteger,
   prepack,
   quantizeBlocks,
@@ -44,6 +50,24 @@ export const wider: DeviceTensor<'float32'> = linear(cast, w, { out: x });
 linear(cast, w, { computeDtype: 'int8' });
 export const sums: DeviceTensor<'float32'> = gram(half, { k: 3 });
 export const integers: DeviceTensor<'int32'> = matmulInteger(bytes, bytes, { m: 2, n: 2, k: 2 });
+export const floatProduct: DeviceTensor<'float32'> = matmulFloat8(bytes, small, { m: 2, n: 2, k: 2, aScale: sums });
+export const halfProduct: Promise<Uint16Array> = matmulFloat8Async(new Uint8Array(4), new Uint8Array(4), {
+  m: 2,
+  n: 2,
+  k: 2,
+  outDtype: 'float16',
+});
+// @ts-expect-error: codes are bytes
+matmulFloat8(x, bytes, { m: 2, n: 2, k: 2 });
+export const fake: DeviceFakeQuantized = fakeQuantize(x, { dtype: 'int8', scales: sums });
+export const slope: DeviceTensor<'float32'> = fakeQuantizeBackward(x, { mask: fake.mask });
+export const learned: DeviceTensor<'float32'> = learnedQuantizeBackward(x, {
+  dtype: 'int8',
+  scales: sums,
+  input: x,
+}).scales;
+// @ts-expect-error: what is on a device stays there
+fakeQuantize(x, { dtype: 'mxfp4', out: { output: floats, mask: new Uint8Array(6) } });
 export const blocks: DeviceTensor<'uint8'> = quantizeBlocks(x, { type: 'q8_0', rowLength: 32 });
 // @ts-expect-error: a tensor is made by upload, or by calls
 new DeviceTensor();

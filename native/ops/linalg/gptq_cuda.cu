@@ -525,12 +525,14 @@ CudaStatus GptqOnDevice::run(Outcome* outcome) {
   const std::size_t passes = a_.static_ranges && a_.gram != nullptr ? a_.passes : 1;
   for (std::size_t pass = 0; pass < passes; pass++) {
     // Ranges follow from the weight, or from what its columns were when they were last quantized.
-    const auto gather = [&] {
-      return launch(stream_, gather_columns, dim3(blocks(size())), kThreads, 0, columns(), w_.as<float>());
+    const auto gather = [&](const Columns& from) {
+      return launch(stream_, gather_columns, dim3(blocks(size())), kThreads, 0, from, w_.as<float>());
     };
-    if (pass == 0) LOWBIT_TRY(gather());
+    Columns seen = columns();
+    if (a_.static_ranges && a_.ranges_with_dead) seen.dead = nullptr;
+    if (pass == 0) LOWBIT_TRY(gather(seen));
     if (a_.static_ranges) LOWBIT_TRY(ranges(0, host_list_.size()));
-    if (pass != 0) LOWBIT_TRY(gather());
+    if (pass != 0 || seen.dead != columns().dead) LOWBIT_TRY(gather(columns()));
     LOWBIT_TRY(sweep());
   }
   return write(outcome);

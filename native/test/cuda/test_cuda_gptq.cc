@@ -155,6 +155,7 @@ void expect_same(const Device& device, Random& random, const Case& c) {
   a.static_ranges = is_static;
   a.passes = (c.choice & 64) != 0 ? 2 : 1;
   a.zero_dead = (c.choice & 128) == 0;
+  a.ranges_with_dead = (c.choice & 1) == (c.choice >> 1 & 1);
   a.block = c.block;
   a.damp = 0.01;
   a.damp_step = 0.01;
