@@ -11,6 +11,8 @@ export interface LinearLayer {
   /** Inputs, K. */
   readonly cols: number;
   /**
+   * Computes it for rows of inputs.
+   *
    * @param x - `[m, K]`
    * @param out - Where to, `[m, N]`; default a new array.
    * @returns `[m, N]`: `out`, where it was given.

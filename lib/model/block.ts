@@ -74,7 +74,7 @@ export interface DecoderBlock {
    * @throws {@link InvalidArgumentError} for a shape other than the layer's.
    */
   replace(name: LinearName, weight: LinearLayer | QuantizedTensor | Float32Array): void;
-  /** The weights of a norm, `[hiddenSize]`, or `[headDim]` for those of queries and keys. */
+  /** The weights of a norm, `[hiddenSize]`. */
   norm(name: NormName): Float32Array;
   /**
    * Replaces them, by as many.
