@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
-import { CPU, type Device, unsupported } from '../device/device.js';
+import { CPU, type Device, deviceIndex, unsupported } from '../device/device.js';
 import { usableDevice } from '../device/usable-device.js';
 import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
 import type { AwqScaling } from '../methods/awq.js';
@@ -129,12 +129,24 @@ export function usedActivations(
  *
  * @throws {@link InvalidArgumentError}; {@link DeviceError} `NO_DEVICE`, and `DEVICE_UNSUPPORTED` for other methods.
  */
-export function deviceFor(method: QuantizationMethod, value: unknown): Device | undefined {
-  const index = usableDevice('device', value);
+export function deviceFor({
+  method = 'rtn',
+  device,
+  gptq,
+}: {
+  readonly method?: QuantizationMethod;
+  readonly device?: Device;
+  readonly gptq?: GptqChoices | undefined;
+}): Device | undefined {
+  if (typeof gptq === 'object' && gptq !== null && 'device' in gptq) {
+    throw new InvalidArgumentError('gptq.device', 'Expected device beside gptq, not in it.');
+  }
+  const index = device === undefined ? CPU : deviceIndex('device', device);
   if (index !== CPU && method !== 'gptq' && method !== 'awq-gptq') {
     throw unsupported('method', `method gptq or awq-gptq rather than ${method}`, index);
   }
-  return value as Device | undefined;
+  usableDevice('device', device);
+  return device;
 }
 
 /** Everything decided. */
@@ -227,7 +239,7 @@ export function checkedWork(model: DecoderModel, options: QuantizeModelOptions):
     );
   }
   if (windows !== undefined) checkModelAndWindows(model, windows);
-  const device = deviceFor(method, given['device']);
+  const device = deviceFor(options);
   return {
     model,
     method,

@@ -11,7 +11,7 @@ import { weightsOf } from '../checkpoint/weights.js';
 import type { Device } from '../device/device.js';
 import { checkSpec } from '../pipeline/check-spec.js';
 import { type Plan, tasksOf } from '../pipeline/plan.js';
-import { planOfSpec, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
+import { planOfSpec, type QuantizeCheckpointOptions, quantizeCheckpoint } from '../pipeline/quantize-checkpoint.js';
 import type { QuantizationSpec } from '../pipeline/spec.js';
 import { applyCommonOptions, device, toJson, withCommonOptions } from './options.js';
 import { type RunFlags, runAndReport, withRunOptions } from './run-options.js';
@@ -22,6 +22,8 @@ interface Flags extends RunFlags, SpecFlags {
   device?: Device;
   dryRun?: boolean;
 }
+
+type QuantizeSpec = QuantizationSpec & Pick<QuantizeCheckpointOptions, 'device'>;
 
 function planAsJson(plan: Plan): object {
   return {
@@ -44,13 +46,14 @@ function planAsJson(plan: Plan): object {
   };
 }
 
-async function dryRun(input: string, spec: QuantizationSpec, { json, device: place }: Flags): Promise<string> {
-  checkSpec({ ...spec });
-  deviceFor(spec.method ?? 'rtn', place);
+async function dryRun(input: string, spec: QuantizeSpec, json: boolean): Promise<string> {
+  const { device: _, ...rest } = spec;
+  checkSpec(rest);
+  deviceFor(spec);
   const checkpoint = await openCheckpoint(input);
   try {
     const plan = await planOfSpec(checkpoint, await weightsOf(checkpoint), spec);
-    return json === true ? toJson(planAsJson(plan)) : planTable(plan);
+    return json ? toJson(planAsJson(plan)) : planTable(plan);
   } finally {
     await checkpoint.close();
   }
@@ -58,13 +61,13 @@ async function dryRun(input: string, spec: QuantizationSpec, { json, device: pla
 
 async function run(input: string, flags: Flags, command: Command): Promise<void> {
   applyCommonOptions(flags);
-  const spec = await specOf(flags, command);
+  const place = flags.device === undefined ? {} : { device: flags.device };
+  const spec: QuantizeSpec = { ...(await specOf(flags, command)), ...place };
   if (flags.dryRun === true) {
-    console.log(await dryRun(input, spec, flags));
+    console.log(await dryRun(input, spec, flags.json === true));
     return;
   }
-  const place = flags.device === undefined ? {} : { device: flags.device };
-  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...place, ...options }));
+  await runAndReport(flags, command, (options) => quantizeCheckpoint(input, { ...spec, ...options }));
 }
 
 export function quantizeCommand(): Command {

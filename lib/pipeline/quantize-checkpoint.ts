@@ -53,7 +53,7 @@ export function checkOptions(optionsValue: unknown): QuantizeCheckpointOptions {
   checkRunOptions(given);
   checkSpec(given);
   const checked = given as unknown as QuantizeCheckpointOptions;
-  deviceFor(checked.method ?? 'rtn', checked.device);
+  deviceFor(checked);
   return checked;
 }
 
