@@ -206,11 +206,7 @@ __device__ inline void load_matrices(unsigned (&out)[4], const void* row) {
 // aligned.
 __device__ inline void copy_async(void* shared, const void* global, bool wanted) {
 #if defined(LOWBIT_CUDA_EMULATED)
-  if (wanted) {
-    std::memcpy(shared, global, 16);
-  } else {
-    std::memset(shared, 0, 16);
-  }
+  emulator::copy_async(shared, wanted ? global : nullptr);
 #elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :
@@ -223,7 +219,9 @@ __device__ inline void copy_async(void* shared, const void* global, bool wanted)
 
 // Ends a group of copies.
 __device__ inline void commit_copies() {
-#if !defined(LOWBIT_CUDA_EMULATED) && __CUDA_ARCH__ >= 800
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::commit_copies();
+#elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
@@ -232,7 +230,9 @@ __device__ inline void commit_copies() {
 // to all.
 template <int Groups>
 __device__ inline void wait_for_copies() {
-#if !defined(LOWBIT_CUDA_EMULATED) && __CUDA_ARCH__ >= 800
+#if defined(LOWBIT_CUDA_EMULATED)
+  emulator::wait_for_copies(Groups);
+#elif __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" : : "n"(Groups) : "memory");
 #endif
 }

@@ -19,6 +19,17 @@
 #endif
 #endif
 
+namespace {
+
+// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES, LOWBIT_EMULATED_LOST
+// (1: kernels fail), LOWBIT_EMULATED_BACKWARD, LOWBIT_EMULATED_LATE: what the tests pretend.
+long setting(const char* name, long usual) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? usual : std::strtol(text, nullptr, 10);
+}
+
+}  // namespace
+
 namespace lowbit::emulator {
 
 Thread current;
@@ -29,6 +40,7 @@ namespace {
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kLanes = 32;
 constexpr std::size_t kSlotBytes = 64;
+constexpr std::size_t kCopyBytes = 16;
 
 struct Fiber {
   ucontext_t context;
@@ -36,7 +48,18 @@ struct Fiber {
   Thread state;
   enum class Waits : std::uint8_t { kNo, kForBlock, kForWarp, kEnded } waits;
   unsigned mask;  // of the warp barrier that it waits at
+  struct Copy {
+    void* to;
+    const void* from;  // or nullptr: zeros
+    unsigned group;
+  };
+  std::vector<Copy> copies;  // under way
+  unsigned group;            // of the next copy
 };
+
+// What a device may do in either order, to be tried in both: threads and blocks run from the last to the first, and
+// copies arrive when they are waited for.
+bool backward = false, late = false;
 
 // One launch at a time: kernels share `current` and their static shared variables.
 std::mutex launching;
@@ -135,22 +158,26 @@ bool release_block(unsigned threads) {
   return any;
 }
 
+void begin(Fiber& fiber, unsigned thread, dim3 block, dim3 grid, unsigned threads) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+  fiber.state = {dim3(thread, 0, 0), block, dim3(threads), grid, thread % kLanes, thread / kLanes};
+  fiber.waits = Fiber::Waits::kNo;
+  fiber.copies.clear();
+  fiber.group = 0;
+}
+
 void run_block(dim3 block, dim3 grid, unsigned threads) {
-  for (unsigned i = 0; i < threads; i++) {
-    Fiber& fiber = *fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
-    fiber.state = {dim3(i, 0, 0), block, dim3(threads), grid, i % kLanes, i / kLanes};
-    fiber.waits = Fiber::Waits::kNo;
-  }
+  for (unsigned i = 0; i < threads; i++) begin(*fibers[i], i, block, grid, threads);
   for (bool more = true; more;) {
     more = false;
     for (unsigned i = 0; i < threads; i++) {
-      if (fibers[i]->waits != Fiber::Waits::kNo) continue;
-      resume(*fibers[i]);
+      Fiber& fiber = *fibers[backward ? threads - 1 - i : i];
+      if (fiber.waits != Fiber::Waits::kNo) continue;
+      resume(fiber);
       more = true;
     }
     if (release_warps(threads) || release_block(threads)) more = true;
@@ -170,6 +197,30 @@ void wait_for_block() { wait(Fiber::Waits::kForBlock, 0); }
 
 void wait_for_warp(unsigned mask) { wait(Fiber::Waits::kForWarp, mask); }
 
+void arrive(const Fiber::Copy& copy) {
+  if (copy.from != nullptr) {
+    std::memcpy(copy.to, copy.from, kCopyBytes);
+  } else {
+    std::memset(copy.to, 0, kCopyBytes);
+  }
+}
+
+void copy_async(void* to, const void* from) {
+  const Fiber::Copy copy = {to, from, running->group};
+  if (!late) return arrive(copy);
+  running->copies.push_back(copy);
+}
+
+void commit_copies() { running->group++; }
+
+void wait_for_copies(unsigned groups) {
+  std::vector<Fiber::Copy>& copies = running->copies;
+  const auto first_left = std::find_if(copies.begin(), copies.end(),
+                                       [&](const Fiber::Copy& copy) { return copy.group + groups >= running->group; });
+  std::for_each(copies.begin(), first_left, arrive);
+  copies.erase(copies.begin(), first_left);
+}
+
 unsigned char* exchange(unsigned lane) { return exchanges.data() + kSlotBytes * (current.warp * kLanes + lane); }
 
 void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(const void*), const void* arguments) {
@@ -184,13 +235,15 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
   // Of exactly this size, and 1024-byte aligned as on a device.
   const std::size_t bytes = (std::max<std::size_t>(shared_bytes, 1) + 1023) / 1024 * 1024;
   shared = static_cast<unsigned char*>(std::aligned_alloc(1024, bytes));
-  for (unsigned z = 0; z < grid.z; z++) {
-    for (unsigned y = 0; y < grid.y; y++) {
-      for (unsigned x = 0; x < grid.x; x++) {
-        std::memset(shared, 0xa5, bytes);
-        run_block(dim3(x, y, z), grid, threads);
-      }
-    }
+  backward = setting("LOWBIT_EMULATED_BACKWARD", 0) != 0;
+  late = setting("LOWBIT_EMULATED_LATE", 0) != 0;
+  const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
+  for (std::size_t i = 0; i < blocks; i++) {
+    const std::size_t block = backward ? blocks - 1 - i : i;
+    std::memset(shared, 0xa5, bytes);
+    run_block(dim3(static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                   static_cast<unsigned>(block / grid.x / grid.y)),
+              grid, threads);
   }
   std::free(shared);
   shared = nullptr;
@@ -202,13 +255,6 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*kernel)(c
 // ------------------------------------------------------------------------------------------------------
 
 namespace {
-
-// LOWBIT_EMULATED_DEVICES, LOWBIT_EMULATED_CAPABILITY (80 stands for 8.0), LOWBIT_EMULATED_BYTES, LOWBIT_EMULATED_LOST
-// (1: kernels fail): what the tests pretend.
-long setting(const char* name, long usual) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? usual : std::strtol(text, nullptr, 10);
-}
 
 std::mutex allocating;
 std::unordered_map<void*, std::size_t> allocations;

@@ -69,6 +69,10 @@ extern unsigned char* shared;
 int current_device();
 void wait_for_block();
 void wait_for_warp(unsigned mask);
+// Copies of sixteen bytes to shared memory, from nullptr zeros: of a thread, in groups.
+void copy_async(void* to, const void* from);
+void commit_copies();
+void wait_for_copies(unsigned groups);
 // 64 bytes for every lane of the running warp, to exchange values in.
 unsigned char* exchange(unsigned lane);
 void run(dim3 grid, unsigned threads, std::size_t shared_bytes, void (*body)(const void*), const void* context);
