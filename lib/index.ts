@@ -18,8 +18,8 @@ export {
   layerOfPart,
   type ModelPart,
   type QuantizedPart,
-  quantizeModel,
-} from './calibration/quantize-model.js';
+} from './calibration/model-part.js';
+export { quantizeModel } from './calibration/quantize-model.js';
 export type { LayerActivations, QuantizationMethod, QuantizeModelOptions } from './calibration/quantize-work.js';
 export type { SampledRow } from './calibration/sampled-rows.js';
 export { StatisticsFile, type StatisticsHeader } from './calibration/statistics-file.js';
@@ -118,19 +118,11 @@ export {
 } from './matmul/gram.js';
 export {
   type DeviceMatmulIntegerOptions,
-  type DynamicQuantizeMatmulOptions,
-  dynamicQuantizeMatmul,
-  dynamicQuantizeMatmulAsync,
-  type IntegerArrayOf,
-  type IntegerMatrix,
   type MatmulIntegerOptions,
   matmulInteger,
   matmulIntegerAsync,
-  type ProductSize,
-  type QuantizedMatmulOptions,
-  quantizedMatmul,
-  quantizedMatmulAsync,
 } from './matmul/integer.js';
+export type { IntegerMatrix, ProductSize } from './matmul/integer-product.js';
 export {
   type Activation,
   type ComputeDtype,
@@ -140,18 +132,15 @@ export {
   linear,
   linearAsync,
 } from './matmul/linear.js';
+export type { LinearLayer } from './matmul/linear-layer.js';
+export { type LlmInt8LinearOptions, llmInt8Linear, llmInt8LinearAsync } from './matmul/llm-int8.js';
 export {
-  type LlmInt8LinearOptions,
   type LlmInt8Matrix,
-  LlmInt8Weight,
-  llmInt8Linear,
-  llmInt8LinearAsync,
-  prepackLlmInt8,
-  prepackLlmInt8Async,
   type QuantizeLlmInt8Options,
   quantizeLlmInt8,
   quantizeLlmInt8Async,
-} from './matmul/llm-int8.js';
+} from './matmul/llm-int8-matrix.js';
+export { LlmInt8Weight, prepackLlmInt8, prepackLlmInt8Async } from './matmul/llm-int8-weight.js';
 export {
   type LoadPackedAsyncOptions,
   type LoadPackedOptions,
@@ -178,6 +167,15 @@ export {
   prepackBlocks,
   prepackBlocksAsync,
 } from './matmul/prepack-blocks.js';
+export {
+  type DynamicQuantizeMatmulOptions,
+  dynamicQuantizeMatmul,
+  dynamicQuantizeMatmulAsync,
+  type IntegerArrayOf,
+  type QuantizedMatmulOptions,
+  quantizedMatmul,
+  quantizedMatmulAsync,
+} from './matmul/quantized-matmul.js';
 export {
   type PrepackTernaryOptions,
   prepackTernary,
@@ -216,7 +214,6 @@ export type { BlockForwardOptions, DecoderBlock } from './model/block.js';
 export type { DecoderArchitecture, DecoderConfig } from './model/config.js';
 export type { InputName, LinearName, NormName, WeightPrefix } from './model/decoder-weights.js';
 export type { GenerateOptions, Generation } from './model/generate.js';
-export type { LinearLayer } from './model/linear-layer.js';
 export { type DecoderModel, type LogitsOptions, type OpenModelOptions, openModel } from './model/model.js';
 export type { RopeScaling } from './model/rope.js';
 export type { SamplingOptions } from './model/sampler.js';
@@ -282,20 +279,13 @@ export {
 } from './runtime.js';
 export {
   type PackBitsOptions,
-  type PackTernaryOptions,
   packBits,
   packBitsAsync,
-  packTernary,
-  packTernaryAsync,
   type SignArrayOf,
   type SignInput,
-  type TernaryPacking,
   type UnpackBitsOptions,
-  type UnpackTernaryOptions,
   unpackBits,
   unpackBitsAsync,
-  unpackTernary,
-  unpackTernaryAsync,
 } from './tensor/bits.js';
 export {
   type DequantizeBlocksAsyncOptions,
@@ -379,3 +369,12 @@ export {
   unpackCodes,
 } from './tensor/quantized-tensor.js';
 export type { ChannelOptions, IntegerRangeOptions } from './tensor/quantizer-options.js';
+export {
+  type PackTernaryOptions,
+  packTernary,
+  packTernaryAsync,
+  type TernaryPacking,
+  type UnpackTernaryOptions,
+  unpackTernary,
+  unpackTernaryAsync,
+} from './tensor/ternary-digits.js';

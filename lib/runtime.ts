@@ -28,6 +28,7 @@ export interface CudaCapabilities {
   readonly available: boolean;
   /** Why there is none, or what is wrong with one of them, and what to do about it. */
   readonly reason?: string;
+  /** In the order of their numbers; empty where there is none. */
   readonly devices: readonly CudaDevice[];
 }
 
@@ -39,10 +40,11 @@ export interface CudaDevice {
   readonly name: string;
   /** Such as `'9.0'`. */
   readonly computeCapability: string;
-  /** All of its memory. */
+  /** All of its memory, in bytes. */
   readonly memoryBytes: number;
   /** What of that is free, as CUDA counts: up to 256 MiB that lowbit has freed may stay with its pool. */
   readonly freeBytes: number;
+  /** Its streaming multiprocessors: how many blocks of threads it works on at once is a multiple of this. */
   readonly multiprocessors: number;
 }
 
@@ -50,6 +52,8 @@ const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 
 /**
  * What this build can do on this machine.
+ *
+ * @returns A snapshot; `cuda` is looked for when it is first read. That throws nothing: `cuda.reason` says what is wrong.
  *
  * @example
  * ```ts

@@ -93,7 +93,7 @@ function isFloat16Array(value: unknown): value is Float16ArrayLike {
 }
 
 /** The bit patterns of a Float16Array, in place. */
-export function float16Bits(value: Float16ArrayLike): Uint16Array {
+function float16Bits(value: Float16ArrayLike): Uint16Array {
   return new Uint16Array(value.buffer, value.byteOffset, value.length);
 }
 

@@ -26,9 +26,11 @@ import { type CalibrationWindows, checkVocabulary } from './windows.js';
 export interface CalibrationProgress {
   /** Blocks that are done. */
   readonly blocks: number;
+  /** Blocks of the model. */
   readonly totalBlocks: number;
   /** Windows that went through the block that is under way. */
   readonly windows: number;
+  /** Windows that go through each block. */
   readonly totalWindows: number;
 }
 
@@ -54,15 +56,20 @@ export interface CollectOptions {
 
 /** What {@link collectStatistics} did. */
 export interface CollectReport {
+  /** The file. */
   readonly output: string;
+  /** The path of the model. */
   readonly model: string;
+  /** Windows that were seen, each of `windowLength` tokens. */
   readonly windows: number;
   readonly windowLength: number;
   /** Tokens that were seen. */
   readonly tokens: number;
   /** Inputs of linear layers, over all blocks. */
   readonly inputs: number;
+  /** Whether the file holds Gram matrices. */
   readonly gram: boolean;
+  /** What this call took; not what an earlier one had done. */
   readonly seconds: number;
 }
 
@@ -217,6 +224,8 @@ export function checkModelAndWindows(model: DecoderModel, windows: CalibrationWi
  *
  * @param model - From {@link openModel}; with `residentBlocks: 'one'` if it is large.
  * @param windows - From {@link cutIntoWindows}.
+ * @param options - At least `output`.
+ * @returns What the file holds.
  * @throws {@link CalibrationError} `VOCABULARY_MISMATCH`, `CALIBRATION_OVERFLOW`; {@link NonFiniteError} with the name of the
  *   input; {@link InvalidArgumentError}, for example if `maxMemory` does not suffice; {@link OutputError}; {@link DeviceError} and
  *   {@link OutOfMemoryError} of a device.

@@ -14,9 +14,9 @@ const TO_HIGH = 1.5 * 2 ** 40;
 /** The same for multiples of 2^−45, of numbers below 2^6. */
 const TO_LOW = 1.5 * 2 ** 7;
 /** What a sum, and a number to be added, must stay below. */
-export const LIMIT = 2 ** 39;
+const LIMIT = 2 ** 39;
 /** How often something may be added: rests are at most 2^−13, that is 2^32 units of 2^−45. */
-export const MOST_ADDITIONS = 2 ** 20;
+const MOST_ADDITIONS = 2 ** 20;
 
 /** Sums side by side, to which numbers are added one array at a time. */
 export class ExactSums {

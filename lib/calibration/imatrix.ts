@@ -15,6 +15,7 @@ import { StatisticsFile } from './statistics-file.js';
  *
  * @param file - From {@link StatisticsFile.open}.
  * @param datasets - Names of the texts, which statistics do not hold.
+ * @returns An entry for each linear layer, with the sums of squares of its inputs, `[K]`.
  * @throws {@link CalibrationError} `STATISTICS_INVALID`.
  */
 export async function importanceMatrixOf(

@@ -23,13 +23,17 @@ export interface MergeOptions {
   output: string;
   /** Replaces a file that exists. Default false. */
   overwrite?: boolean;
+  /** Ends the work early; no file is left. */
   signal?: AbortSignal;
 }
 
 /** What {@link mergeStatistics} did. */
 export interface MergeReport {
+  /** The file. */
   readonly output: string;
+  /** How many were added. */
   readonly files: number;
+  /** Windows of all of them, and their tokens. */
   readonly windows: number;
   readonly tokens: number;
 }
@@ -99,6 +103,8 @@ const keyOf = ({ text, start, position }: SampledRow) => `${text}:${start}:${pos
  * windows writes, however they were divided and in whatever order the files come.
  *
  * @param paths - At least one file that {@link collectStatistics} wrote.
+ * @param options - At least `output`.
+ * @returns What the file holds.
  * @throws {@link CalibrationError} `STATISTICS_MISMATCH` for another model or another kind of windows, `STATISTICS_OVERLAP` for
  *   windows that would count twice, `STATISTICS_INVALID`; {@link CheckpointError}; {@link OutputError}.
  */

@@ -4,44 +4,33 @@
  * @module
  */
 
-import { CalibrationError, InvalidArgumentError, invalidArgument } from '../errors.js';
-import { DEFAULT_THRESHOLD } from '../matmul/llm-int8.js';
-import { awqClip, awqScales } from '../methods/awq.js';
+import { DEFAULT_THRESHOLD } from '../matmul/llm-int8-matrix.js';
+import { awqScales } from '../methods/awq.js';
 import type { InputStatistics } from '../methods/input-statistics.js';
-import { int8Layer } from '../methods/int8-layers.js';
-import { errorOfValues, layerError } from '../methods/layer-error.js';
 import {
   areBlocks,
   type BlockSettings,
-  blocksOf,
   type LinearWeight,
   scaledSettings,
-  valuesOfBlocks,
   type WeightSettings,
 } from '../methods/linear-weight.js';
-import { valuesOf } from '../methods/method.js';
-import { gptqTogether, type Layer, quantizeWeight, type RoundedWeight } from '../methods/quantize-weight.js';
+import { gptqTogether } from '../methods/quantize-weight.js';
 import { type ActivationScales, searchSmoothQuant, smoothQuantScales } from '../methods/smoothquant.js';
 import type { DecoderBlock } from '../model/block.js';
-import { blockName, INPUTS, type InputName, LINEARS, type LinearName } from '../model/decoder-weights.js';
-import { type LinearLayer, linearOfBlocks, linearOfTensor } from '../model/linear-layer.js';
+import { blockName, INPUTS, type InputName, LINEARS } from '../model/decoder-weights.js';
 import type { DecoderModel } from '../model/model.js';
-import { staticLayer } from '../model/static-layers.js';
-import type { GgufType } from '../tensor/blocks.js';
-import { type Comparison, compareSumsAsync, comparisonOf } from '../tensor/compare.js';
-import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
-import * as validate from '../validate.js';
 import { type BlockStates, openBlockStates } from './block-states.js';
 import { columnsOf, embedWindows, inputNameOf, passThrough, samplePlaces } from './collect.js';
 import { afterFolding, type BlockWeights, canFold, fold, readBlockWeights, storableScales } from './fold.js';
 import { InputAccumulator } from './input-accumulator.js';
-import { checkCodes, staticInput } from './layer-inputs.js';
+import { checkCodes } from './layer-inputs.js';
+import { type BlockLayer, blocksPart, checkBlocks, hasCodes, partOf, quantizeLinear } from './layer-part.js';
+import { layerOfPart, type ModelPart } from './model-part.js';
 import {
   checkedWork,
   checkStatistics,
   fingerprintOf,
   isStatic,
-  type LayerActivations,
   type QuantizeModelOptions,
   usedActivations,
   type Work,
@@ -49,59 +38,6 @@ import {
 import { sampleRows } from './sampled-rows.js';
 import { SAMPLE_ROWS, type StatisticsFile } from './statistics-file.js';
 import type { CalibrationWindows } from './windows.js';
-
-/** A weight that was quantized. */
-export interface QuantizedPart {
-  readonly kind: 'quantized';
-  /** `model.layers.0.mlp.up_proj.weight` */
-  readonly name: string;
-  readonly block: number;
-  readonly tensor: QuantizedTensor;
-  /** Column i of `tensor` is column `order[i]` of the weight (act-order); null: the same. */
-  readonly order: Int32Array | null;
-  /** The scale of static activations of this layer, rounded as its weights' are (`scaleDtype`); null if they are not static. */
-  readonly inputScale: number | null;
-  /** Their code of zero, from −128 to 127; null if they are not static and asymmetric. */
-  readonly inputZeroPoint: number | null;
-  /**
-   * Squared error of the layer's outputs relative to their squares, over all activations of the calibration; null without a Gram
-   * matrix.
-   */
-  readonly relativeError: number | null;
-  /** How far the weight is from what it was before it was rounded, with scales folded into it where the method does that. */
-  readonly measured: Comparison;
-  readonly warnings: readonly string[];
-}
-
-/** A weight that became GGUF blocks. */
-export interface BlocksPart {
-  readonly kind: 'blocks';
-  /** `model.layers.0.mlp.up_proj.weight` */
-  readonly name: string;
-  readonly block: number;
-  readonly type: GgufType;
-  /** `[N, K]` */
-  readonly shape: readonly [number, number];
-  /** As {@link quantizeBlocks} gives them, rows in the order of the weight. */
-  readonly data: Uint8Array;
-  /** See {@link QuantizedPart}. */
-  readonly relativeError: number | null;
-  /** See {@link QuantizedPart}. */
-  readonly measured: Comparison;
-}
-
-/** A norm or weight that stays in float, but with other values, because scales were folded into it. */
-export interface FloatPart {
-  readonly kind: 'float';
-  /** `model.layers.0.input_layernorm.weight` */
-  readonly name: string;
-  readonly block: number;
-  readonly shape: readonly number[];
-  readonly data: Float32Array;
-}
-
-/** What {@link quantizeModel} yields. Whatever of the model is not yielded stays as it is. */
-export type ModelPart = QuantizedPart | BlocksPart | FloatPart;
 
 /** Passes over the windows of one block. */
 class BlockRun {
@@ -202,136 +138,6 @@ async function scalesFor(
   return (await searchSmoothQuant(readers, statistics, { activations, ...withSignal })).scales;
 }
 
-/** Queries and keys are not clipped: their products make errors grow. */
-const UNCLIPPED: ReadonlySet<LinearName> = new Set(['self_attn.q_proj', 'self_attn.k_proj']);
-
-/** A layer of a block that is to be quantized. */
-interface BlockLayer<S = WeightSettings | BlockSettings> extends Omit<Layer, 'settings'> {
-  readonly linear: LinearName;
-  readonly settings: S;
-}
-
-function hasCodes(layer: BlockLayer): layer is BlockLayer<WeightSettings> {
-  return !areBlocks(layer.settings);
-}
-
-/** A weight within its limits, where the method clips it. */
-async function clipped(
-  { rounding, transforms, options, signal }: Work,
-  { linear, weight, settings }: BlockLayer,
-  statistics: InputStatistics | null,
-): Promise<LinearWeight> {
-  const clips = transforms === 'awq' && rounding === 'rtn' && options.awq?.clip !== false;
-  if (!clips || statistics === null || UNCLIPPED.has(linear)) return weight;
-  const clip = await awqClip(weight, statistics, { weights: settings, ...(signal === undefined ? {} : { signal }) });
-  return { ...weight, data: clip.data };
-}
-
-/** Codes of one linear layer. */
-async function quantizeLinear(
-  work: Work,
-  layer: BlockLayer<WeightSettings>,
-  statistics: InputStatistics | null,
-): Promise<RoundedWeight> {
-  const { rounding, signal } = work;
-  const target = await clipped(work, layer, statistics);
-  return quantizeWeight(target, rounding, layer.settings, statistics, { name: layer.name, signal });
-}
-
-/** What became of a layer, with its errors. */
-async function partOf(
-  { activationsOf, options, signal }: Work,
-  block: DecoderBlock,
-  { name, weight, settings }: BlockLayer<WeightSettings>,
-  { tensor, order, warnings }: RoundedWeight,
-  statistics: InputStatistics | null,
-): Promise<QuantizedPart> {
-  const rounded = { tensor, order };
-  const activations = activationsOf(name);
-  const input = isStatic(activations)
-    ? staticInput(name, statistics as InputStatistics, options.range, activations, settings)
-    : null;
-  return {
-    kind: 'quantized',
-    name,
-    block: block.index,
-    tensor,
-    order,
-    inputScale: input?.scale ?? null,
-    inputZeroPoint: input?.zeroPoint ?? null,
-    relativeError: statistics?.gram == null ? null : (await layerError(weight.data, rounded, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, await valuesOf(tensor, order), signal)),
-    warnings,
-  };
-}
-
-/** GGUF blocks of one linear layer, with their errors. */
-async function blocksPart(
-  work: Work,
-  { index }: DecoderBlock,
-  layer: BlockLayer<BlockSettings>,
-  statistics: InputStatistics | null,
-): Promise<BlocksPart> {
-  const { name, weight, settings } = layer;
-  const { rows, columns } = weight;
-  const data = await blocksOf(await clipped(work, layer, statistics), settings, work.signal);
-  const values = await valuesOfBlocks(data, settings.type, columns, work.signal);
-  return {
-    kind: 'blocks',
-    name,
-    block: index,
-    type: settings.type,
-    shape: [rows, columns],
-    data,
-    relativeError: statistics?.gram == null ? null : (await errorOfValues(weight.data, values, statistics)).relative,
-    measured: comparisonOf(await compareSumsAsync(weight.data, values, work.signal)),
-  };
-}
-
-/** Blocks hold what a search makes, and engines choose themselves what activations become. */
-function checkBlocks(
-  name: string,
-  { type }: BlockSettings,
-  { rounding, method }: Work,
-  activations: ReturnType<Work['activationsOf']>,
-): void {
-  const expected =
-    rounding !== 'rtn'
-      ? `integers per group or per channel for ${name}, as ${method} makes them,`
-      : activations === 'none'
-        ? null
-        : `integers or float8 for ${name}, since its activations are quantized,`;
-  if (expected === null) return;
-  throw new InvalidArgumentError('weights', `Expected ${expected} but received blocks of ${type}.`);
-}
-
-/**
- * The linear layer of a part, as it computes in the quantized model, for {@link DecoderBlock.replace}.
- *
- * @param activations - As in {@link QuantizeModelOptions}, or `{ threshold }` for LLM.int8().
- * @throws {@link InvalidArgumentError}
- */
-export async function layerOfPart(
-  part: QuantizedPart | BlocksPart,
-  bias: Float32Array | null,
-  activations: LayerActivations | { readonly threshold: number } = 'none',
-): Promise<LinearLayer> {
-  if (typeof part !== 'object' || part === null) throw invalidArgument('part', 'a part of quantizeModel', part);
-  if (part.kind === 'blocks') {
-    if (activations === 'none') return linearOfBlocks(part.data, part.type, part.shape, bias);
-    throw new InvalidArgumentError('activations', `Expected none for ${part.name}, which is blocks of ${part.type}.`);
-  }
-  const { tensor, order, inputScale, inputZeroPoint } = part;
-  if (order !== null) validate.int32Array('part.order', order, tensor?.shape?.[1] ?? 0);
-  if (activations === 'none') return linearOfTensor(tensor, bias, 'float32', order);
-  if (activations === 'dynamic' || typeof activations === 'object') return int8Layer(tensor, { activations, bias });
-  if (inputScale === null) {
-    throw new InvalidArgumentError('part', `Expected ${part.name} to have an inputScale for static activations.`);
-  }
-  const dtype = tensor.dtype === 'float8_e4m3fn' ? 'float8_e4m3fn' : 'int8';
-  return staticLayer(tensor, order, { dtype, scale: inputScale, zeroPoint: inputZeroPoint }, bias, 'float32');
-}
-
 /**
  * Quantizes the linear layers of a decoder, block by block, and yields what becomes of them in the order of computation: first
  * norms that scales were folded into, then layers. Whatever is not yielded stays as it is in the model. The result does not depend
@@ -347,6 +153,8 @@ export async function layerOfPart(
  * are independent, and the folder holds the note alone.
  *
  * @param model - From {@link openModel}; with `residentBlocks: 'one'` if it is large.
+ * @param options - Defaults make int4 in groups of 128, rounded.
+ * @returns The parts, each as soon as it is known.
  * @throws {@link InvalidArgumentError}; {@link CalibrationError} `STATISTICS_MISMATCH`, `STATISTICS_MISSING`,
  *   `VOCABULARY_MISMATCH`; {@link NonFiniteError} with the name of the layer; {@link OutputError} of the scratch folder;
  *   {@link DeviceError} and {@link OutOfMemoryError} of a device; the signal's reason.

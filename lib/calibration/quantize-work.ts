@@ -89,6 +89,7 @@ export interface QuantizeModelOptions {
   scratch?: string;
   /** Called after each window of each pass through a block. */
   onProgress?: (progress: CalibrationProgress) => void;
+  /** Ends the work early. */
   signal?: AbortSignal;
 }
 

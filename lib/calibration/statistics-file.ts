@@ -24,6 +24,7 @@ export interface StatisticsHeader {
   readonly inputs: readonly { readonly name: string; readonly columns: number }[];
   /** Whether xᵀ·x is there: for GPTQ, AWQ. */
   readonly gram: boolean;
+  /** Tokens of a window, and those that each begins with. */
   readonly windowLength: number;
   readonly prefix: readonly number[];
   /** What the windows were cut from, in the order of their hashes. */
@@ -259,6 +260,7 @@ export class StatisticsFile {
   /**
    * Opens a file that `lowbit calibrate` or {@link collectStatistics} wrote, and checks its header.
    *
+   * @returns The file, open until {@link StatisticsFile.close}.
    * @throws {@link CheckpointError} for what is no safetensors file; {@link CalibrationError} `STATISTICS_INVALID`.
    */
   static async open(path: string): Promise<StatisticsFile> {
@@ -288,6 +290,8 @@ export class StatisticsFile {
   /**
    * Reads the statistics of one input.
    *
+   * @param name - One of `header.inputs`.
+   * @returns Sums over all windows.
    * @throws {@link CalibrationError} `STATISTICS_MISSING` if it has none of that input, `STATISTICS_INVALID`.
    */
   async read(name: string): Promise<InputStatistics> {
@@ -362,6 +366,7 @@ export class StatisticsFile {
     return array;
   }
 
+  /** Closes the file. */
   async close(): Promise<void> {
     await this.file.close();
   }

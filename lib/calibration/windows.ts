@@ -11,6 +11,7 @@ import * as validate from '../validate.js';
 
 /** What windows need of a tokenizer. */
 export interface WindowTokenizer {
+  /** The tokens of a text; `addSpecialTokens`: with those that the model expects around it. */
   encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array;
 }
 
@@ -32,7 +33,9 @@ export interface WindowOptions {
 export interface WindowText {
   /** SHA-256 of its UTF-8 bytes, in hexadecimal. */
   readonly sha256: string;
+  /** Of UTF-8. */
   readonly bytes: number;
+  /** Without those that the tokenizer adds. */
   readonly tokens: number;
 }
 
@@ -46,17 +49,21 @@ export interface WindowPlace {
 
 /** Which windows of the texts were taken. */
 export interface WindowSelection {
+  /** See {@link WindowOptions}. */
   readonly seed: number;
+  /** How many were taken, of all shards together. */
   readonly count: number;
 }
 
 /** Windows of tokens, and where they come from. */
 export interface CalibrationWindows {
+  /** Tokens of each. */
   readonly windowLength: number;
   /** What each window begins with. */
   readonly prefix: readonly number[];
   /** In the order of their hashes. */
   readonly texts: readonly WindowText[];
+  /** How they were chosen. */
   readonly selection: WindowSelection;
   /** In the order of their texts, then of their places. */
   readonly places: readonly WindowPlace[];
@@ -105,6 +112,8 @@ function checked(options: WindowOptions): Checked {
  *
  * @param tokenizer - That of the model.
  * @param texts - One string for each file.
+ * @param options - Defaults: 128 windows of 512 tokens.
+ * @returns The windows, in an order that depends on what the texts hold alone.
  * @throws {@link CalibrationError} `CALIBRATION_TEXT_TOO_SHORT` if the texts have fewer windows than `count`, or none;
  *   {@link InvalidArgumentError}.
  *

@@ -12,7 +12,7 @@ import type { ComputeDtype } from '../matmul/linear.js';
 import { openModel } from '../model/model.js';
 import { evaluationPage } from './evaluation-page.js';
 import { type EvaluatedModel, type EvaluationReport, evaluationTable } from './evaluation-table.js';
-import { EXIT } from './exit-codes.js';
+import { judge } from './judgement.js';
 import {
   applyCommonOptions,
   type CommonFlags,
@@ -20,10 +20,8 @@ import {
   oneOf,
   positiveInteger,
   readingOf,
-  toJson,
   withCommonOptions,
 } from './options.js';
-import { writePage } from './page.js';
 import { evaluationDisplay } from './progress.js';
 
 interface Flags extends CommonFlags {
@@ -110,13 +108,7 @@ async function run(models: string[], flags: Flags, command: Command): Promise<vo
   }
   applyCommonOptions(flags);
   const report = await interruptible((signal) => evaluate(models, flags, signal));
-  const failed = failures(report);
-  if (flags.html !== undefined) await writePage(flags.html, evaluationPage(report, failed));
-  if (flags.json === true) console.log(toJson({ ...report, failed }));
-  else if (flags.quiet !== true) console.log(evaluationTable(report));
-  if (failed.length === 0) return;
-  console.error(`Below the threshold:\n  ${failed.join('\n  ')}`);
-  process.exitCode = EXIT.quality;
+  await judge(report, failures(report), flags, { page: evaluationPage, table: evaluationTable });
 }
 
 export function evalCommand(): Command {

@@ -8,6 +8,7 @@ import { type Command, InvalidArgumentError as InvalidOption, Option } from 'com
 import type { ActivationDtype } from '../checkpoint/layouts/compressed-tensors/writer.js';
 import { CheckpointError, invalidArgument, outputError } from '../errors.js';
 import type { RangeOfInputs } from '../methods/input-statistics.js';
+import { checkSpec } from '../pipeline/check-spec.js';
 import { type CheckpointMethod, METHODS, type MethodSpec } from '../pipeline/method-spec.js';
 import {
   ACTIVATIONS,
@@ -15,7 +16,6 @@ import {
   type CheckpointFormat,
   CODE_LAYOUTS,
   type CodeLayout,
-  checkSpec,
   completed,
   FORMATS,
   type LayerOverride,
@@ -79,7 +79,7 @@ export function checkpointFormat(text: string): NonNullable<SpecFlags['format']>
   return { format, dtype: found };
 }
 
-export function rangeMethod(text: string): RangeMethod {
+function rangeMethod(text: string): RangeMethod {
   return text === 'minmax' || text === 'mse' ? text : percentile(text, 'minmax, mse');
 }
 

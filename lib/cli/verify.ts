@@ -6,8 +6,8 @@
 import { Command } from 'commander';
 import { shortcomings } from '../pipeline/read-back.js';
 import { type VerificationReport, verifyCheckpoint } from '../pipeline/verify.js';
-import { EXIT } from './exit-codes.js';
 import { bytes, decibels } from './format.js';
+import { judge } from './judgement.js';
 import {
   applyCommonOptions,
   type CommonFlags,
@@ -15,10 +15,8 @@ import {
   number,
   positiveInteger,
   readingOf,
-  toJson,
   withCommonOptions,
 } from './options.js';
-import { writePage } from './page.js';
 import { progressDisplay } from './progress.js';
 import { table } from './table.js';
 import { verificationPage } from './verification-page.js';
@@ -93,13 +91,7 @@ async function run(original: string, quantized: string, flags: Flags): Promise<v
       onProgress: (progress) => display?.update(progress),
     }),
   ).finally(() => display?.stop());
-  const failed = failures(report, flags);
-  if (flags.html !== undefined) await writePage(flags.html, verificationPage(report, failed));
-  if (flags.json === true) console.log(toJson({ ...report, failed }));
-  else if (flags.quiet !== true) console.log(verificationTable(report));
-  if (failed.length === 0) return;
-  console.error(`Below the threshold:\n  ${failed.join('\n  ')}`);
-  process.exitCode = EXIT.quality;
+  await judge(report, failures(report, flags), flags, { page: verificationPage, table: verificationTable });
 }
 
 export function verifyCommand(): Command {

@@ -4,7 +4,7 @@
  * @module
  */
 import { addon, type RawArray, type RawDeviceCalls, type RawMemory, type RawWeight, runJob } from '../addon.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { type DeviceTensor, isDeviceTensor, memoryOf } from './device-tensor.js';
 
 type Name = keyof RawDeviceCalls;

@@ -8,7 +8,7 @@ import { inspect } from 'node:util';
 import { addon, explain, type RawArray, type RawMemory, runJob } from '../addon.js';
 import { type Float16ArrayLike, type FloatDtype, floatFormatOf, LARGE_FLOAT_DTYPES, packedRowBytes } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { CPU, type Device, deviceIndex, deviceName, type Placed } from './device.js';
 
@@ -138,7 +138,11 @@ export class DeviceTensor<D extends DeviceDtype = DeviceDtype> {
   /**
    * Copies an array to a device.
    *
-   * @param array - It may be a view of a SharedArrayBuffer.
+   * @param array - The elements in row-major order; those of fewer than 8 bits packed as {@link castTensor} packs them. It may be
+   *   a view of a SharedArrayBuffer.
+   * @param options - `device`, default `'cuda'`; `dtype`, default from the array (it must be said for a Uint16Array, and for
+   *   floats in a Uint8Array); `shape`, default `[array.length]`, which must be said for elements of fewer than 8 bits.
+   * @returns A tensor on that device. Free it with `dispose()` when it is not needed any more.
    * @throws {@link InvalidArgumentError} for a wrong type, dtype or shape; {@link DeviceError} where there is no such device;
    *   {@link OutOfMemoryError} of the device.
    */
@@ -186,7 +190,10 @@ export class DeviceTensor<D extends DeviceDtype = DeviceDtype> {
    * Copies the elements to an array of the host.
    *
    * @param out - The array to write to and return, as long as the result. Default: a new one.
-   * @throws {@link InvalidArgumentError} for a wrong `out`, or a tensor that was disposed; {@link DeviceError}.
+   * @returns The elements in row-major order: a Float32Array, an Int8Array, a Uint8Array, an Int32Array, or a Uint16Array of bit
+   *   patterns for float16 and bfloat16, as {@link DeviceTensor.dtype} says; or `out`.
+   * @throws {@link InvalidArgumentError} for a wrong `out`, or a tensor that was disposed; {@link DeviceError} `DEVICE_LOST` or
+   *   `DEVICE_FAILED` if an earlier call brought the device down.
    */
   download(out?: DeviceInputOf<D>): DeviceArrayOf<D> {
     const { into, result } = this.#prepareDownload(out);

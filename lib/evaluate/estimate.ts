@@ -6,6 +6,7 @@
 
 /** A value that was estimated from windows of a text. */
 export interface Estimate {
+  /** What all windows together give. */
   readonly value: number;
   /**
    * Standard error over the windows, which count as independent; null for a single window. About two thirds of the values

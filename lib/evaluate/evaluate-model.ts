@@ -25,6 +25,7 @@ import { type TextWindows, windowsOf } from './windows.js';
 export interface EvaluationProgress {
   /** The path of the model. */
   readonly model: string;
+  /** Windows that are done, and those that there are. */
   readonly windows: number;
   readonly totalWindows: number;
   /** Of the windows so far. */
@@ -35,7 +36,11 @@ export interface EvaluationProgress {
 export interface EvaluateOptions {
   /** What the model predicts. For a figure that others can compare with, say which text, and how it was cut. */
   text: string;
-  /** The original of a quantized model: a path, or an open model. It must have the same vocabulary and tokenizer. */
+  /**
+   * The original of a quantized model: a path, or an open model. It must have the same vocabulary and tokenizer. It computes in
+   * float32, with the activations that are stored in it: an original that is quantized itself, to static activations, is taken
+   * as it is. (One that is open, as it was opened.)
+   */
   against?: string | DecoderModel;
   /**
    * What turns the text into tokens: one of an open model, or the path of a model that has one. Default: the model's own, or
@@ -65,7 +70,9 @@ export interface EvaluateOptions {
   gptqVersion?: 1 | 2;
   /** Called with each block of the model when it is opened, before it runs: a place to replace weights. */
   onBlock?: (block: DecoderBlock) => void | Promise<void>;
+  /** Called after each batch of windows. */
   onProgress?: (progress: EvaluationProgress) => void;
+  /** Ends the work early. */
   signal?: AbortSignal;
 }
 
@@ -319,6 +326,7 @@ async function run(model: Runner, original: Runner | null, windows: TextWindows,
  *
  * @param model - A Hugging Face folder, a GGUF file, or a model that {@link openModel} opened, which stays open.
  * @param options - At least `text`.
+ * @returns Estimates with their standard errors, over all windows; `against` is null without an original.
  * @throws {@link InvalidArgumentError} for wrong options, a text that fills no window, or an original of another vocabulary;
  *   {@link CheckpointError} if a model can't be read or run; {@link NonFiniteError} if its numbers stop being finite, naming
  *   the layer; the signal's reason when it aborts.

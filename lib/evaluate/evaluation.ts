@@ -27,6 +27,7 @@ export interface Quality {
 export interface Distance {
   /** The path of the original. */
   readonly model: string;
+  /** How well the original predicts the same windows. */
   readonly original: Quality;
   /** natsPerToken above the original's. Its standard error is that of differences between windows: much smaller than those of the two. */
   readonly natsChange: Estimate;
@@ -53,6 +54,7 @@ export interface Distance {
 export interface Evaluation extends Quality {
   /** The path of the model. */
   readonly model: string;
+  /** Tokens of a window. */
   readonly windowLength: number;
   /** Windows that were evaluated, and those that the text has. */
   readonly windows: number;
@@ -60,9 +62,12 @@ export interface Evaluation extends Quality {
   /** Tokens that were scored, and the UTF-8 bytes of their text. */
   readonly tokens: number;
   readonly bytes: number;
+  /** What linear layers made of their inputs. */
   readonly activations: EvaluatedActivations;
-  /** Null for a model that was given open. */
+  /** What the checkpoint takes; null for a model that was given open. */
   readonly checkpoint: CheckpointSize | null;
+  /** How far it is from the original; null where none was given. */
   readonly against: Distance | null;
+  /** What the evaluation took, opening the models included. */
   readonly seconds: number;
 }

@@ -5,9 +5,9 @@
  */
 import { addon, explain, runJob } from '../addon.js';
 import { packedRowBytes } from '../dtype.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import type { ProductSize } from './integer.js';
+import type { ProductSize } from './integer-product.js';
 
 /** Options of {@link binaryMatmul}. */
 export interface BinaryMatmulOptions extends ProductSize {

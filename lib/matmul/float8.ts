@@ -16,10 +16,10 @@ import {
 } from '../device/device-tensor.js';
 import { floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { castTensor, castTensorAsync, type FloatArrayOf, type FloatInputOf } from '../tensor/cast.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
-import type { ProductSize } from './integer.js';
+import type { ProductSize } from './integer-product.js';
 import { linear, linearAsync } from './linear.js';
 import { prepack, prepackAsync } from './prepack.js';
 

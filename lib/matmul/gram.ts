@@ -16,7 +16,7 @@ import {
 } from '../device/device-tensor.js';
 import { floatCodeOf, LARGE_FLOAT_DTYPES } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
 
@@ -109,6 +109,7 @@ function onDevice({ index, x, type, k, out, fresh }: Prepared): DeviceCall<'devi
  * ```
  */
 export function gram(x: Float32Array, options: GramOptions): Float32Array;
+/** The same of a tensor on a device, which the result does not leave. */
 export function gram(x: DeviceTensor, options: DeviceGramOptions): DeviceTensor<'float32'>;
 export function gram(x: unknown, options: unknown): unknown {
   const p = prepare(x, options, OPTIONS);
@@ -131,6 +132,7 @@ export function gram(x: unknown, options: unknown): unknown {
  * @throws As {@link gram}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
 export function gramAsync(x: Float32Array, options: GramAsyncOptions): Promise<Float32Array>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function gramAsync(
   x: DeviceTensor,
   options: DeviceGramOptions & { signal?: AbortSignal },

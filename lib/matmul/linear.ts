@@ -17,7 +17,7 @@ import {
 } from '../device/device-tensor.js';
 import { floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { explained } from './explained.js';
 import { checkAnyWeight, handleOf, type PackedWeight, placeOfWeight, type WeightKind } from './packed-weight.js';
@@ -304,6 +304,7 @@ function recordOf(p: Prepared): Float64Array {
  * ```
  */
 export function linear(x: Float32Array, w: PackedWeight, options?: LinearOptions): Float32Array;
+/** The same of a tensor on a device, which the result does not leave. */
 export function linear<X extends LargeFloatDtype, D extends LargeFloatDtype = X>(
   x: DeviceTensor<X>,
   w: PackedWeight,
@@ -332,6 +333,7 @@ export function linear(x: unknown, wValue: unknown, options?: unknown): unknown 
  * @throws As {@link linear}, as a rejection; the signal's reason when it aborts. What `out` then holds is unspecified.
  */
 export function linearAsync(x: Float32Array, w: PackedWeight, options?: LinearAsyncOptions): Promise<Float32Array>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function linearAsync<X extends LargeFloatDtype, D extends LargeFloatDtype = X>(
   x: DeviceTensor<X>,
   w: PackedWeight,

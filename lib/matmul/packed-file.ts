@@ -72,6 +72,8 @@ function prepareSave(w: unknown, path: unknown): { handle: RawWeight; total: num
  *
  * The file appears under its name when it is complete and on disk, in place of what had that name.
  *
+ * @param w - From {@link prepack} or {@link prepackInteger}, for the processor.
+ * @param path - The file; its folder must exist.
  * @throws {@link InvalidArgumentError} for anything but a weight, or one that is disposed; {@link OutputError} if the file
  *   can't be written. Nothing is left behind then.
  *
@@ -216,6 +218,7 @@ const problemOfCall = () => new Uint8Array(512);
  * that load the same file share its memory. The file may be renamed or deleted then (where the system allows it), and replaced
  * by {@link savePacked}; it must not be changed in place or truncated, which ends the process.
  *
+ * @param options - `verify`, default true: whether the checksum of the memory is looked at, which reads all of it.
  * @returns A weight as {@link prepack} or {@link prepackInteger} returned it; `nbytes` counts what is mapped.
  * @throws {@link PackedFileError} if the file is missing, can't be read, is of another version, damaged or incomplete.
  *

@@ -5,8 +5,8 @@
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { type BlockFormat, blockFormatOf, type GgufType } from '../tensor/blocks.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import * as validate from '../validate.js';
 import { filled, type PackedWeight, weightOfHandle } from './packed-weight.js';
 

@@ -16,8 +16,8 @@ import {
 } from '../device/device-tensor.js';
 import { type Float16ArrayLike, type FloatDtype, floatCodeOf, LARGE_FLOAT_DTYPES } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { dequantizeTensor, dequantizeTensorAsync, dequantizing } from '../tensor/dequantize.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { QuantizeInput } from '../tensor/quantize.js';
 import {
   type AnyQuantizedTensor,
@@ -310,12 +310,12 @@ async function packLater(p: Prepared, handle: RawWeight, signal: AbortSignal | u
 export function prepack(q: QuantizedTensor | DeviceQuantizedTensor, options?: PrepackOptions): PackedWeight;
 /**
  * Packs weights that are not quantized: a layer left in float32, float16 or bfloat16. {@link linear} computes with them in
- * float32.
+ * float32; NaN and infinities are not looked for, and come out in the result. A device keeps float16 times a power of two for
+ * each row, and refuses NaN and infinities.
  *
- * @param weights - W[N, K] in row-major order; a Uint16Array holds bit patterns of the `dtype` that must be said. NaN and
- *   infinities are not looked for, and come out in the result.
- *   A device keeps float16 times a power of two for each row, and refuses NaN and infinities.
+ * @param weights - W[N, K] in row-major order; a Uint16Array holds bit patterns of the `dtype` that must be said.
  * @param options - `shape`, `[N, K]`; `dtype`, default from the array; `device`, default where the weights are, or `'cpu'`.
+ * @returns A weight of the kind `'float'`. Free it with `dispose()` when it is not needed any more.
  * @throws {@link InvalidArgumentError} for a wrong type or shape; {@link OutOfMemoryError}; {@link DeviceError} and
  *   {@link NonFiniteError} of a device.
  */

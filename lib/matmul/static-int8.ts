@@ -7,6 +7,7 @@ import { type InputQuantization, inputCodes } from '../tensor/input-quantization
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { matmulInteger } from './integer.js';
+import type { LinearLayer } from './linear-layer.js';
 import type { PackedWeight } from './packed-weight.js';
 import { prepackIntegerAsync } from './prepack.js';
 
@@ -38,7 +39,7 @@ export function isStaticInt8({ dtype, granularity, zeroPoints, shape, axis }: Qu
 }
 
 /** @internal A linear layer of int8 weights and int8 activations of one scale. */
-export class StaticInt8Linear {
+export class StaticInt8Linear implements LinearLayer {
   private constructor(
     private readonly packed: PackedWeight,
     /** `[N]`: what a step of the integer sums stands for. A product of two float32, which float64 holds exactly. */

@@ -5,6 +5,7 @@
  */
 import { addon, explain, runJob } from '../addon.js';
 import { InvalidArgumentError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import {
   explainedDigit,
   packingOf,
@@ -12,10 +13,9 @@ import {
   type TernaryPacking,
   ternaryRowBytes,
   unpackTernary,
-} from '../tensor/bits.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+} from '../tensor/ternary-digits.js';
 import * as validate from '../validate.js';
-import type { ProductSize } from './integer.js';
+import type { ProductSize } from './integer-product.js';
 import { checkWeight, filled, handleOf, type PackedWeight, weightOfHandle } from './packed-weight.js';
 
 /** Options of {@link prepackTernary}. */

@@ -32,6 +32,7 @@ export interface AwqScaleOptions {
   grid?: number;
   /** Default `'both'`: all of either, with which leaving the weights as they are is one of the choices. */
   scaling?: AwqScaling;
+  /** Ends the search early. */
   signal?: AbortSignal;
 }
 
@@ -57,6 +58,7 @@ export interface AwqClipOptions {
   grid?: number;
   /** The part of the largest magnitude that is given up at most, from 0 to 1; default 0.5. */
   maxShrink?: number;
+  /** Ends the search early. */
   signal?: AbortSignal;
 }
 
@@ -169,6 +171,7 @@ export async function searchScales(
  *
  * @param weights - Of all layers that read these activations, each `[N, K]`.
  * @param statistics - Of the activations. With a Gram matrix the error is exact; without, channels count as independent.
+ * @returns The scales, `[K]`, and the errors with and without them.
  * @throws {@link InvalidArgumentError}, {@link NonFiniteError}; the signal's reason.
  *
  * Sources: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv:2306.00978); AutoAWQ, `awq/quantize/quantizer.py`.
@@ -267,6 +270,7 @@ export async function searchClip(
  *
  * @param weight - `[N, K]`, scaled already.
  * @param statistics - Of the activations, scaled already.
+ * @returns The weights within their limits, and the limits.
  * @throws {@link InvalidArgumentError}, {@link NonFiniteError}; the signal's reason.
  *
  * Sources: Lin et al., "AWQ: Activation-aware Weight Quantization" (arXiv:2306.00978); AutoAWQ, `awq/quantize/quantizer.py`.

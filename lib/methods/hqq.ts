@@ -5,7 +5,7 @@
  */
 import { addon, runJob } from '../addon.js';
 import { invalidArgument } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { emptyTensor, METHOD_OPTIONS, type MethodOptions, type MethodResult, targetOf } from './method.js';
 import { explained } from './sweep.js';
@@ -62,6 +62,7 @@ function positive(name: string, value: unknown, fallback: number, highest = Numb
  *
  * @param weight - `[N, K]`, row-major.
  * @param options - At least `dtype` and `shape`. Groups (default 128; the HQQ code has 64) lie along the rows.
+ * @returns Codes, scales and integer zero points, and these as floats.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity, naming the layer if `name` is given;
  *   {@link ScaleOverflowError}; the signal's reason. All as rejections.
  *

@@ -8,12 +8,11 @@
  */
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
 import { linear } from '../matmul/linear.js';
-import { prepackLlmInt8Async } from '../matmul/llm-int8.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
+import { LlmInt8Layer } from '../matmul/llm-int8-layer.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
-import type { LinearLayer } from '../model/linear-layer.js';
-import { LlmInt8Layer } from '../model/llm-int8-layer.js';
 import { checkQuantizedTensor, type QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 
@@ -31,11 +30,11 @@ function checkInt8(value: unknown): readonly [number, number] {
   return shape as unknown as readonly [number, number];
 }
 
-/** What layers on packed weights have in common. */
-abstract class WeightLayer implements LinearLayer {
+/** Scales of activations are found as they come, one for each token. */
+class DynamicInt8Linear implements LinearLayer {
   constructor(
-    protected readonly weight: PackedWeight,
-    protected readonly bias: Float32Array | null,
+    private readonly weight: PackedWeight,
+    private readonly bias: Float32Array | null,
   ) {}
 
   get rows(): number {
@@ -46,15 +45,6 @@ abstract class WeightLayer implements LinearLayer {
     return this.weight.cols;
   }
 
-  abstract forward(x: Float32Array, out?: Float32Array): Float32Array;
-
-  dispose(): void {
-    this.weight.dispose();
-  }
-}
-
-/** Scales of activations are found as they come, one for each token. */
-class DynamicInt8Layer extends WeightLayer {
   forward(x: Float32Array, out?: Float32Array): Float32Array {
     return linear(x, this.weight, {
       computeDtype: 'int8',
@@ -62,6 +52,10 @@ class DynamicInt8Layer extends WeightLayer {
       ...(this.bias === null ? {} : { bias: this.bias }),
       ...(out === undefined ? {} : { out }),
     });
+  }
+
+  dispose(): void {
+    this.weight.dispose();
   }
 }
 
@@ -84,6 +78,8 @@ export interface Int8LayerOptions {
  * A linear layer of a decoder that multiplies int8 activations by int8 weights, for {@link DecoderBlock.replace}.
  *
  * @param tensor - int8, symmetric, `[N, K]`, a scale for each output channel.
+ * @param options - `activations`, default `'dynamic'`; `bias`, default none.
+ * @returns A layer of N outputs and K inputs, which frees its weight with `dispose()`.
  * @throws {@link InvalidArgumentError} for another kind of tensor, or a wrong scale; {@link OutOfMemoryError}.
  *
  * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438); Yao et al., "ZeroQuant" (arXiv:2206.01861);
@@ -94,15 +90,14 @@ export async function int8Layer(tensor: QuantizedTensor, options: Int8LayerOptio
   const [n, k] = checkInt8(tensor);
   const { activations = 'dynamic', bias = null } = given;
   if (bias !== null) validate.float32Array('bias', bias, n);
-  if (activations === 'dynamic') return new DynamicInt8Layer(await prepackAsync(tensor), bias);
+  if (activations === 'dynamic') return new DynamicInt8Linear(await prepackAsync(tensor), bias);
   if (typeof activations !== 'object' || activations === null) {
     throw invalidArgument('activations', "'dynamic', { inputScale } or { threshold }", activations);
   }
   if ('threshold' in activations) {
     const codes = new Int8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.length);
     const absmax = tensor.scales.map((scale) => 127 * scale);
-    const matrix = { codes, absmax, shape: [n, k] as const, outlierColumns: new Int32Array(0), outlierWeights: null };
-    return new LlmInt8Layer(await prepackLlmInt8Async(matrix), activations.threshold, bias);
+    return LlmInt8Layer.of([n, k], { codes, absmax }, activations.threshold, bias);
   }
   const scale = Math.fround(validate.finite('activations.inputScale', activations.inputScale, true));
   const { inputZeroPoint = null } = activations;

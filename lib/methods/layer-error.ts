@@ -24,6 +24,7 @@ export interface LayerError {
  * @param weight - `[N, K]`, as it was.
  * @param result - What a method made of it, or any tensor of the same shape (with `order: null`).
  * @param statistics - Of the inputs of the layer, with their Gram matrix.
+ * @returns The error, absolute and relative to the layer's output.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError}; {@link OutOfMemoryError}. As rejections.
  *
  * @example

@@ -122,7 +122,7 @@ export function checkSettings(value: unknown): WeightSettings | BlockSettings {
 }
 
 /** The round trip of a format. */
-export function roundTripOf(settings: WeightSettings | BlockSettings, signal?: AbortSignal): RoundTrip {
+function roundTripOf(settings: WeightSettings | BlockSettings, signal?: AbortSignal): RoundTrip {
   if (areBlocks(settings)) {
     return async (data, rows, columns, scales) => {
       const blocks = await blocksOf({ data, rows, columns }, scaledSettings(settings, scales), signal);

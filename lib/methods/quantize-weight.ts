@@ -87,7 +87,7 @@ export interface Layer {
   readonly settings: WeightSettings;
 }
 
-/** Some rows of a tensor, in its memory. */
+/** A copy of rows `begin` to `end` of a tensor. */
 function rowsOf(tensor: QuantizedTensor, begin: number, end: number): QuantizedTensor {
   const { shape, data, scales, zeroPoints } = tensor;
   const [rows = 0, columns = 0] = shape;

@@ -105,6 +105,7 @@ export async function rounded(
  *
  * @param weight - `[N, K]`, row-major: N outputs, K inputs.
  * @param options - At least `dtype`, and `shape` or `statistics`.
+ * @returns The codes; columns in their order (`order: null`).
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity, naming the layer if `name` is given;
  *   {@link ScaleOverflowError}; the signal's reason. All as rejections.
  *

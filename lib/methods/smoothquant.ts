@@ -23,6 +23,7 @@ export interface SmoothQuantOptions {
   activations?: ActivationScales;
   /** Exponents to try, from 0 to 1. Default 0, 0.05, …, 1. */
   alphas?: readonly number[];
+  /** Ends the search early. */
   signal?: AbortSignal;
 }
 
@@ -110,6 +111,7 @@ async function product(
  *
  * @param weights - Of all layers that read these activations, each `[N, K]`.
  * @param statistics - Of the activations: their sample and largest magnitudes.
+ * @returns The α, its scales, `[K]`, and the errors.
  * @throws {@link InvalidArgumentError}, also if the sample is empty; {@link NonFiniteError}; the signal's reason.
  *
  * Sources: Xiao et al., "SmoothQuant" (arXiv:2211.10438).

@@ -9,7 +9,7 @@ import { CPU } from '../device/device.js';
 import { DeviceCall } from '../device/device-call.js';
 import type { IntDtype } from '../dtype.js';
 import { ScaleOverflowError } from '../errors.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import { emptyTensor, nonFinite, type Target } from './method.js';
 

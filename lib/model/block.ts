@@ -8,6 +8,7 @@ import { Scratch } from '../checkpoint/scratch.js';
 import type { LargeFloatDtype } from '../dtype.js';
 import { InvalidArgumentError, NonFiniteError } from '../errors.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
 import { prepack } from '../matmul/prepack.js';
 import { dequantizeTensorAsync } from '../tensor/dequantize.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
@@ -23,7 +24,7 @@ import {
   linearShapes,
   type NormName,
 } from './decoder-weights.js';
-import { type LinearLayer, linearOfWeight, PackedLinear } from './linear-layer.js';
+import { linearOfWeight, PackedLinear } from './linear-layer.js';
 import type { Loader } from './loader.js';
 import {
   type Attended,
@@ -64,6 +65,7 @@ export interface DecoderBlock {
    * checkpoint's.
    */
   weight(name: LinearName): Promise<Float32Array>;
+  /** The bias of a linear layer, `[N]`; null if it has none. */
   bias(name: LinearName): Float32Array | null;
   /**
    * What computes from now on. The block owns the layer and disposes it. Tensors and floats are packed at once, and compute
@@ -72,7 +74,13 @@ export interface DecoderBlock {
    * @throws {@link InvalidArgumentError} for a shape other than the layer's.
    */
   replace(name: LinearName, weight: LinearLayer | QuantizedTensor | Float32Array): void;
+  /** The weights of a norm, `[hiddenSize]`. */
   norm(name: NormName): Float32Array;
+  /**
+   * Replaces them, by as many.
+   *
+   * @throws {@link InvalidArgumentError} for another length.
+   */
   setNorm(name: NormName, weight: Float32Array): void;
   /** The type in which the checkpoint stores a norm. */
   normDtype(name: NormName): LargeFloatDtype;
@@ -83,6 +91,7 @@ export interface DecoderBlock {
    * @returns As large, in a new array; with `until` the activations asked for.
    */
   forward(hidden: Float32Array, options: BlockForwardOptions): Promise<Float32Array>;
+  /** Frees the weights, those that were given to {@link DecoderBlock.replace} included. */
   dispose(): void;
 }
 

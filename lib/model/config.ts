@@ -19,15 +19,20 @@ export type DecoderArchitecture = 'llama' | 'mistral' | 'qwen2' | 'qwen3';
 export interface DecoderConfig {
   /** Llama 2 and 3, Mistral, Qwen2 and Qwen2.5, Qwen3. */
   readonly architecture: DecoderArchitecture;
+  /** Elements of a hidden state, and of the layer between gate and down projection. */
   readonly hiddenSize: number;
   readonly intermediateSize: number;
+  /** Blocks. */
   readonly numLayers: number;
+  /** Heads of queries. */
   readonly numHeads: number;
   /** Heads of keys and values, each shared by numHeads / numKvHeads heads of queries. */
   readonly numKvHeads: number;
   /** Elements of a head, an even number; not always hiddenSize / numHeads. */
   readonly headDim: number;
+  /** Rows of the embedding; tokenizers may have fewer tokens. */
   readonly vocabSize: number;
+  /** Added to mean squares. */
   readonly rmsNormEps: number;
   /** So many positions a sequence may have; with dynamic rope scaling, those before the frequencies begin to change. */
   readonly maxPositions: number;
@@ -35,6 +40,7 @@ export interface DecoderConfig {
   readonly tiedHead: boolean;
   /** Base of the rotary frequencies. */
   readonly ropeTheta: number;
+  /** How they are changed for longer texts. */
   readonly ropeScaling: RopeScaling;
   /** For each layer: how many tokens one attends to, itself included; null for all before it. */
   readonly slidingWindows: readonly (number | null)[];
@@ -44,6 +50,7 @@ export interface DecoderConfig {
   readonly biased: readonly LinearName[];
   /** Tokens that end a text, if config.json names any. */
   readonly eosTokenIds: readonly number[];
+  /** The token that begins a text; null if config.json names none. */
   readonly bosTokenId: number | null;
 }
 

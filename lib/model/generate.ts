@@ -33,6 +33,7 @@ export interface Generation {
   readonly tokens: Int32Array;
   /** `'stop'`: by a token or text that ends it. `'length'`: there were as many tokens as there may be. */
   readonly finishReason: 'stop' | 'length';
+  /** Tokens of the prompt, special ones included. */
   readonly promptTokens: number;
   /** Seconds that the prompt took, and the tokens after the first. */
   readonly promptSeconds: number;

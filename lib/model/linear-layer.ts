@@ -7,26 +7,12 @@ import { floatsOf } from '../checkpoint/floats.js';
 import { Scratch } from '../checkpoint/scratch.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';
 import { type ComputeDtype, linear } from '../matmul/linear.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
 import type { PackedWeight } from '../matmul/packed-weight.js';
 import { prepackAsync } from '../matmul/prepack.js';
 import { prepackBlocksAsync } from '../matmul/prepack-blocks.js';
 import type { GgufType } from '../tensor/blocks.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
-
-/** What computes `x·Wᵀ + bias`. */
-export interface LinearLayer {
-  /** Outputs, N. */
-  readonly rows: number;
-  /** Inputs, K. */
-  readonly cols: number;
-  /**
-   * @param x - `[m, K]`.
-   * @param out - Where to, `[m, N]`; default a new array.
-   */
-  forward(x: Float32Array, out?: Float32Array): Float32Array;
-  /** Frees what it holds. */
-  dispose(): void;
-}
 
 /** A linear layer on a packed weight, which it owns. */
 export class PackedLinear implements LinearLayer {
@@ -152,16 +138,7 @@ export async function linearOfBlocks(
   return new PackedLinear(await prepackBlocksAsync(data, { type, shape }), bias, 'float32');
 }
 
-/** The linear layer of float weights `[rows, columns]`. */
-export async function linearOfFloats(
-  weights: Float32Array,
-  shape: readonly [number, number],
-  bias: Float32Array | null,
-): Promise<PackedLinear> {
-  return new PackedLinear(await prepackAsync(weights, { shape }), bias, 'float32');
-}
-
-/** The values of some rows of a weight, in an array of their own. */
+/** Float32 copies of rows `begin` to `end` of a weight, `[end − begin, columns]`. */
 export async function rowsOf(weight: Weight, begin: number, end: number, scratch: Scratch): Promise<Float32Array> {
   const count = (end - begin) * weight.columns;
   return (await floatsOf(await weight.read(begin, end, scratch), count, weight.columns, scratch)).slice();

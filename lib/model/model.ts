@@ -50,21 +50,32 @@ export interface OpenModelOptions {
 export interface LogitsOptions {
   /** Tokens of each window; default all. */
   windowLength?: number;
+  /** Ends the work early. */
   signal?: AbortSignal;
 }
 
 /** A decoder that is ready to run. */
 export interface DecoderModel {
+  /** Where it was opened. */
   readonly path: string;
   readonly config: DecoderConfig;
   /** What names of its weights begin with: nothing for a checkpoint that was saved without the output layer. */
   readonly weightPrefix: WeightPrefix;
+  /** The model's own; its `size` is 0 for a model without one. */
   readonly tokenizer: Tokenizer;
   /** What linear layers make of their inputs; `'mixed-static'` if it is not the same everywhere. */
   readonly activations: 'float32' | StaticActivations | 'mixed-static' | 'llm-int8';
-  /** The embeddings of tokens: `[n, hiddenSize]`. */
+  /**
+   * The embeddings of tokens: `[n, hiddenSize]`.
+   *
+   * @throws {@link InvalidArgumentError} for a token from `vocabSize` on.
+   */
   embed(tokens: Int32Array): Promise<Float32Array>;
-  /** A block with its weights, which the caller disposes. What is replaced in it is replaced there alone. */
+  /**
+   * A block with its weights, which the caller disposes. What is replaced in it is replaced there alone.
+   *
+   * @param index - From 0 to `config.numLayers` − 1.
+   */
   openBlock(index: number): Promise<DecoderBlock>;
   /**
    * The last norm and the output layer: hidden states `[n, hiddenSize]` to logits `[n, vocabSize]`.
@@ -100,6 +111,8 @@ export interface DecoderModel {
    * Ids that are no token of the tokenizer, as where a vocabulary was padded to a round size, are never chosen.
    *
    * @param prompt - A text, to which the tokenizer adds its special tokens, or token ids.
+   * @param options - Defaults: the most probable token each time, until one ends the text; see {@link GenerateOptions}.
+   * @returns What was added, and why it ended.
    */
   generate(prompt: string | Int32Array, options?: GenerateOptions): Promise<Generation>;
   /** Frees the weights and closes the files. */
@@ -380,6 +393,7 @@ function noTokenizer(path: string): Tokenizer {
  *
  * @param path - A Hugging Face folder or a GGUF file, float or in any quantized format that lowbit reads. Quantized weights
  *   stay so in memory.
+ * @returns A model that holds its files open until `close()`.
  * @throws {@link CheckpointError} with a code for each way in which the files can be wrong; `MODEL_UNSUPPORTED` for an
  *   architecture, or something in its config, that can't be run; `MODEL_WEIGHT_MISSING`, `MODEL_WEIGHT_SHAPE`. A tokenizer may
  *   have ids that the model has no embedding for: whatever turns a text into them throws `TOKENIZER_MISMATCH`.

@@ -53,7 +53,7 @@ function plainFrequencies(theta: number, dim: number): Float64Array {
  *
  * @param length - Positions of the whole sequence, on which dynamic scaling depends.
  */
-export function frequenciesOf({ headDim, ropeTheta, ropeScaling: scaling }: Rope, length: number): Float64Array {
+function frequenciesOf({ headDim, ropeTheta, ropeScaling: scaling }: Rope, length: number): Float64Array {
   const plain = plainFrequencies(ropeTheta, headDim);
   switch (scaling.type) {
     case 'none':
@@ -98,7 +98,7 @@ export function frequenciesOf({ headDim, ropeTheta, ropeScaling: scaling }: Rope
  *
  * @param length - Positions of the whole sequence.
  */
-export function rotaryRows(rope: Rope, first: number, count: number, length: number): Float32Array {
+function rotaryRows(rope: Rope, first: number, count: number, length: number): Float32Array {
   const { headDim, ropeScaling } = rope;
   const factor = ropeScaling.type === 'yarn' ? ropeScaling.attentionFactor : 1;
   const frequencies = frequenciesOf(rope, length);

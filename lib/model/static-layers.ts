@@ -6,6 +6,8 @@
 import type { Scratch } from '../checkpoint/scratch.js';
 import type { Weight } from '../checkpoint/weight.js';
 import type { ComputeDtype } from '../matmul/linear.js';
+import type { LinearLayer } from '../matmul/linear-layer.js';
+import { LlmInt8Layer } from '../matmul/llm-int8-layer.js';
 import { isStaticInt8, StaticInt8Linear } from '../matmul/static-int8.js';
 import {
   type InputQuantization,
@@ -14,8 +16,7 @@ import {
   staticName,
 } from '../tensor/input-quantization.js';
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
-import { type LinearLayer, linearOfTensor, linearOfWeight } from './linear-layer.js';
-import { llmInt8LayerOf } from './llm-int8-layer.js';
+import { linearOfTensor, linearOfWeight } from './linear-layer.js';
 
 /** Activations become codes and numbers again, then a layer computes with those: for codes that no integer product takes. */
 export class RoundedInputLayer implements LinearLayer {
@@ -65,10 +66,13 @@ export async function layerOfWeight(
   scratch: Scratch,
   signal?: AbortSignal,
 ): Promise<LinearLayer> {
-  if (weight.llmInt8 !== undefined) return llmInt8LayerOf(weight, weight.llmInt8, bias, signal);
+  const { llmInt8, rows, columns } = weight;
+  if (llmInt8 !== undefined) {
+    return LlmInt8Layer.of([rows, columns], await llmInt8.read(0, rows), llmInt8.threshold, bias, signal);
+  }
   if (weight.input === undefined) return linearOfWeight(weight, bias, computeDtype, scratch, signal);
   const input = await weight.input.read();
-  const block = await weight.read(0, weight.rows, scratch);
+  const block = await weight.read(0, rows, scratch);
   if (block.kind === 'quantized') return staticLayer(block.tensor, block.order, input, bias, computeDtype, signal);
   return new RoundedInputLayer(await linearOfWeight(weight, bias, computeDtype, scratch, signal), input);
 }

@@ -17,11 +17,17 @@ export interface Tokenizer {
   /** One more than the highest id that it has; the model may have embeddings for more ids, or for fewer. */
   readonly size: number;
   /**
+   * The tokens of a text.
+   *
    * @param options - `addSpecialTokens`: whether to add what the model expects around a text, for example a token for its
    *   beginning; default true.
    */
   encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array;
-  /** @param options - `skipSpecialTokens`: whether tokens that are no text are left out; default true. */
+  /**
+   * The text of tokens.
+   *
+   * @param options - `skipSpecialTokens`: whether tokens that are no text are left out; default true.
+   */
   decode(tokens: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
 }
 

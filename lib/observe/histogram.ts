@@ -90,6 +90,7 @@ export function checkPercentile(argument: string, value: unknown): number {
  *
  * @param histogram - Of magnitudes: its edges begin at 0.
  * @param percentile - Greater than 50 and at most 100.
+ * @returns A magnitude, one of the edges.
  * @throws {@link InvalidArgumentError} for a wrong type, value or number of edges.
  *
  * Source: NVIDIA TensorRT Model Optimizer, `modelopt/torch/quantization/calib/histogram.py`.
@@ -284,6 +285,8 @@ export interface HistogramRangeOptions {
  * within their bin.
  *
  * @param histogram - Of values, negative ones included, its bins equally wide.
+ * @param options - `levels`, 2 to 65536, default 256: how many codes there are.
+ * @returns Where the codes should begin and end.
  * @throws {@link InvalidArgumentError} for a wrong type, value or number of edges.
  *
  * Source: PyTorch, `torch/ao/quantization/observer.py`, `HistogramObserver._non_linear_param_search`.

@@ -6,18 +6,17 @@
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { type CodeType, codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { type Channels, channelsFrom, shapeFrom } from '../tensor/channels.js';
-import { detachedFromCaller } from '../tensor/off-thread.js';
 import type { Scheme } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
-import { binWidth, fold, gridExponent } from './grid.js';
-import { entropyCut, leastSquaresRange, percentileBin, type ValueRange } from './histogram.js';
+import { chosenRange } from './chosen-range.js';
 import { parametersOf, type QuantizationParameters, schemeFrom } from './parameters.js';
+import { Seen } from './seen.js';
 import {
   type Contents,
   checkOptions,
   checkState,
-  hasHistogram,
   type ObserverMethod,
   type ObserverOptions,
   type ObserverState,
@@ -100,14 +99,7 @@ function explained(error: unknown, tensor: Float32Array): unknown {
  * ```
  */
 export class Observer {
-  readonly #settings: Settings;
-  #contents: Contents = {
-    observed: 0,
-    min: new Float32Array(0),
-    max: new Float32Array(0),
-    exponents: new Int32Array(0),
-    counts: new Float64Array(0),
-  };
+  #seen: Seen;
   /** Ends when no asynchronous call is left. */
   #pending: Promise<void> | undefined;
 
@@ -116,7 +108,7 @@ export class Observer {
    *   for.
    */
   constructor(options: ObserverOptions) {
-    this.#settings = checkOptions(options);
+    this.#seen = new Seen(checkOptions(options));
   }
 
   /**
@@ -127,24 +119,23 @@ export class Observer {
   static fromState(state: ObserverState): Observer {
     const { settings, contents } = checkState(state);
     const observer = new Observer({ method: settings.method });
-    Object.assign(observer.#settings, settings);
-    observer.#contents = contents;
+    observer.#seen = new Seen(settings, contents);
     return observer;
   }
 
   /** How the range is found. */
   get method(): ObserverMethod {
-    return this.#settings.method;
+    return this.#seen.settings.method;
   }
 
   /** How many elements have been observed. */
   get observed(): number {
-    return this.#contents.observed;
+    return this.#seen.observed;
   }
 
   /** How many ranges there are: 1, or the channels; 0 before anything has been observed. */
   get channels(): number {
-    return this.#contents.min.length;
+    return this.#seen.min.length;
   }
 
   /**
@@ -159,18 +150,18 @@ export class Observer {
     const channels = this.#check(tensor, options, OBSERVE_OPTIONS);
     if (channels.elementCount === 0) return;
     try {
-      if (this.#wholeHistogram) {
-        const batch = emptyHistogram(this.#settings.bins);
+      if (this.#seen.isWholeHistogram) {
+        const batch = emptyHistogram(this.#seen.settings.bins);
         addon.observeHistogram(tensor, batch.range, batch.exponents, batch.counts);
-        this.#add(contentsOf(batch, tensor.length));
+        this.#seen.add(contentsOf(batch, tensor.length));
         return;
       }
       const [min, max] = [new Float32Array(channels.count), new Float32Array(channels.count)];
       addon.observeRanges(recordOf(channels), tensor, min, max);
-      this.#prepareTables(channels, min, max);
-      const { exponents, counts } = this.#contents;
-      if (this.#hasTables) addon.observeCounts(recordOf(channels), tensor, exponents, counts);
-      this.#widen(min, max, tensor.length);
+      this.#seen.prepareTables(channels, min, max);
+      const { exponents, counts } = this.#seen;
+      if (this.#seen.hasTables) addon.observeCounts(recordOf(channels), tensor, exponents, counts);
+      this.#seen.widen(min, max, tensor.length);
     } catch (error) {
       throw explained(error, tensor);
     }
@@ -200,30 +191,30 @@ export class Observer {
 
   async #observeLater(tensor: Float32Array, channels: Channels, signal: AbortSignal | undefined): Promise<void> {
     const explain = (error: unknown) => explained(error, tensor);
-    if (this.#wholeHistogram) {
-      const batch = emptyHistogram(this.#settings.bins);
+    if (this.#seen.isWholeHistogram) {
+      const batch = emptyHistogram(this.#seen.settings.bins);
       await runJob(
         (done) => addon.observeHistogramAsync(tensor, batch.range, batch.exponents, batch.counts, done),
         signal,
         explain,
       );
-      this.#add(contentsOf(batch, tensor.length));
+      this.#seen.add(contentsOf(batch, tensor.length));
       return;
     }
     this.#checkChannels(channels);
     const [min, max] = [new Float32Array(channels.count), new Float32Array(channels.count)];
     await runJob((done) => addon.observeRangesAsync(recordOf(channels), tensor, min, max, done), signal, explain);
-    this.#prepareTables(channels, min, max);
-    if (this.#hasTables) {
+    this.#seen.prepareTables(channels, min, max);
+    if (this.#seen.hasTables) {
       // From here on all is counted: half a batch must not stay.
-      const { exponents, counts } = this.#contents;
+      const { exponents, counts } = this.#seen;
       await runJob(
         (done) => addon.observeCountsAsync(recordOf(channels), tensor, exponents, counts, done),
         undefined,
         explain,
       );
     }
-    this.#widen(min, max, tensor.length);
+    this.#seen.widen(min, max, tensor.length);
   }
 
   /**
@@ -236,8 +227,8 @@ export class Observer {
     if (!(other instanceof Observer)) throw invalidArgument('other', 'an Observer', other);
     this.#checkIdle();
     other.#checkIdle();
-    for (const [name, value] of Object.entries(this.#settings)) {
-      const theirs = other.#settings[name as keyof Settings];
+    for (const [name, value] of Object.entries(this.#seen.settings)) {
+      const theirs = other.#seen.settings[name as keyof Settings];
       if (theirs !== value) {
         throw new InvalidArgumentError('other', `Expected other to have the ${name} ${value} but it has ${theirs}.`);
       }
@@ -253,8 +244,8 @@ export class Observer {
         `Expected other to have as many channels, ${this.channels}, but it has ${other.channels}.`,
       );
     }
-    const { min, max, exponents, counts, observed } = other.#contents;
-    this.#add({ observed, min, max, exponents, counts: counts.slice() });
+    const { min, max, exponents, counts, observed } = other.#seen;
+    this.#seen.add({ observed, min, max, exponents, counts: counts.slice() });
   }
 
   /**
@@ -263,38 +254,40 @@ export class Observer {
    */
   range(): { min: Float32Array; max: Float32Array } {
     this.#checkIdle();
-    return { min: this.#contents.min.slice(), max: this.#contents.max.slice() };
+    return { min: this.#seen.min.slice(), max: this.#seen.max.slice() };
   }
 
   /**
    * What has been counted (percentile, mse, entropy), for {@link histogramRange} and others.
    *
    * @param options - `channel`, default 0; `magnitudes`, default false: whether values are counted without their sign.
+   * @returns Counts, and as many edges and one more, ascending.
    * @throws {@link InvalidArgumentError} for a wrong value, a method without histograms, or before anything has been observed.
    */
   histogram(options: { channel?: number; magnitudes?: boolean } = NO_OPTIONS): ObservedHistogram {
     this.#checkIdle();
     const given = validate.options<Record<string, unknown>>('options', options, new Set(['channel', 'magnitudes']));
-    if (!this.#hasTables) {
+    if (!this.#seen.hasTables) {
       throw new InvalidArgumentError('channel', `Expected a method with histograms but it is ${this.method}.`);
     }
     if (this.channels === 0) throw new InvalidArgumentError('channel', 'Expected something to have been observed.');
     const channel = validate.integer('channel', given['channel'] ?? 0, 0, this.channels - 1);
     const magnitudes = validate.boolean('magnitudes', given['magnitudes'], false);
-    const counts = magnitudes ? this.#magnitudes(channel) : this.#table(channel).slice();
-    const width = this.#width(channel);
-    const first = magnitudes ? 0 : -this.#settings.bins / 2;
+    const counts = magnitudes ? this.#seen.magnitudes(channel) : this.#seen.table(channel).slice();
+    const width = this.#seen.width(channel);
+    const first = magnitudes ? 0 : -this.#seen.settings.bins / 2;
     return { counts, edges: Float64Array.from({ length: counts.length + 1 }, (_, i) => (first + i) * width) };
   }
 
   /**
    * Scales and zero points for a dtype, by the rules of `quantizeTensor`, to be passed to it.
    *
+   * @returns One of each for a tensor, or as many as channels.
    * @throws {@link InvalidArgumentError} for a wrong value, or before anything has been observed.
    */
   parameters(dtype: IntDtype, options: ParametersOptions = NO_OPTIONS): QuantizationParameters {
     const p = this.#prepareParameters(dtype, options);
-    for (let c = 0; c < this.channels; c++) this.#choose(c, p);
+    for (let c = 0; c < this.channels; c++) choose(this.#seen, c, p);
     return p.result;
   }
 
@@ -305,10 +298,10 @@ export class Observer {
    */
   async parametersAsync(dtype: IntDtype, options: ParametersOptions = NO_OPTIONS): Promise<QuantizationParameters> {
     const p = this.#prepareParameters(dtype, options);
-    const snapshot = Observer.#copyOf(this);
+    const snapshot = this.#seen.copy();
     let since = performance.now();
-    for (let c = 0; c < snapshot.channels; c++) {
-      snapshot.#choose(c, p);
+    for (let c = 0; c < snapshot.min.length; c++) {
+      choose(snapshot, c, p);
       if (performance.now() - since < PATIENCE) continue;
       await new Promise((resolve) => setImmediate(resolve));
       since = performance.now();
@@ -319,38 +312,15 @@ export class Observer {
   /** The observer as plain data, from which {@link Observer.fromState} makes an equal one. */
   toState(): ObserverState {
     this.#checkIdle();
-    const { observed, min, max, exponents, counts } = this.#contents;
+    const { observed, min, max, exponents, counts } = this.#seen;
     return {
-      ...this.#settings,
+      ...this.#seen.settings,
       observed,
       min: Array.from(min),
       max: Array.from(max),
       exponents: Array.from(exponents),
       counts: Array.from(counts),
     };
-  }
-
-  static #copyOf(observer: Observer): Observer {
-    const copy = new Observer({ method: observer.method });
-    Object.assign(copy.#settings, observer.#settings);
-    const { observed, min, max, exponents, counts } = observer.#contents;
-    copy.#contents = {
-      observed,
-      min: min.slice(),
-      max: max.slice(),
-      exponents: exponents.slice(),
-      counts: counts.slice(),
-    };
-    return copy;
-  }
-
-  get #hasTables(): boolean {
-    return hasHistogram(this.#settings.method);
-  }
-
-  /** One histogram, which is counted apart and then merged. */
-  get #wholeHistogram(): boolean {
-    return this.#hasTables && this.#settings.granularity === 'per-tensor';
   }
 
   #checkIdle(): void {
@@ -361,7 +331,7 @@ export class Observer {
   #check(tensor: unknown, optionsValue: unknown, known: ReadonlySet<string>): Channels {
     const given = validate.options<Record<string, unknown>>('options', optionsValue, known);
     const { length } = validate.float32Array('tensor', tensor);
-    const { granularity, axis } = this.#settings;
+    const { granularity, axis } = this.#seen.settings;
     const shape = shapeFrom(given, length);
     const channels = channelsFrom(granularity === 'per-tensor' ? {} : { granularity, axis }, shape);
     this.#checkChannels(channels);
@@ -376,83 +346,6 @@ export class Observer {
     );
   }
 
-  /** Room for the histograms of channels, on grids that a batch fits. */
-  #prepareTables({ count }: Channels, min: Float32Array, max: Float32Array): void {
-    if (!this.#hasTables) return;
-    const contents = this.#contents;
-    if (contents.exponents.length === 0) {
-      contents.counts = validate.allocated(Float64Array, count * this.#settings.bins);
-      contents.exponents = Int32Array.from(min, (_, c) => gridExponent(absmaxOf(min, max, c)));
-      return;
-    }
-    for (let c = 0; c < count; c++) this.#grow(c, gridExponent(absmaxOf(min, max, c)));
-  }
-
-  #grow(channel: number, exponent: number): void {
-    const { exponents } = this.#contents;
-    const own = exponents[channel] as number;
-    if (exponent <= own) return;
-    fold(this.#table(channel), exponent - own);
-    exponents[channel] = exponent;
-  }
-
-  #table(channel: number): Float64Array {
-    const { bins } = this.#settings;
-    return this.#contents.counts.subarray(channel * bins, (channel + 1) * bins);
-  }
-
-  #widen(min: Float32Array, max: Float32Array, observed: number): void {
-    const contents = this.#contents;
-    if (contents.observed === 0) {
-      contents.min = min.slice();
-      contents.max = max.slice();
-    } else {
-      this.#follow(contents.min, min, -1);
-      this.#follow(contents.max, max, 1);
-    }
-    contents.observed += observed;
-  }
-
-  /** One end of the ranges: the further one (`side` 1: upwards), or the average. */
-  #follow(ends: Float32Array, batch: Float32Array, side: 1 | -1): void {
-    const averages = this.method === 'moving-average';
-    const c = Math.fround(this.#settings.averagingConstant);
-    for (let i = 0; i < ends.length; i++) {
-      const [end, now] = [ends[i] as number, batch[i] as number];
-      if (averages) ends[i] = end + Math.fround(c * Math.fround(now - end));
-      else if ((now - end) * side > 0) ends[i] = now;
-    }
-  }
-
-  /** Adds other contents, whose counts may be changed. */
-  #add(other: Contents): void {
-    const contents = this.#contents;
-    if (this.#hasTables && contents.exponents.length === 0) {
-      contents.exponents = other.exponents.slice();
-      contents.counts = other.counts;
-    } else {
-      const { bins } = this.#settings;
-      other.exponents.forEach((exponent, c) => {
-        this.#grow(c, exponent);
-        const theirs = other.counts.subarray(c * bins, (c + 1) * bins);
-        fold(theirs, (contents.exponents[c] as number) - exponent);
-        const own = this.#table(c);
-        for (let b = 0; b < bins; b++) (own[b] as number) += theirs[b] as number;
-      });
-    }
-    this.#widen(other.min, other.max, other.observed);
-  }
-
-  #width(channel: number): number {
-    return binWidth(this.#settings.bins, this.#contents.exponents[channel] as number);
-  }
-
-  #magnitudes(channel: number): Float64Array {
-    const table = this.#table(channel);
-    const half = table.length / 2;
-    return Float64Array.from({ length: half }, (_, m) => (table[half + m] as number) + (table[half - 1 - m] as number));
-  }
-
   #prepareParameters(dtype: unknown, optionsValue: unknown): PreparedParameters {
     this.#checkIdle();
     const given = validate.options<Record<string, unknown>>('options', optionsValue, new Set(['scheme']));
@@ -463,56 +356,6 @@ export class Observer {
     }
     const result = { scheme, scales: new Float32Array(this.channels), zeroPoints: new Int32Array(this.channels) };
     return { dtype: dtype as IntDtype, code, result };
-  }
-
-  #choose(channel: number, { dtype, code, result }: PreparedParameters): void {
-    const { min, max } = this.#chosenRange(channel, dtype, code, result.scheme);
-    const { scale, zeroPoint } = parametersOf(min, max, code, result.scheme);
-    result.scales[channel] = scale;
-    result.zeroPoints[channel] = zeroPoint;
-  }
-
-  /** The range by the method, within that of the values, and containing zero. */
-  #chosenRange(channel: number, dtype: IntDtype, code: CodeType, scheme: Scheme): ValueRange {
-    const { min: mins, max: maxs } = this.#contents;
-    const [min, max] = [Math.min(0, mins[channel] as number), Math.max(0, maxs[channel] as number)];
-    const within = (amax: number) => ({ min: Math.max(min, -amax), max: Math.min(max, amax) });
-    switch (this.method) {
-      case 'percentile':
-        return scheme === 'symmetric'
-          ? within(this.#percentileEnd(this.#magnitudes(channel), channel))
-          : this.#percentiles(channel, { min, max });
-      case 'mse': {
-        const [half, width] = [this.#settings.bins / 2, this.#width(channel)];
-        const centers = Float64Array.from({ length: 2 * half }, (_, i) => (i - half + 0.5) * width);
-        return leastSquaresRange(this.#table(channel), centers, { min, max }, dtype, scheme);
-      }
-      case 'entropy': {
-        const magnitudes = this.#magnitudes(channel);
-        const used = magnitudes.subarray(0, magnitudes.findLastIndex((count) => count > 0) + 1);
-        const unsigned = scheme === 'asymmetric' && (min === 0 || max === 0);
-        const cut = entropyCut(used, 2 ** (unsigned ? code.bits : code.bits - 1), 1, Math.min(128, used.length));
-        return within(cut * this.#width(channel));
-      }
-      default:
-        return { min, max };
-    }
-  }
-
-  /** The far edge of the bin, counting from zero, in which the percentile lies. */
-  #percentileEnd(counts: Float64Array, channel: number): number {
-    return (percentileBin(counts, this.#settings.percentile) + 1) * this.#width(channel);
-  }
-
-  /** Either end by itself, on the bins from one end of the grid to the other. */
-  #percentiles(channel: number, { min, max }: ValueRange): ValueRange {
-    const table = this.#table(channel);
-    const end = (counts: Float64Array) =>
-      this.#percentileEnd(counts, channel) - (table.length / 2) * this.#width(channel);
-    return {
-      min: Math.min(0, Math.max(min, -end(table.slice().reverse()))),
-      max: Math.max(0, Math.min(max, end(table))),
-    };
   }
 }
 
@@ -528,14 +371,18 @@ interface BatchHistogram {
   readonly counts: Float64Array;
 }
 
+/** Finds the parameters of one channel. */
+function choose(seen: Seen, channel: number, { dtype, code, result }: PreparedParameters): void {
+  const { min, max } = chosenRange(seen, channel, dtype, code, result.scheme);
+  const { scale, zeroPoint } = parametersOf(min, max, code, result.scheme);
+  result.scales[channel] = scale;
+  result.zeroPoints[channel] = zeroPoint;
+}
+
 function emptyHistogram(bins: number): BatchHistogram {
   return { range: new Float32Array(2), exponents: new Int32Array(1), counts: validate.allocated(Float64Array, bins) };
 }
 
 function contentsOf({ range, exponents, counts }: BatchHistogram, observed: number): Contents {
   return { observed, min: range.subarray(0, 1), max: range.subarray(1, 2), exponents, counts };
-}
-
-function absmaxOf(min: Float32Array, max: Float32Array, channel: number): number {
-  return Math.max(-(min[channel] as number), max[channel] as number);
 }

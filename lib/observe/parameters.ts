@@ -71,6 +71,8 @@ const EPSILON = 2 ** -23;
  *
  * @param min - The least value of a tensor or of each channel.
  * @param max - The greatest; as many.
+ * @param options - At least `dtype`.
+ * @returns As many scales and zero points.
  * @throws {@link InvalidArgumentError} for a wrong type, length or value, or a `min` greater than its `max`.
  *
  * Source: PyTorch 1.13, `torch/ao/quantization/observer.py`, `UniformQuantizationObserverBase._calculate_qparams`.

@@ -46,6 +46,7 @@ export interface RunStart {
 export interface TensorReport extends WrittenTensor {
   /** Signal to quantization noise in decibels; Infinity if nothing was lost. */
   readonly sqnrDb: number | null;
+  /** Cosine similarity, −1 to 1. */
   readonly cosine: number | null;
   /** Mean squared error. */
   readonly mse: number | null;
@@ -90,6 +91,7 @@ export interface RunOptions extends ReadingOptions {
 
 /** What a run did. */
 export interface RunReport {
+  /** The paths of both. */
   readonly input: string;
   readonly output: string;
   /** Weights that were quantized (or repacked, or cast), in the order of the input. */
@@ -109,6 +111,7 @@ export interface RunReport {
   readonly worstTensor: string;
   /** Whether the result was read back and compared. */
   readonly verified: boolean;
+  /** What this call took. */
   readonly seconds: number;
 }
 

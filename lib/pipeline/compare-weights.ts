@@ -22,8 +22,11 @@ import { inParallel } from './workers.js';
 
 /** How far a row is from the original. */
 export interface RowComparison {
+  /** Its number, from 0 on. */
   readonly row: number;
+  /** Signal to quantization noise in decibels. */
   readonly sqnrDb: number;
+  /** The largest error. */
   readonly maxAbs: number;
 }
 
@@ -34,6 +37,7 @@ export interface TensorComparison extends Comparison {
   /** Types before and after: `bfloat16`, `int4`, `q4_k`. */
   readonly from: string;
   readonly to: string;
+  /** What is stored for it in both, in bytes. */
   readonly originalBytes: number;
   readonly quantizedBytes: number;
   /** Bits that the quantized checkpoint stores for each weight. */

@@ -14,6 +14,7 @@ import { roundedTo, type StaticActivations, staticName } from '../tensor/input-q
 import type { QuantizedTensor } from '../tensor/quantized-tensor.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
+import { checkLayer } from './check-spec.js';
 import { safetensorsFiles } from './files.js';
 import { fitted, NoFit } from './grids.js';
 import { blocksWith, codesOf, EXACT_TYPES, type ExactType } from './grids-gguf.js';
@@ -25,7 +26,6 @@ import {
   type CheckpointDtype,
   type CheckpointFormat,
   type CodeLayout,
-  checkLayer,
   FORMATS,
   LAYER_OPTIONS,
   type LayerSpec,
@@ -169,7 +169,7 @@ async function misfitOf(
 
 /** Why a writer can't hold a weight's values; null if it can. */
 async function misfit(weight: Weight, writer: LayoutWriter, signal: AbortSignal | undefined): Promise<string | null> {
-  if (writer.quantize !== undefined) return 'LLM.int8() finds its codes and scales by a rule of its own';
+  if (writer.own !== undefined) return `${writer.own.name} finds its codes and scales by a rule of its own`;
   const refusal = writer.refusal(outlineOf(weight));
   const unordered = writer.recipe.ordered === true ? null : writer.format;
   const { scaleDtype, input } = writer.recipe;
@@ -339,7 +339,7 @@ function decisionsOf(tasks: readonly Task[]): Json {
 }
 
 /** @internal Checks the options of {@link convertCheckpoint}. */
-export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions {
+function checkConversion(optionsValue: unknown): ConvertCheckpointOptions {
   const given = validate.options<Record<string, unknown>>('options', optionsValue, OPTIONS) as Record<string, unknown>;
   checkRunOptions(given);
   const to = validate.oneOf('to', given['to'], ['float', ...(Object.keys(FORMATS) as CheckpointFormat[])]);
@@ -366,6 +366,7 @@ export function checkConversion(optionsValue: unknown): ConvertCheckpointOptions
  * @param input - A quantized checkpoint: a folder, or a safetensors or GGUF file.
  * @param options - At least `to` and `output`. Without `dtype`, `scheme` and `groupSize` those of the input are kept;
  *   act-order (`g_idx`) is, wherever the format has room for it.
+ * @returns What became of each weight, read back from the result.
  * @throws {@link CheckpointError} if the input can't be read, or `UNSUPPORTED_PLAN` with every weight that can't be held and
  *   the reason; {@link OutputError}; {@link InvalidArgumentError}; the signal's reason when it aborts.
  *

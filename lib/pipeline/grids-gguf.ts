@@ -146,7 +146,7 @@ export function blocksWith(tensor: QuantizedTensor, type: ExactType): Uint8Array
  *
  * @throws {@link NoFit} for types that have more than a scale.
  */
-export function tensorOfBlocks(data: Uint8Array, type: GgufType, rows: number, columns: number): QuantizedTensor {
+function tensorOfBlocks(data: Uint8Array, type: GgufType, rows: number, columns: number): QuantizedTensor {
   if (!(EXACT_TYPES as readonly GgufType[]).includes(type)) {
     throw new NoFit(`blocks of ${type} have no codes and scales of this format`);
   }

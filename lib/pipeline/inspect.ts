@@ -15,6 +15,7 @@ import * as validate from '../validate.js';
 export interface InspectOptions extends ReadingOptions {
   /** Whether the weights are read for {@link WeightStatistics}. Default false: only headers are read. */
   readonly statistics?: boolean;
+  /** Ends the reading early. */
   readonly signal?: AbortSignal;
 }
 
@@ -38,11 +39,14 @@ export interface InspectedWeight {
   readonly format: WeightFormat;
   /** `bfloat16`, `int4`, `q4_k` */
   readonly dtype: string;
+  /** Elements of a row that share a scale; null without groups. */
   readonly groupSize: number | null;
+  /** What else tells it from others of its format, in words: `asymmetric`, `act-order`. */
   readonly traits: readonly string[];
-  /** Everything that is stored for it. */
+  /** Everything that is stored for it, in bytes. */
   readonly bytes: number;
   readonly bitsPerWeight: number;
+  /** Null unless they were asked for. */
   readonly statistics: WeightStatistics | null;
 }
 
@@ -54,7 +58,9 @@ export interface Inspection {
   readonly architecture: string | null;
   /** Each way in which weights are stored, with how many: `gptq v1, int4, groups of 128`. */
   readonly encodings: readonly { readonly description: string; readonly weights: number; readonly bytes: number }[];
+  /** In the order of the files. */
   readonly weights: readonly InspectedWeight[];
+  /** Elements of all weights, and the bytes that are stored for them. */
   readonly parameters: number;
   readonly bytes: number;
   readonly bitsPerWeight: number;
@@ -67,7 +73,7 @@ const BLOCK_ELEMENTS = 2 ** 20;
 const OUTLIER = 6;
 
 /** How a weight is stored, in words. */
-export function describeEncoding({ encoding }: Weight): string {
+function describeEncoding({ encoding }: Weight): string {
   const { format, dtype, groupSize, traits } = encoding;
   const parts = [
     format === 'float' || format === 'other' ? dtype : `${format} ${dtype}`,
@@ -124,6 +130,8 @@ async function statisticsOf(weight: Weight, signal: AbortSignal | undefined): Pr
  * Says what a checkpoint is: formats, types, sizes, and with `statistics` the range, outliers and scales of each weight.
  *
  * @param path - A safetensors or GGUF file, or a folder.
+ * @param options - `statistics`, default false: whether weights are read, not headers alone.
+ * @returns What is stored, weight by weight and in all.
  * @throws {@link CheckpointError} if it can't be read; {@link InvalidArgumentError}; the signal's reason when it aborts.
  *
  * @example

@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { mkdir, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ModelPart } from '../calibration/quantize-model.js';
+import type { ModelPart } from '../calibration/model-part.js';
 import { openForReading, readFully } from '../checkpoint/file.js';
 import { type Sharing, scaleGrid } from '../checkpoint/layouts/scaled-weight.js';
 import type { RowBlock, Weight } from '../checkpoint/weight.js';

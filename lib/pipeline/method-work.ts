@@ -119,11 +119,11 @@ export class MethodWork {
   }
 
   /** Why a layout can't hold what the method would make of a weight; null if it can. */
-  misfit({ name, columns }: Weight, { format, recipe, quantize }: LayoutWriter): string | null {
+  misfit({ name, columns }: Weight, { format, recipe, own }: LayoutWriter): string | null {
     if (!this.quantizes(name)) {
       return recipe.input === undefined ? null : 'calibration sees no inputs but those of the layers of blocks';
     }
-    if (quantize !== undefined) return `LLM.int8() rounds weights by a rule of its own, not by ${this.spec.method}`;
+    if (own !== undefined) return `${own.name} rounds weights by a rule of its own, not by ${this.spec.method}`;
     const { dtype, granularity, groupSize, scheme } = recipe;
     const { method } = this.spec;
     if (this.orders && granularity === 'per-group' && recipe.ordered !== true) {

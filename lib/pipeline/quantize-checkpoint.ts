@@ -11,11 +11,12 @@ import type { Device } from '../device/device.js';
 import { InvalidArgumentError } from '../errors.js';
 import * as validate from '../validate.js';
 import { carryOut, checkRunOptions, RUN_OPTIONS, type RunOptions, type RunReport } from './carry-out.js';
+import { checkSpec } from './check-spec.js';
 import { asHuggingFace } from './hugging-face.js';
 import { MethodWork } from './method-work.js';
 import { type Plan, planQuantization, withTexts } from './plan.js';
 import { planGgufQuantization } from './plan-gguf.js';
-import { checkSpec, type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
+import { type QuantizationSpec, SPEC_OPTIONS } from './spec.js';
 
 /** Options of {@link quantizeCheckpoint}. */
 export interface QuantizeCheckpointOptions extends QuantizationSpec, RunOptions {

@@ -34,6 +34,7 @@ export interface Progress {
 /** What a weight was written as. */
 export interface WrittenTensor {
   readonly name: string;
+  /** What was done with it. */
   readonly kind: TaskKind;
   readonly shape: readonly number[];
   /** Its type before and after. */
@@ -41,6 +42,7 @@ export interface WrittenTensor {
   readonly to: string;
   /** Bits per weight in the file, scales and zero points included, but not its shape. */
   readonly bitsPerWeight: number;
+  /** What is stored for it before and after, in bytes. */
   readonly inputBytes: number;
   readonly outputBytes: number;
 }

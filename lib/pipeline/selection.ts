@@ -21,7 +21,7 @@ const NOT_LINEAR =
   /(^|\.)(embed[^.]*|[^.]*embeddings?|wte|wpe|shared|[^.]*norm[^.]*|ln_[^.]*|gate\.weight$|router)(\.|$)/i;
 const OUTPUT_HEAD = /(^|\.)(lm_head|output|score|classifier|embed_out)\.weight$/;
 
-export function isMatrix({ name, shape, encoding }: Weight): boolean {
+function isMatrix({ name, shape, encoding }: Weight): boolean {
   return name.endsWith('.weight') && shape.length === 2 && encoding.format !== 'other';
 }
 

@@ -93,7 +93,7 @@ async function outlineAt(outline: Outline, begin: number, { input }: Pick<Task, 
 }
 
 /** The bytes of a weight, whatever it is stored as. */
-export function copyTask(weight: Weight): Task {
+function copyTask(weight: Weight): Task {
   const { parts } = weight;
   return {
     weight,
@@ -246,9 +246,8 @@ export function quantizeTask(weight: Weight, writer: LayoutWriter, range: RangeM
     async block(begin, end, scratch, signal) {
       const read = await floatRows(begin, end, scratch, signal);
       const bytesRead = bytesBehind(weight, end - begin);
-      if (writer.quantize !== undefined) {
-        return { pieces: await writer.quantize(outline, begin, read, signal), bytesRead };
-      }
+      if (writer.own !== undefined)
+        return { pieces: await writer.own.quantize(outline, begin, read, signal), bytesRead };
       const tensor = await quantized(read, end - begin, scratch, signal);
       const pieces = await writer.encode(await outlineAt(outline, begin, stored), begin, tensor, null, scratch);
       return { pieces, bytesRead };

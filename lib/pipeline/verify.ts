@@ -17,11 +17,13 @@ export interface VerifyOptions extends ReadingOptions {
   readonly worstRows?: number;
   /** Called after each block of rows. */
   readonly onProgress?: (progress: Progress) => void;
+  /** Ends the comparison early. */
   readonly signal?: AbortSignal;
 }
 
 /** What {@link verifyCheckpoint} found. */
 export interface VerificationReport {
+  /** The paths of both. */
   readonly original: string;
   readonly quantized: string;
   /** Tensors of both, in the order of the original. */

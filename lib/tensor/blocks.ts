@@ -17,8 +17,8 @@ import {
   resultTensor,
 } from '../device/device-tensor.js';
 import { InvalidArgumentError, invalidArgument, NonFiniteError, ScaleOverflowError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The block types of GGUF files, by the names that ggml gives them, in lower case. */
 export type GgufType =
@@ -327,6 +327,7 @@ function explained(error: unknown, { type, format, index: device }: Quantization
  * ```
  */
 export function quantizeBlocks(input: Float32Array, options: QuantizeBlocksOptions): Uint8Array;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeBlocks(input: DeviceTensor, options: DeviceQuantizeBlocksOptions): DeviceTensor<'uint8'>;
 export function quantizeBlocks(input: unknown, options: unknown): unknown {
   const p = prepareQuantize(input, options, QUANTIZE_OPTIONS);
@@ -354,6 +355,7 @@ type HostQuantization = Quantization & { importance: Float32Array | null; out: U
  *   unspecified.
  */
 export function quantizeBlocksAsync(input: Float32Array, options: QuantizeBlocksAsyncOptions): Promise<Uint8Array>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeBlocksAsync(
   input: DeviceTensor,
   options: DeviceQuantizeBlocksOptions & { signal?: AbortSignal },
@@ -397,6 +399,7 @@ export async function quantizeBlocksAsync(input: unknown, options: { signal?: Ab
  * ```
  */
 export function dequantizeBlocks(data: Uint8Array, options: DequantizeBlocksOptions): Float32Array;
+/** The same of a tensor on a device, which the result does not leave. */
 export function dequantizeBlocks(data: DeviceTensor, options: DeviceDequantizeBlocksOptions): DeviceTensor<'float32'>;
 export function dequantizeBlocks(data: unknown, options: unknown): unknown {
   const p = prepareDequantize(data, options, DEQUANTIZE_OPTIONS);
@@ -420,6 +423,7 @@ export function dequantizeBlocks(data: unknown, options: unknown): unknown {
  *   unspecified.
  */
 export function dequantizeBlocksAsync(data: Uint8Array, options: DequantizeBlocksAsyncOptions): Promise<Float32Array>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function dequantizeBlocksAsync(
   data: DeviceTensor,
   options: DeviceDequantizeBlocksOptions & { signal?: AbortSignal },

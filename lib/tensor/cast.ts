@@ -24,8 +24,8 @@ import {
   type SmallFloatDtype,
 } from '../dtype.js';
 import { invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The array that holds elements of a float dtype. */
 export type FloatArrayOf<D extends FloatDtype> = D extends 'float32'
@@ -211,6 +211,7 @@ export function castTensor<
   To extends FloatDtype,
   Out extends FloatInputOf<To> = FloatArrayOf<To>,
 >(input: FloatInputOf<From>, options: CastOptions<From, To> & { out?: Out }): Out;
+/** The same of a tensor on a device, which the result does not leave. */
 export function castTensor<To extends FloatDtype>(
   input: DeviceTensor,
   options: DeviceCastOptions<To>,
@@ -239,6 +240,7 @@ export function castTensorAsync<
   To extends FloatDtype,
   Out extends FloatInputOf<To> = FloatArrayOf<To>,
 >(input: FloatInputOf<From>, options: CastAsyncOptions<From, To> & { out?: Out }): Promise<Out>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function castTensorAsync<To extends FloatDtype>(
   input: DeviceTensor,
   options: DeviceCastOptions<To> & { signal?: AbortSignal },

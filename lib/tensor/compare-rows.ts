@@ -6,9 +6,9 @@
  */
 import { addon, explain, type RawFloats, runJob } from '../addon.js';
 import { codeTypeOf, floatCodeOf, type LargeFloatDtype } from '../dtype.js';
+import { detachedFromCaller } from '../off-thread.js';
 import { blockFormatOf, type GgufType } from './blocks.js';
 import { type ComparisonSums, noSums } from './compare.js';
-import { detachedFromCaller } from './off-thread.js';
 import { checkQuantizedTensor, type QuantizedTensor } from './quantized-tensor.js';
 
 /** @internal Floats of some rows. */

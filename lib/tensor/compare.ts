@@ -5,8 +5,8 @@
  */
 import { addon, explain, type RawError, runJob } from '../addon.js';
 import { NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** The distance between two tensors; see {@link compareTensors}. */
 export interface Comparison {
@@ -105,6 +105,7 @@ export async function compareSumsAsync(
  *
  * @param reference - The original.
  * @param other - What became of it; as many elements.
+ * @returns Measures over all elements; for empty tensors those of equal ones.
  * @throws {@link InvalidArgumentError} for a wrong type or length; {@link NonFiniteError} if either holds NaN or infinity.
  *
  * @example

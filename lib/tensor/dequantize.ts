@@ -8,8 +8,8 @@ import { CPU, type Device, placeOf } from '../device/device.js';
 import { type Data, DeviceCall } from '../device/device-call.js';
 import { type DeviceTensor, isDeviceTensor, newTensor, placeOfTensor, resultTensor } from '../device/device-tensor.js';
 import { type Float16ArrayLike, floatCodeOf, LARGE_FLOAT_DTYPES, type LargeFloatDtype } from '../dtype.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type AnyQuantizedTensor,
   checkAnyQuantizedTensor,
@@ -167,14 +167,17 @@ export function dequantizeTensor(
   q: QuantizedTensor,
   options?: { dtype?: 'float32'; out?: Float32Array; device?: Device },
 ): Float32Array;
+/** The same as float16 or bfloat16. */
 export function dequantizeTensor(
   q: QuantizedTensor,
   options: { dtype: 'float16' | 'bfloat16'; out?: Uint16Array; device?: Device },
 ): Uint16Array;
+/** The same in a Float16Array. */
 export function dequantizeTensor<T extends Float16ArrayLike>(
   q: QuantizedTensor,
   options: { dtype?: 'float16'; out: T; device?: Device },
 ): T;
+/** The same of a tensor on a device, which the result does not leave. */
 export function dequantizeTensor<D extends LargeFloatDtype = 'float32'>(
   q: DeviceQuantizedTensor,
   options?: DeviceDequantizeOptions<D>,
@@ -209,10 +212,12 @@ export function dequantizeTensorAsync(
   q: QuantizedTensor,
   options?: { dtype?: 'float32'; out?: Float32Array; device?: Device; signal?: AbortSignal },
 ): Promise<Float32Array>;
+/** The same as float16 or bfloat16. */
 export function dequantizeTensorAsync(
   q: QuantizedTensor,
   options: { dtype: 'float16' | 'bfloat16'; out?: Uint16Array; device?: Device; signal?: AbortSignal },
 ): Promise<Uint16Array>;
+/** The same in a Float16Array. */
 export function dequantizeTensorAsync<T extends Float16ArrayLike>(
   q: QuantizedTensor,
   options: { dtype?: 'float16'; out: T; device?: Device; signal?: AbortSignal },
@@ -221,6 +226,7 @@ export function dequantizeTensorAsync(
   q: QuantizedTensor,
   options?: DequantizeAsyncOptions,
 ): Promise<Float32Array | Uint16Array>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function dequantizeTensorAsync<D extends LargeFloatDtype = 'float32'>(
   q: DeviceQuantizedTensor,
   options?: DeviceDequantizeOptions<D> & { signal?: AbortSignal },

@@ -19,9 +19,9 @@ import {
 } from '../device/device-tensor.js';
 import { codeTypeOf } from '../dtype.js';
 import { invalidArgument, NonFiniteError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, channelsFrom, shapeFrom } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type ChannelOptions,
   copied,

@@ -6,7 +6,7 @@
  */
 import { addon, explain, runJob } from '../addon.js';
 import { packedRowBytes } from '../dtype.js';
-import { detachedFromCaller } from './off-thread.js';
+import { detachedFromCaller } from '../off-thread.js';
 
 const { input, output, copyBack } = detachedFromCaller;
 

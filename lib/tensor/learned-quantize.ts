@@ -17,9 +17,9 @@ import {
   placeOfTensor,
 } from '../device/device-tensor.js';
 import { invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, channelsFrom, shapeFrom } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 import {
   type ChannelOptions,
   copied,
@@ -240,6 +240,7 @@ interface HostLearned {
  *
  * @param gradient - The gradient of the loss for the output. What becomes of a {@link DeviceTensor} stays on its device, with the
  *   same bits.
+ * @returns The gradients: as many as elements, scales and zero points.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination, or an `out` that overlaps an input;
  *   {@link DeviceError} and {@link OutOfMemoryError} of a device.
  *

@@ -16,10 +16,10 @@ import type {
   SignedIntDtype,
 } from '../dtype.js';
 import { NonFiniteError, ScaleOverflowError } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { floatAt } from './cast.js';
 import { nestedBlocks, nestScales } from './nested-scales.js';
-import { detachedFromCaller } from './off-thread.js';
 import { ASYNC_OPTIONS, OPTIONS, type Prepared, prepare } from './quantize-arguments.js';
 import {
   type AnyQuantizedTensor,
@@ -330,6 +330,8 @@ function explained(error: unknown, p: Prepared, input: Data<RawFloats> = p.input
  * @param options - At least `dtype`. Defaults: per-tensor; `scheme` symmetric for signed and asymmetric for unsigned dtypes
  *   (asymmetric too if `zeroPoints` are given); `axis` 0; `groupSize` 128; `narrowRange` true, which keeps symmetric signed
  *   codes within ±(2^(b−1) − 1).
+ * @returns Codes, scales and zero points, with what says how they belong together: new, or `out`; for a tensor on a device
+ *   a {@link DeviceQuantizedTensor}.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination; {@link NonFiniteError} for NaN or infinity
  *   (unless `nonFinite` is `'saturate'`); {@link ScaleOverflowError} if a scale does not fit `scaleDtype`; {@link DeviceError}
  *   of a device, among others for a `range` that devices do not have.
@@ -353,6 +355,7 @@ export function quantizeTensor<D extends QuantDtype, I extends QuantizeInput>(
   input: I,
   options: QuantizeOptions<D, I>,
 ): QuantizedTensor<D>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeTensor<D extends QuantDtype>(
   input: DeviceTensor,
   options: DeviceQuantizeOptions<D>,
@@ -421,6 +424,26 @@ async function nestedLater(
   return { ...(result as DeviceQuantizedTensor), nestedScales: { ...nested, offset: offset[0] as number } };
 }
 
+/** What the call writes, in place of the caller's: see {@link detachedFromCaller}. */
+function roomFor(out: QuantizedTensor): QuantizedTensor {
+  const { output } = detachedFromCaller;
+  const { data, scales, zeroPoints } = out;
+  return {
+    ...out,
+    data: output(data),
+    scales: output(scales),
+    zeroPoints: zeroPoints === null ? null : output(zeroPoints),
+  };
+}
+
+function copyBack(from: QuantizedTensor, to: QuantizedTensor): void {
+  detachedFromCaller.copyBack('out.data', from.data, to.data);
+  detachedFromCaller.copyBack('out.scales', from.scales, to.scales);
+  if (from.zeroPoints !== null && to.zeroPoints !== null) {
+    detachedFromCaller.copyBack('out.zeroPoints', from.zeroPoints, to.zeroPoints);
+  }
+}
+
 /**
  * {@link quantizeTensor} off the event loop, with the same result. Input that is not in a SharedArrayBuffer is copied
  * first, so that the caller may change or transfer it at once.
@@ -437,6 +460,7 @@ export function quantizeTensorAsync<D extends QuantDtype, I extends QuantizeInpu
   input: I,
   options: QuantizeAsyncOptions<D, I>,
 ): Promise<QuantizedTensor<D>>;
+/** The same of a tensor on a device, which the result does not leave. */
 export function quantizeTensorAsync<D extends QuantDtype>(
   input: DeviceTensor,
   options: DeviceQuantizeOptions<D> & { signal?: AbortSignal },
@@ -454,7 +478,7 @@ export async function quantizeTensorAsync(input: unknown, options: { signal?: Ab
   const floats = detachedFromCaller.input(checked.input);
   const p: Prepared = { ...checked, input: floats };
   const result = p.result as QuantizedTensor;
-  const target = p.fresh ? result : detachedFromCaller.tensor(result);
+  const target = p.fresh ? result : roomFor(result);
   copyGiven(p, target);
   if (p.layout.elementCount === 0) {
     globalScale[0] ||= 1;
@@ -470,6 +494,6 @@ export async function quantizeTensorAsync(input: unknown, options: { signal?: Ab
       (error) => explained(error, p),
     );
   }
-  if (!p.fresh) detachedFromCaller.copyTensor(target, result);
+  if (!p.fresh) copyBack(target, result);
   return completed(p, globalScale);
 }

@@ -397,6 +397,7 @@ export interface TensorSize {
  * The size of a quantized tensor in memory, parameters included. (Files keep scales in fewer bytes: see the table that
  * `lowbit quantize` prints.)
  *
+ * @returns Bytes, and bits for each element of `q.shape`.
  * @throws {@link InvalidArgumentError} if a field is missing or its size does not fit the shape.
  *
  * @example

@@ -7,9 +7,9 @@ import type { Data } from '../device/device-call.js';
 import { checkEither } from '../device/device-tensor.js';
 import { codeTypeOf, type IntDtype } from '../dtype.js';
 import { InvalidArgumentError, invalidArgument } from '../errors.js';
+import { detachedFromCaller } from '../off-thread.js';
 import * as validate from '../validate.js';
 import { type Channels, roundHalfEven } from './channels.js';
-import { detachedFromCaller } from './off-thread.js';
 
 /** What shares a scale: all elements, or those of one channel of `axis` (default 0). */
 export type ChannelOptions =

@@ -6,7 +6,7 @@
 
 namespace lowbit {
 
-// Float storage types. The numbers are the raw surface between lib/addon.ts and native/node.
+// Float storage types. The numbers are the raw surface between lib/addon/raw.ts and native/node.
 enum class FloatType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
 
 // The C++ type that holds one element.

@@ -1,4 +1,4 @@
-// The entry point: what lib/addon.ts types as RawAddon.
+// The entry point: what lib/addon/raw.ts types as RawAddon.
 
 #include <napi.h>
 

@@ -1,5 +1,5 @@
 // Binary and ternary weights and LLM.int8(): arguments in, work out. The order of the arguments is that of
-// lib/addon.ts.
+// lib/addon/raw.ts.
 
 #include <algorithm>
 #include <limits>

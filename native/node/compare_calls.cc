@@ -1,5 +1,5 @@
 // compareRows…: how far rows are from what was made of them, without writing that down; and checksums of bytes. The
-// order of the arguments is that of lib/addon.ts.
+// order of the arguments is that of lib/addon/raw.ts.
 
 #include "node/arguments.h"
 #include "node/calls.h"

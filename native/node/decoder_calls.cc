@@ -1,5 +1,5 @@
 // What a decoder computes besides products with weights: arguments in, work out. The order of the arguments is that of
-// lib/addon.ts.
+// lib/addon/raw.ts.
 
 #include "node/arguments.h"
 #include "node/calls.h"

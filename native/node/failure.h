@@ -7,7 +7,7 @@
 
 namespace lowbit::node {
 
-// What work throws to end in a JavaScript error with a code of its own: see RawError in lib/addon.ts.
+// What work throws to end in a JavaScript error with a code of its own: see RawError in lib/addon/raw.ts.
 class Failure : public std::exception {
  public:
   Failure(const char* code, std::string message) : code_(code), message_(std::move(message)) {}

@@ -1,4 +1,4 @@
-// Bit fields of files: arguments in, work out. The order of the arguments is that of lib/addon.ts.
+// Bit fields of files: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
 
 #include <limits>
 #include <vector>

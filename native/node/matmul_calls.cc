@@ -1,5 +1,5 @@
 // Matrix products and what packs weights for them: arguments in, work out. The order of the arguments is that of
-// lib/addon.ts.
+// lib/addon/raw.ts.
 
 #include <algorithm>
 #include <cstring>

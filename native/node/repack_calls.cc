@@ -1,4 +1,4 @@
-// Codes in the words of GPTQ and AWQ: arguments in, work out. The order of the arguments is that of lib/addon.ts.
+// Codes in the words of GPTQ and AWQ: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
 
 #include <vector>
 

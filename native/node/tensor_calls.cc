@@ -1,4 +1,4 @@
-// The operations on tensors: arguments in, work out. The order of the arguments is that of lib/addon.ts.
+// The operations on tensors: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
 
 #include <limits>
 

@@ -1,5 +1,5 @@
-// Fake quantization and observers: arguments in, work out. The order of the arguments is that of lib/addon.ts. Calls on
-// a device take memory where others take arrays, and look at no parameters; records are the same.
+// Fake quantization and observers: arguments in, work out. The order of the arguments is that of lib/addon/raw.ts.
+// Calls on a device take memory where others take arrays, and look at no parameters; records are the same.
 
 #include <cmath>
 

@@ -9,7 +9,7 @@
 
 namespace lowbit {
 
-// Element types of the safetensors format. The numbers are the raw surface between native/node and lib/addon.ts.
+// Element types of the safetensors format. The numbers are the raw surface between native/node and lib/addon/raw.ts.
 enum class SafetensorsDtype : std::uint8_t {
   kBool,
   kF4,

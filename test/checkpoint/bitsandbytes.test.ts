@@ -345,7 +345,7 @@ describe('LLM.int8()', () => {
         for (let begin = 0; begin < rows; begin += strip) {
           const data = w.slice(begin * columns, (begin + strip) * columns);
           const signal = new AbortController().signal;
-          const pieces = await llmInt8Writer.quantize?.(outline, begin, { dtype: 'float32', data }, signal);
+          const pieces = await llmInt8Writer.own?.quantize(outline, begin, { dtype: 'float32', data }, signal);
           for (const piece of pieces ?? []) {
             if (piece.tensor === 'a.weight') codes.set(piece.data, piece.begin);
             else if (piece.tensor === 'a.SCB') absmax.set(piece.data, piece.begin);

@@ -19,7 +19,7 @@ import {
   savePacked,
   ternaryMatmul,
 } from '../../lib/index.js';
-import { freeBytes, hasEmulatedModule } from '../support/cuda.js';
+import { freeBytes, hasDevice, hasTwoDevices } from '../support/cuda.js';
 import { normal } from '../support/random.js';
 
 const [m, n, k] = [5, 48, 256];
@@ -50,7 +50,7 @@ function expectClose(y: ArrayLike<number>, exact: Float64Array, bound: number): 
   expect(error / largest).toBeLessThan(bound);
 }
 
-describe.skipIf(!hasEmulatedModule)('linear with a weight on a device', () => {
+describe.skipIf(!hasDevice)('linear with a weight on a device', () => {
   const weights = normal(n * k, 3);
   const formats = [
     { dtype: 'int4', granularity: 'per-group', groupSize: 32, scaleDtype: 'float16' },
@@ -164,7 +164,7 @@ describe.skipIf(!hasEmulatedModule)('linear with a weight on a device', () => {
     );
   });
 
-  it('refuses weights and tensors of different devices', () => {
+  it.skipIf(!hasTwoDevices)('refuses weights and tensors of different devices', () => {
     using w = prepack(weights, { shape: [n, k], device: 'cuda:0' });
     using other = prepack(weights, { shape: [n, k], device: 'cuda:1' });
     using host = prepack(weights, { shape: [n, k] });

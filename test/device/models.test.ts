@@ -15,7 +15,7 @@ import {
   quantizeModel,
   StatisticsFile,
 } from '../../lib/index.js';
-import { freeBytes, hasEmulatedModule } from '../support/cuda.js';
+import { freeBytes, hasDevice, hasEmulatedModule, otherDevice } from '../support/cuda.js';
 import { temporaryFolder } from '../support/files.js';
 import { tinyModel, tinyWindows } from '../support/tiny-model.js';
 import { VECTORS } from '../support/vectors.js';
@@ -55,7 +55,7 @@ function lowbit(args: readonly string[], env: Record<string, string> = {}) {
   return { status, stdout, stderr };
 }
 
-describe.skipIf(!hasEmulatedModule)('GPTQ of a model on a device', () => {
+describe.skipIf(!hasDevice)('GPTQ of a model on a device', () => {
   it.each<Omit<QuantizeModelOptions, 'windows'>>([
     { method: 'gptq', weights: int4 },
     { method: 'gptq', weights: int4, mode: 'parallel', gptq: { descAct: true, staticGroups: false } },
@@ -115,7 +115,7 @@ describe.skipIf(!hasEmulatedModule)('GPTQ of a model on a device', () => {
       '--window-length',
       '16',
     ];
-    const run = lowbit(['quantize', MODEL, ...flags, '--text', TEXT, '--device', 'cuda:1', '-q', '-o', byCommand]);
+    const run = lowbit(['quantize', MODEL, ...flags, '--text', TEXT, '--device', otherDevice, '-q', '-o', byCommand]);
     expect(run).toEqual({ status: 0, stdout: '', stderr: '' });
     expect(filesOf(byCommand)).toEqual(filesOf(plain));
 
@@ -126,25 +126,31 @@ describe.skipIf(!hasEmulatedModule)('GPTQ of a model on a device', () => {
     expect(readFileSync(ofDevice).equals(readFileSync(statistics))).toBe(true);
   }, 120_000);
 
-  it('too little memory of the device is an error, after which the same call goes on', async () => {
-    const calibration = { text: [TEXT], windows: 2, windowLength: 16 };
-    const options = {
-      method: 'gptq',
-      groupSize: 16,
-      include: /self_attn/,
-      range: 'minmax',
-      calibration,
-      device: 'cuda',
-      output: fresh(),
-    } as const;
-    const used = 4 * 2 ** 30 - freeBytes(capabilities);
-    process.env['LOWBIT_EMULATED_BYTES'] = String(used + 20_000);
-    await expect(quantizeCheckpoint(MODEL, options)).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', device: 'cuda:0' });
-    delete process.env['LOWBIT_EMULATED_BYTES'];
-    expect(existsSync(options.output)).toBe(false);
-    await quantizeCheckpoint(MODEL, options);
-    expect(existsSync(options.output)).toBe(true);
-  });
+  it.skipIf(!hasEmulatedModule)(
+    'too little memory of the device is an error, after which the same call goes on',
+    async () => {
+      const calibration = { text: [TEXT], windows: 2, windowLength: 16 };
+      const options = {
+        method: 'gptq',
+        groupSize: 16,
+        include: /self_attn/,
+        range: 'minmax',
+        calibration,
+        device: 'cuda',
+        output: fresh(),
+      } as const;
+      const used = 4 * 2 ** 30 - freeBytes(capabilities);
+      process.env['LOWBIT_EMULATED_BYTES'] = String(used + 20_000);
+      await expect(quantizeCheckpoint(MODEL, options)).rejects.toMatchObject({
+        code: 'OUT_OF_MEMORY',
+        device: 'cuda:0',
+      });
+      delete process.env['LOWBIT_EMULATED_BYTES'];
+      expect(existsSync(options.output)).toBe(false);
+      await quantizeCheckpoint(MODEL, options);
+      expect(existsSync(options.output)).toBe(true);
+    },
+  );
 
   it('other methods have no device, and say so', async () => {
     const unsupported = { name: 'DeviceError', code: 'DEVICE_UNSUPPORTED', argument: 'method', device: 'cuda:0' };

@@ -2,9 +2,10 @@
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { quantizeTensor } from '../../lib/index.js';
+import type { LinearLayer } from '../../lib/matmul/linear-layer.js';
 import { prepack } from '../../lib/matmul/prepack.js';
 import { INPUTS, type InputName, LINEARS } from '../../lib/model/decoder-weights.js';
-import { type LinearLayer, PackedLinear } from '../../lib/model/linear-layer.js';
+import { PackedLinear } from '../../lib/model/linear-layer.js';
 import { type DecoderModel, openModel } from '../../lib/model/model.js';
 import { dequantizeTensor } from '../../lib/tensor/dequantize.js';
 import { largestDifference } from '../support/models.js';

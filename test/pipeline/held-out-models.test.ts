@@ -15,7 +15,6 @@ import {
   cutIntoWindows,
   evaluateModel,
   openModel,
-  type QuantizationReport,
   type QuantizeCheckpointOptions,
   type QuantizeModelOptions,
   quantizeCheckpoint,
@@ -92,7 +91,7 @@ const MODELS: Readonly<Record<string, DecoderShape>> = {
   'mistral, sliding window': {
     architecture: 'mistral',
     hidden: 96,
-    inner: 136,
+    inner: 144,
     heads: 6,
     kvHeads: 2,
     dtype: 'F16',
@@ -140,29 +139,33 @@ type Spec = Omit<QuantizeCheckpointOptions, 'output'>;
 const ACT_ORDER = { descAct: true, staticGroups: false };
 const NO_ORDER = { descAct: false, staticGroups: false };
 
-/** Methods with formats; `bits`: what errors are measured by. */
-const SPECS: readonly (Spec & { readonly bits: number; readonly fast?: boolean })[] = [
+/**
+ * Methods with formats. `most`: what rounding may do to logits, relative to them, of random models, whose layers only make errors
+ * grow. It is half as much again as the worst of all models has measured, so that the order of float sums, which is another on
+ * other processors, has room, and a format that lost a bit (which doubles errors) has none where they are worst.
+ */
+const SPECS: readonly (Spec & { readonly most: number; readonly fast?: boolean })[] = [
   // rounding, for every format
-  { bits: 8, dtype: 'int8', groupSize: null },
-  { bits: 8, dtype: 'int8', groupSize: null, activations: 'int8', scheme: 'asymmetric' },
-  { bits: 4, dtype: 'int4', groupSize: 32, fast: true },
-  { bits: 4, dtype: 'int4', groupSize: 128, scheme: 'asymmetric', range: 'mse' },
-  { bits: 3, dtype: 'int3', groupSize: 24 },
-  { bits: 2, dtype: 'int2', groupSize: 16, scheme: 'asymmetric' },
-  { bits: 8, dtype: 'float8_e4m3fn' },
-  { bits: 8, format: 'fp8', granularity: 'per-block' },
-  { bits: 4, dtype: 'nvfp4' },
-  { bits: 4, dtype: 'mxfp4' },
-  { bits: 8, dtype: 'mxfp8_e4m3' },
-  { bits: 4, format: 'gptq', groupSize: 32 },
-  { bits: 4, format: 'awq', groupSize: 32 },
-  { bits: 4, format: 'bitsandbytes', groupSize: 64, nested: true, fast: true },
-  { bits: 4, format: 'bitsandbytes', dtype: 'fp4', groupSize: 64 },
+  { most: 0.099, dtype: 'int8', groupSize: null },
+  { most: 0.17, dtype: 'int8', groupSize: null, activations: 'int8', scheme: 'asymmetric' },
+  { most: 0.68, dtype: 'int4', groupSize: 32, fast: true },
+  { most: 1.1, dtype: 'int4', groupSize: 128, scheme: 'asymmetric', range: 'mse' },
+  { most: 1.2, dtype: 'int3', groupSize: 24 },
+  { most: 1.7, dtype: 'int2', groupSize: 16, scheme: 'asymmetric' },
+  { most: 0.32, dtype: 'float8_e4m3fn' },
+  { most: 0.21, format: 'fp8', granularity: 'per-block' },
+  { most: 0.71, dtype: 'nvfp4' },
+  { most: 1.2, dtype: 'mxfp4' },
+  { most: 0.43, dtype: 'mxfp8_e4m3' },
+  { most: 0.68, format: 'gptq', groupSize: 32 },
+  { most: 0.74, format: 'awq', groupSize: 32 },
+  { most: 0.76, format: 'bitsandbytes', groupSize: 64, nested: true, fast: true },
+  { most: 1.2, format: 'bitsandbytes', dtype: 'fp4', groupSize: 64 },
   // GPTQ
-  { bits: 4, method: 'gptq', dtype: 'int4', groupSize: 32, calibration, fast: true },
-  { bits: 4, method: 'gptq', dtype: 'int4', groupSize: 128, calibration, gptq: ACT_ORDER },
+  { most: 0.36, method: 'gptq', dtype: 'int4', groupSize: 32, calibration, fast: true },
+  { most: 0.4, method: 'gptq', dtype: 'int4', groupSize: 128, calibration, gptq: ACT_ORDER },
   {
-    bits: 3,
+    most: 0.59,
     method: 'gptq',
     dtype: 'int3',
     groupSize: 16,
@@ -171,26 +174,26 @@ const SPECS: readonly (Spec & { readonly bits: number; readonly fast?: boolean }
     scheme: 'asymmetric',
     fast: true,
   },
-  { bits: 4, method: 'gptq', dtype: 'int4', groupSize: 24, calibration, gptq: NO_ORDER },
-  { bits: 2, method: 'gptq', dtype: 'int2', groupSize: 16, calibration, gptq: { groupAware: true } },
-  { bits: 8, method: 'gptq', dtype: 'int8', groupSize: null, calibration: { ...calibration, mode: 'parallel' } },
+  { most: 0.26, method: 'gptq', dtype: 'int4', groupSize: 24, calibration, gptq: NO_ORDER },
+  { most: 1.2, method: 'gptq', dtype: 'int2', groupSize: 16, calibration, gptq: { groupAware: true } },
+  { most: 0.029, method: 'gptq', dtype: 'int8', groupSize: null, calibration: { ...calibration, mode: 'parallel' } },
   {
-    bits: 4,
+    most: 0.45,
     method: 'gptq',
     dtype: 'int4',
     groupSize: null,
     calibration,
     gptq: { convention: 'gptq', deadColumns: 'zero' },
   },
-  { bits: 4, method: 'gptq', format: 'gptq', groupSize: 32, calibration, gptq: ACT_ORDER },
-  { bits: 4, method: 'gptq', format: 'gptq_v2', groupSize: 32, scheme: 'asymmetric', calibration },
-  { bits: 8, method: 'gptq', format: 'gptq', dtype: 'int8', groupSize: 64, calibration },
-  { bits: 3, method: 'gptq', format: 'gptq', dtype: 'int3', groupSize: 32, calibration, gptq: NO_ORDER },
-  { bits: 2, method: 'gptq', format: 'gptq', dtype: 'int2', groupSize: 16, calibration },
-  { bits: 4, method: 'gptq', format: 'gptq', groupSize: 64, calibration, fast: true },
-  { bits: 3, method: 'gptq', format: 'gptq_v2', dtype: 'int3', groupSize: 128, calibration, gptq: ACT_ORDER },
+  { most: 0.3, method: 'gptq', format: 'gptq', groupSize: 32, calibration, gptq: ACT_ORDER },
+  { most: 0.33, method: 'gptq', format: 'gptq_v2', groupSize: 32, scheme: 'asymmetric', calibration },
+  { most: 0.03, method: 'gptq', format: 'gptq', dtype: 'int8', groupSize: 64, calibration },
+  { most: 0.69, method: 'gptq', format: 'gptq', dtype: 'int3', groupSize: 32, calibration, gptq: NO_ORDER },
+  { most: 0.87, method: 'gptq', format: 'gptq', dtype: 'int2', groupSize: 16, calibration },
+  { most: 0.39, method: 'gptq', format: 'gptq', groupSize: 64, calibration, fast: true },
+  { most: 0.57, method: 'gptq', format: 'gptq_v2', dtype: 'int3', groupSize: 128, calibration, gptq: ACT_ORDER },
   {
-    bits: 4,
+    most: 0.32,
     method: 'gptq',
     dtype: 'int4',
     groupSize: null,
@@ -200,25 +203,44 @@ const SPECS: readonly (Spec & { readonly bits: number; readonly fast?: boolean }
     fast: true,
   },
   // AWQ
-  { bits: 4, method: 'awq', dtype: 'int4', groupSize: null, calibration, fast: true },
-  { bits: 4, method: 'awq', dtype: 'int4', groupSize: 32, scheme: 'asymmetric', calibration, fast: true },
-  { bits: 3, method: 'awq', dtype: 'int3', groupSize: 24, calibration: { ...calibration, mode: 'parallel' } },
-  { bits: 4, method: 'awq', format: 'awq', groupSize: 32, calibration },
-  { bits: 4, method: 'awq', format: 'bitsandbytes', groupSize: 64, calibration },
-  { bits: 4, method: 'awq', dtype: 'nvfp4', calibration },
-  { bits: 8, method: 'awq', dtype: 'float8_e4m3fn', calibration },
-  { bits: 4, method: 'awq', dtype: 'int4', groupSize: 32, exclude: /v_proj|up_proj/, calibration },
-  { bits: 4, method: 'awq-gptq', dtype: 'int4', groupSize: 32, calibration, fast: true },
-  { bits: 3, method: 'awq-gptq', dtype: 'int3', groupSize: null, calibration, gptq: ACT_ORDER },
+  { most: 0.95, method: 'awq', dtype: 'int4', groupSize: null, calibration, fast: true },
+  { most: 0.54, method: 'awq', dtype: 'int4', groupSize: 32, scheme: 'asymmetric', calibration, fast: true },
+  { most: 0.82, method: 'awq', dtype: 'int3', groupSize: 24, calibration: { ...calibration, mode: 'parallel' } },
+  { most: 0.55, method: 'awq', format: 'awq', groupSize: 32, calibration },
+  { most: 0.74, method: 'awq', format: 'bitsandbytes', groupSize: 64, calibration },
+  { most: 0.51, method: 'awq', dtype: 'nvfp4', calibration },
+  { most: 0.25, method: 'awq', dtype: 'float8_e4m3fn', calibration },
+  { most: 0.49, method: 'awq', dtype: 'int4', groupSize: 32, exclude: /v_proj|up_proj/, calibration },
+  { most: 0.29, method: 'awq-gptq', dtype: 'int4', groupSize: 32, calibration, fast: true },
+  { most: 0.76, method: 'awq-gptq', dtype: 'int3', groupSize: null, calibration, gptq: ACT_ORDER },
   // int8 activations
-  { bits: 8, method: 'smoothquant', dtype: 'int8', activations: 'int8', calibration, fast: true },
-  { bits: 8, method: 'smoothquant', dtype: 'int8', groupSize: null, calibration, smoothquant: { alpha: 0.8 } },
+  { most: 0.079, method: 'smoothquant', dtype: 'int8', activations: 'int8', calibration, fast: true },
+  { most: 0.21, method: 'smoothquant', dtype: 'int8', groupSize: null, calibration, smoothquant: { alpha: 0.8 } },
   // HQQ
-  { bits: 4, method: 'hqq', dtype: 'int4', groupSize: 64, fast: true },
-  { bits: 3, method: 'hqq', format: 'gptq_v2', dtype: 'int3', groupSize: 32 },
-  { bits: 8, method: 'hqq', dtype: 'int8', groupSize: null, fast: true },
-  { bits: 4, method: 'hqq', format: 'gptq_v2', groupSize: 64 },
+  { most: 0.98, method: 'hqq', dtype: 'int4', groupSize: 64, fast: true },
+  { most: 1.3, method: 'hqq', format: 'gptq_v2', dtype: 'int3', groupSize: 32 },
+  { most: 0.16, method: 'hqq', dtype: 'int8', groupSize: null, fast: true },
+  { most: 0.98, method: 'hqq', format: 'gptq_v2', groupSize: 64 },
 ];
+
+/** What the inputs, and the outputs, of all layers must be multiples of. */
+function unitsOf({ format, dtype, groupSize, method }: Spec): readonly [inputs: number, outputs: number] {
+  if (format === 'gptq' || format === 'gptq_v2') return [32, 32]; // the last group of a row may be shorter
+  if (format === 'awq') return [groupSize as number, 8];
+  if (format === 'bitsandbytes' && method === undefined) return [1, 1]; // blocks go on from row to row
+  if (dtype === 'nvfp4') return [16, 1];
+  if (dtype?.startsWith('mx')) return [32, 1];
+  return [groupSize ?? 1, 1];
+}
+
+function hasRoom(spec: Spec, { hidden, inner, heads, kvHeads, headDim = hidden / heads }: DecoderShape): boolean {
+  const [inputs, outputs] = unitsOf(spec);
+  const isMultiple = (unit: number) => (size: number) => size % unit === 0;
+  return (
+    [hidden, heads * headDim, inner].every(isMultiple(inputs)) &&
+    [hidden, heads * headDim, kvHeads * headDim, inner].every(isMultiple(outputs))
+  );
+}
 
 /** The model with its weights as float32 numbers. */
 async function dequantized(folder: string): Promise<string> {
@@ -259,9 +281,6 @@ function norm(values: Float32Array): number {
 
 const distance = (a: Float32Array, b: Float32Array) => norm(a.map((x, i) => x - (b[i] as number))) / norm(b);
 
-/** What rounding to so many bits may do to logits of random models, whose layers only make errors grow. */
-const MOST: Readonly<Record<number, number>> = { 8: 0.3, 4: 0.9, 3: 1.3, 2: 1.6 };
-
 const originals = new Map<string, Promise<{ folder: string; tokens: Int32Array; logits: Float32Array }>>();
 
 function original(name: string): Promise<{ folder: string; tokens: Int32Array; logits: Float32Array }> {
@@ -280,7 +299,7 @@ function original(name: string): Promise<{ folder: string; tokens: Int32Array; l
   return known;
 }
 
-const titleOf = ({ bits: _, fast: __, calibration: given, ...spec }: (typeof SPECS)[number]) =>
+const titleOf = ({ most: _, fast: __, calibration: given, ...spec }: (typeof SPECS)[number]) =>
   JSON.stringify({
     ...spec,
     ...(given?.mode === undefined ? {} : { mode: given.mode }),
@@ -294,21 +313,18 @@ describe.each(Object.keys(MODELS).map((name, place) => [name, place] as const))(
     (_, i) => everything || (i + place) % 4 === 0,
   );
 
-  it.each(specs.map((spec) => [titleOf(spec), spec] as const))('%s', async (_, { bits, fast: __, ...spec }) => {
+  it.each(specs.map((spec) => [titleOf(spec), spec] as const))('%s', async (_, { most, fast: __, ...spec }) => {
     const { folder, tokens, logits } = await original(name);
     const output = fresh();
-    let report: QuantizationReport;
-    try {
-      report = await quantizeCheckpoint(folder, { ...spec, output });
-    } catch (error) {
+    if (!hasRoom(spec, shape)) {
       // Formats that have no room for such rows say so before any work, and name the layers.
-      expect(error).toMatchObject({
+      await expect(quantizeCheckpoint(folder, { ...spec, output })).rejects.toMatchObject({
         code: 'UNSUPPORTED_PLAN',
-        message: expect.stringMatching(/multiple|divide|whole/),
+        message: expect.stringMatching(/ no multiple of .* {2}model\.layers\.0\.\w+\.\w+_proj\.weight \[/s),
       });
-      expect(spec.format ?? spec.dtype).toMatch(/^(gptq|gptq_v2|awq|nvfp4|mxfp4|mxfp8_e4m3|bitsandbytes|int\d)$/);
       return;
     }
+    const report = await quantizeCheckpoint(folder, { ...spec, output });
     expect(report.verified).toBe(true);
     for (const { relativeError } of report.tensors) {
       if (relativeError != null) expect(relativeError).toBeLessThan(1);
@@ -317,13 +333,14 @@ describe.each(Object.keys(MODELS).map((name, place) => [name, place] as const))(
     expect(distance(got, await logitsOf(await dequantized(output), tokens))).toBeLessThan(1e-5);
     const error = distance(got, logits);
     expect(error).toBeGreaterThan(0);
-    expect(error).toBeLessThan(MOST[bits] as number);
+    expect(error).toBeLessThan(most);
 
     const quality = await evaluateModel(output, { text: TEXT, against: folder, windowLength: 40, maxWindows: 2 });
     expect(Number.isFinite(quality.perplexity.value)).toBe(true);
     expect(quality.against?.klDivergence.value).toBeGreaterThanOrEqual(0);
     const model = await openModel(output, { computeDtype: 'int8', residentBlocks: 'one' });
     const { tokens: generated } = await model.generate('To be', { maxTokens: 5, temperature: 1, seed: 3 });
+    expect(generated.length).toBeGreaterThan(0);
     expect(generated.every((token) => token < (shape.vocab ?? 259))).toBe(true);
     await model.close();
   });

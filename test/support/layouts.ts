@@ -1,11 +1,10 @@
 /** Checkpoints of quantized layers for tests: written without lowbit, read through it. */
 import { join } from 'node:path';
-import { type Checkpoint, openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
+import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { floatsOf } from '../../lib/checkpoint/floats.js';
 import type { LayoutWriter, Outline } from '../../lib/checkpoint/layouts/layout.js';
 import { tensorBytes } from '../../lib/checkpoint/safetensors-writer.js';
 import { Scratch } from '../../lib/checkpoint/scratch.js';
-import type { StoredTensor } from '../../lib/checkpoint/stored-tensor.js';
 import type { RowBlock, Weight } from '../../lib/checkpoint/weight.js';
 import { weightsOf } from '../../lib/checkpoint/weights.js';
 import { castTensor, type QuantizedTensor, unpackCodes } from '../../lib/index.js';
@@ -186,36 +185,5 @@ export function cutRows(q: QuantizedTensor, begin: number, end: number): Quantiz
     data: q.data.slice(begin * rowBytes, end * rowBytes),
     scales: q.scales.slice(from, to),
     zeroPoints: q.zeroPoints === null ? null : q.zeroPoints.slice(from, to),
-  };
-}
-
-/** A checkpoint that lies in memory. */
-export function memoryCheckpoint(tensors: Tensors, config: object | null): Checkpoint {
-  const stored = Object.entries(tensors).map(([name, { dtype, shape, data }]): StoredTensor => {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return {
-      name,
-      dtype: dtype as StoredTensor['dtype'],
-      shape,
-      bytes: bytes.length,
-      path: 'memory.safetensors',
-      position: 0,
-      async read(begin, into) {
-        if (begin < 0 || begin + into.length > bytes.length) {
-          throw new Error(`${name}: read ${begin} + ${into.length} of ${bytes.length} bytes`);
-        }
-        into.set(bytes.subarray(begin, begin + into.length));
-      },
-    };
-  });
-  return {
-    path: 'memory',
-    folder: 'memory',
-    container: 'safetensors',
-    gguf: null,
-    files: [],
-    tensors: new Map(stored.map((tensor) => [tensor.name, tensor])),
-    config: config as Checkpoint['config'],
-    close: async () => {},
   };
 }

@@ -50,6 +50,7 @@ function checkEntry(name: string, value: unknown): ImportanceEntry {
 /**
  * The importance of each input: its mean square, 1 for an expert that no text came to. This is what `quantizeBlocks` takes.
  *
+ * @returns `[K]`; for a stack of experts `[experts · K]`.
  * @throws {@link InvalidArgumentError} for anything but an entry of an {@link ImportanceMatrix}.
  */
 export function importanceOf(entry: ImportanceEntry): Float32Array {
@@ -205,6 +206,7 @@ function fromDat(bytes: Buffer, path: string): ImportanceMatrix {
 /**
  * Reads an importance matrix of llama.cpp's `llama-imatrix`: GGUF, or the older form.
  *
+ * @returns Its entries, in the order of the file.
  * @throws {@link CheckpointError} `IMATRIX_INVALID`, `IMATRIX_TRUNCATED` or a code of GGUF's if the file is no such thing;
  *   `FILE_NOT_FOUND`, `READ_FAILED`.
  */

@@ -24,7 +24,7 @@ export interface GgufModel {
 const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/i;
 
 /** The name of part `number` (from 1 on) of `count`. */
-export function splitName(prefix: string, number: number, count: number): string {
+function splitName(prefix: string, number: number, count: number): string {
   return `${prefix}-${String(number).padStart(5, '0')}-of-${String(count).padStart(5, '0')}.gguf`;
 }
 

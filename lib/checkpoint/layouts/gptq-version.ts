@@ -195,7 +195,7 @@ function versionOf(form: ZeroPointForm): GptqVersion {
 }
 
 /** What the stored zero points of some layers say. */
-export async function versionEvidence(
+async function versionEvidence(
   layers: readonly SampledLayer[],
   symmetric: boolean | undefined,
 ): Promise<VersionEvidence> {

@@ -81,6 +81,14 @@ export interface FloatRows {
   readonly data: Float32Array | Uint16Array;
 }
 
+/** How a layout finds codes of its own. */
+export interface OwnCodes {
+  /** What has this rule, as messages name it: `LLM.int8()`. */
+  readonly name: string;
+  /** Rows from `begin` on, quantized, as they are stored; with the first of them, what belongs to no row. */
+  quantize(weight: Outline, begin: number, rows: FloatRows, signal: AbortSignal): Promise<Piece[]>;
+}
+
 /** Writes one layout, in one setting (bits, group size, …). */
 export interface LayoutWriter {
   readonly format: WeightFormat;
@@ -106,11 +114,8 @@ export interface LayoutWriter {
     order: Int32Array | null,
     scratch?: Scratch,
   ): Promise<Piece[]>;
-  /**
-   * Rows from `begin` on, quantized by a rule that `quantizeTensor` does not have: then the layout holds no other codes, and
-   * `encode` is not called.
-   */
-  quantize?(weight: Outline, begin: number, rows: FloatRows, signal: AbortSignal): Promise<Piece[]>;
+  /** Of a layout whose codes follow from a rule that `quantizeTensor` does not have, and that holds no others: `encode` is not called. */
+  readonly own?: OwnCodes;
   /**
    * `quantization_config` of config.json.
    *

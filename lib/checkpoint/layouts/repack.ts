@@ -7,7 +7,7 @@
  */
 import { addon, explain, runJob } from '../../addon.js';
 import type { IntDtype } from '../../dtype.js';
-import { detachedFromCaller } from '../../tensor/off-thread.js';
+import { detachedFromCaller } from '../../off-thread.js';
 
 /** Codes as GPTQ and AWQ have them: 2, 3, 4 or 8 bits. */
 export type CodeBits = 2 | 3 | 4 | 8;

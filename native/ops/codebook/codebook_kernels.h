@@ -8,7 +8,7 @@
 namespace lowbit {
 
 // The values that codes stand for, as multiples of a scale: x ≈ scale · value(code). The numbers are the raw surface
-// between lib/addon.ts and native/node; codebook_math.h defines the values.
+// between lib/addon/raw.ts and native/node; codebook_math.h defines the values.
 enum class Codebook : std::uint8_t {
   kNf4,      // 4 bits: quantiles of a normal distribution, −1 … 1
   kFp4,      // 4 bits: bitsandbytes' FP4, −1 … 1

@@ -11,7 +11,7 @@
 
 namespace lowbit {
 
-// The numbers are the raw surface between lib/addon.ts and native/node.
+// The numbers are the raw surface between lib/addon/raw.ts and native/node.
 enum class ElementType : std::uint8_t {
   kFloat8E4m3fn = 0,
   kFloat8E5m2 = 1,

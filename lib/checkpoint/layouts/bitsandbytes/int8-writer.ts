@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { quantizeLlmInt8Async } from '../../../matmul/llm-int8.js';
+import { quantizeLlmInt8Async } from '../../../matmul/llm-int8-matrix.js';
 import type { TensorSpec } from '../../safetensors-writer.js';
 import type { FloatRows, LayoutWriter, Outline, Piece, Recipe } from '../layout.js';
 import { bytesOf } from '../writing.js';
@@ -46,19 +46,23 @@ export const llmInt8Writer: LayoutWriter = {
     throw new RangeError(`${name}: LLM.int8() has codes of its own`);
   },
 
-  async quantize(
-    { name, columns }: Outline,
-    begin: number,
-    { dtype, data }: FloatRows,
-    signal: AbortSignal,
-  ): Promise<Piece[]> {
-    const shape = [data.length / columns, columns] as const;
-    const { codes, absmax } = await quantizeLlmInt8Async(data, { shape, inputDtype: dtype, signal });
-    return [
-      { tensor: name, begin: begin * columns, data: bytesOf(codes) },
-      { tensor: `${layerOf(name)}.SCB`, begin: 4 * begin, data: bytesOf(absmax) },
-      ...(begin === 0 ? [{ tensor: `${layerOf(name)}.weight_format`, begin: 0, data: Uint8Array.of(0) }] : []),
-    ];
+  own: {
+    name: 'LLM.int8()',
+
+    async quantize(
+      { name, columns }: Outline,
+      begin: number,
+      { dtype, data }: FloatRows,
+      signal: AbortSignal,
+    ): Promise<Piece[]> {
+      const shape = [data.length / columns, columns] as const;
+      const { codes, absmax } = await quantizeLlmInt8Async(data, { shape, inputDtype: dtype, signal });
+      return [
+        { tensor: name, begin: begin * columns, data: bytesOf(codes) },
+        { tensor: `${layerOf(name)}.SCB`, begin: 4 * begin, data: bytesOf(absmax) },
+        ...(begin === 0 ? [{ tensor: `${layerOf(name)}.weight_format`, begin: 0, data: Uint8Array.of(0) }] : []),
+      ];
+    },
   },
 
   config: (ignored) => bitsandbytesConfig({ load_in_8bit: true }, ignored),

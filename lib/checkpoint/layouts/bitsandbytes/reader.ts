@@ -19,7 +19,7 @@
  * @module
  */
 import { CheckpointError } from '../../../errors.js';
-import { DEFAULT_THRESHOLD } from '../../../matmul/llm-int8.js';
+import { DEFAULT_THRESHOLD } from '../../../matmul/llm-int8-matrix.js';
 import { dequantizeLlmInt8Async, swapNibblesAsync } from '../../../tensor/fields.js';
 import type { QuantizedTensor } from '../../../tensor/quantized-tensor.js';
 import type { Checkpoint } from '../../checkpoint.js';

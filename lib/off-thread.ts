@@ -5,9 +5,8 @@
  *
  * @module
  */
-import type { RawFloats } from '../addon.js';
-import { InvalidArgumentError } from '../errors.js';
-import type { QuantizedTensor } from './quantized-tensor.js';
+import type { RawFloats } from './addon.js';
+import { InvalidArgumentError } from './errors.js';
 
 type AnyArray = RawFloats | Int8Array | Uint8Array | Int32Array | Uint32Array;
 
@@ -36,19 +35,4 @@ function copyBack<T extends AnyArray>(argument: string, from: T, to: T): void {
   to.set(from as never);
 }
 
-function tensor(out: QuantizedTensor): QuantizedTensor {
-  return {
-    ...out,
-    data: output(out.data),
-    scales: output(out.scales),
-    zeroPoints: out.zeroPoints === null ? null : output(out.zeroPoints),
-  };
-}
-
-function copyTensor(from: QuantizedTensor, to: QuantizedTensor): void {
-  copyBack('out.data', from.data, to.data);
-  copyBack('out.scales', from.scales, to.scales);
-  if (from.zeroPoints !== null && to.zeroPoints !== null) copyBack('out.zeroPoints', from.zeroPoints, to.zeroPoints);
-}
-
-export const detachedFromCaller = { input, output, copyBack, tensor, copyTensor };
+export const detachedFromCaller = { input, output, copyBack };
