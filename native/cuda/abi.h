@@ -42,6 +42,8 @@ struct CudaDeviceInfo {
 
 // Work in order on one device. Opaque.
 struct CudaStream;
+// Work that was recorded rather than done. Opaque.
+struct CudaRecording;
 
 // What stands for a device pointer is a plain pointer that the host must not follow.
 struct CudaApi {
@@ -74,6 +76,12 @@ struct CudaApi {
   // Milliseconds of the device between two calls, for benchmarks: start() … stop(), which waits.
   CudaStatus (*start_timer)(CudaStream* stream);
   CudaStatus (*stop_timer)(CudaStream* stream, float* milliseconds);
+  // For benchmarks as well: what is queued between begin and end is done by every replay(), with no time of the host in
+  // between. What it allocates, uploads or waits for can't be recorded: end fails then, and nothing is kept.
+  CudaStatus (*begin_recording)(CudaStream* stream);
+  CudaStatus (*end_recording)(CudaStream* stream, CudaRecording** recording);
+  CudaStatus (*replay)(CudaStream* stream, CudaRecording* recording);
+  void (*forget)(CudaRecording* recording);
   // Reads memory, 16-byte aligned, and nothing else: what benchmarks compare with.
   CudaStatus (*read)(CudaStream* stream, const void* device, std::size_t bytes);
 

@@ -239,6 +239,30 @@ CudaStatus stop_timer(CudaStream* stream, float* milliseconds) {
   return cuda_status(cudaEventElapsedTime(milliseconds, stream->begin, stream->end));
 }
 
+CudaStatus begin_recording(CudaStream* stream) {
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  return cuda_status(cudaStreamBeginCapture(stream->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+CudaStatus end_recording(CudaStream* stream, CudaRecording** recording) {
+  *recording = nullptr;
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  cudaGraph_t graph = nullptr;
+  LOWBIT_TRY(cuda_status(cudaStreamEndCapture(stream->stream, &graph)));
+  cudaGraphExec_t executable = nullptr;
+  const CudaStatus status = cuda_status(cudaGraphInstantiateWithFlags(&executable, graph, 0));
+  cudaGraphDestroy(graph);
+  *recording = reinterpret_cast<CudaRecording*>(executable);
+  return status;
+}
+
+CudaStatus replay(CudaStream* stream, CudaRecording* recording) {
+  LOWBIT_TRY(cuda_status(cudaSetDevice(stream->device)));
+  return cuda_status(cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(recording), stream->stream));
+}
+
+void forget(CudaRecording* recording) { cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(recording)); }
+
 }  // namespace
 
 CudaStatus scratch(CudaStream& stream, std::size_t bytes, unsigned char** memory) {
@@ -286,10 +310,37 @@ CudaStatus read_memory(CudaStream* stream, const void* device, std::size_t bytes
 }
 
 const CudaApi kApi = {
-    kCudaAbi,           device_count, device_info,   last_error,   open_stream,  close_stream,   uses_warp_groups,
-    allocate,           release,      upload,        download,     copy,         fill,           synchronize,
-    start_timer,        stop_timer,   read_memory,   &kCastCuda,   &kAffineCuda, &kCodebookCuda, &kBlocksCuda,
-    &kFakeQuantizeCuda, &kLinearCuda, &kIntegerCuda, &kFloat8Cuda, &kGramCuda,   &kGptqCuda,
+    kCudaAbi,
+    device_count,
+    device_info,
+    last_error,
+    open_stream,
+    close_stream,
+    uses_warp_groups,
+    allocate,
+    release,
+    upload,
+    download,
+    copy,
+    fill,
+    synchronize,
+    start_timer,
+    stop_timer,
+    begin_recording,
+    end_recording,
+    replay,
+    forget,
+    read_memory,
+    &kCastCuda,
+    &kAffineCuda,
+    &kCodebookCuda,
+    &kBlocksCuda,
+    &kFakeQuantizeCuda,
+    &kLinearCuda,
+    &kIntegerCuda,
+    &kFloat8Cuda,
+    &kGramCuda,
+    &kGptqCuda,
 };
 
 }  // namespace

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
       if (first != 32) note(finding, Status::kNonFinite, 32 * i + first);
     }
 #pragma unroll
-    for (int row = 0; row < 4; row++) {
+    for (unsigned row = 0; row < 4; row++) {
       out[4 * i + row] = make_uint4(pairs[0][row], pairs[1][row], pairs[2][row], pairs[3][row]);
     }
   }
