@@ -112,7 +112,8 @@ async function main() {
     if (compiler === 'clang++-19' && has('clang-tidy-19', 'lint of C++')) {
       // What a kernel of another processor includes does not compile here; the emulator has the names of CUDA.
       const files = cxx.filter(
-        (file) => file.endsWith('.cc') && !/_(neon|avx)\w*\.cc$|_stand_in\.cc$|fuzz_|emulat(or|ed_groups)\.cc$/.test(file),
+        (file) =>
+          file.endsWith('.cc') && !/_(neon|avx)\w*\.cc$|_stand_in\.cc$|fuzz_|emulat(or|ed_groups)\.cc$/.test(file),
       );
       // The paths through tests are walked under sanitizers; the analyzer takes most of the time to walk them as well.
       const lint = (file) => [
