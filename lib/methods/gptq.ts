@@ -169,6 +169,7 @@ function diagonalOf(gram: Float32Array, k: number, name: string | undefined): Fl
  * @param statistics - Of the inputs of the layer, with their Gram matrix.
  * @param options - At least `dtype`. By default what has the least error without an `order`: columns by their inputs, static
  *   groups of 128, ranges searched for; asymmetric for unsigned dtypes, symmetric for signed ones.
+ * @returns The quantized weight `[n, k]` with its `order` of columns and warnings, the loss, and the damping that was needed.
  * @throws {@link InvalidArgumentError}; {@link NonFiniteError} for NaN or infinity in the weight or the Gram matrix, naming the
  *   layer if `name` is given; {@link ScaleOverflowError}; {@link OutOfMemoryError}; {@link DeviceError} of a device; the signal's
  *   reason. All as rejections.

@@ -368,6 +368,8 @@ function explained(error: unknown, input: Data<Float32Array>): unknown {
  *
  * @param input - Floats in row-major order. What becomes of a {@link DeviceTensor} stays on its device.
  * @param options - At least a format and, for integers and float8, `scales`.
+ * @returns `output`, the values that codes stand for, and `mask`, 1 where the gradient passes, both with as many elements as the
+ *   input, in new arrays or in `out`.
  * @throws {@link InvalidArgumentError} for a wrong type, value or combination; {@link NonFiniteError} for NaN or infinity in
  *   nvfp4 without `globalScale`; {@link OutOfMemoryError}; {@link DeviceError} of a device.
  *
@@ -483,6 +485,8 @@ function backwardOnDevice({
  * The gradient of {@link fakeQuantize} for its input: that of the output where the mask is set, times 0 elsewhere.
  *
  * @param gradient - The gradient of the loss for the output. What becomes of a {@link DeviceTensor} stays on its device.
+ * @param options - `mask`, with as many elements; `out`; `device`.
+ * @returns The gradient for the input, with as many elements, in a new array or in `out`.
  * @throws {@link InvalidArgumentError} for a wrong type or length, or an `out` that overlaps an input; {@link DeviceError} and
  *   {@link OutOfMemoryError} of a device.
  *
